@@ -1,0 +1,61 @@
+"""Compilation of hot loops, cached on disk and never stale.
+
+numba's own cache looks only at the file of the compiled function: edit a kernel that it calls in
+another file, and yesterday's machine code is run. Here the cache folder is named after every
+source file that the function reaches, so an edit to any of them compiles anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+
+__all__ = ["kernel"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_sources: dict[str, frozenset[str]] = {}
+"""Source files reached from each module that has kernels, by module name."""
+
+
+def _reached_sources(function: Callable[..., Any]) -> frozenset[str]:
+    files = {function.__code__.co_filename} | _sources.get(function.__module__, frozenset())
+    for value in function.__globals__.values():
+        module = getattr(value, "__module__", None)
+        if isinstance(module, str) and module.startswith("greencache.") and module in sys.modules:
+            files |= _sources.get(module, frozenset())
+            files.add(str(sys.modules[module].__file__))
+    return frozenset(files)
+
+
+def _cache_dir(files: frozenset[str]) -> Path:
+    stats = [(name, os.stat(name)) for name in sorted(files)]  # noqa: PTH116 - names, not paths
+    stamp = repr([(name, s.st_mtime_ns, s.st_size) for name, s in stats])
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    digest = hashlib.sha256(stamp.encode()).hexdigest()[:16]
+    return Path(root) / "greencache" / "compiled" / digest
+
+
+def kernel(function: F) -> F:
+    """Compile ``function`` with numba on first call, without the GIL, cached between processes.
+
+    Constants must live in the module of a kernel or state type that ``function``'s module imports
+    by name: that is how an edit to them is noticed. ``NUMBA_CACHE_DIR`` overrides where the
+    machine code is kept.
+    """
+    files = _reached_sources(function)
+    _sources[function.__module__] = files
+    chosen = numba.config.CACHE_DIR
+    if not chosen:
+        numba.config.CACHE_DIR = str(_cache_dir(files))
+    try:
+        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+    finally:
+        numba.config.CACHE_DIR = chosen
+    return compiled

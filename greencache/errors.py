@@ -1,0 +1,96 @@
+"""Every error that GreenCache raises on purpose.
+
+* GreenCacheError
+  - InputError            what the caller gave cannot be used (command line: exit 2)
+    + QuantityError       a size, duration or rate that does not parse
+    + UnknownNameError    a model, GPU, zone, policy or plan that does not exist
+    + SettingsError       a setting, named by its variable
+    + TraceError          a request trace, with file and line
+    + GridError           a carbon-intensity series, with file and line
+  - OutputError           a result could not be written (command line: exit 1)
+  - BlockStateError       a transaction used out of order: commit twice, release twice
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
+__all__ = [
+    "BlockStateError",
+    "GreenCacheError",
+    "GridError",
+    "InputError",
+    "OutputError",
+    "QuantityError",
+    "SettingsError",
+    "TraceError",
+    "UnknownNameError",
+]
+
+
+class GreenCacheError(Exception):
+    """Base of all errors raised on purpose; its text is one line that says what to do."""
+
+
+class InputError(GreenCacheError):
+    """Something given by the caller cannot be used as it is."""
+
+
+class QuantityError(InputError):
+    """A size, duration or rate could not be read."""
+
+
+class UnknownNameError(InputError):
+    """A name was looked up among known ones and is not there.
+
+    Parameters
+    ----------
+    kind:
+        What was looked for, as the user calls it: ``"model"``, ``"zone"``.
+    name:
+        What was asked for.
+    known:
+        Every name that would have been accepted; close ones are suggested first.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        names = sorted(known)
+        folded = {candidate.lower(): candidate for candidate in names}
+        close = difflib.get_close_matches(name.lower(), folded, n=1)
+        hint = f"did you mean {folded[close[0]]!r}? " if close else ""
+        super().__init__(f"unknown {kind} {name!r}; {hint}known: {', '.join(names)}")
+        self.kind = kind
+        self.name = name
+
+
+class SettingsError(InputError):
+    """A setting is unknown, malformed or inconsistent with another."""
+
+
+class _FileError(InputError):
+    """A file could not be used; ``line`` is counted from 1, None when it is the whole file."""
+
+    def __init__(self, path: Path | str, reason: str, *, line: int | None = None) -> None:
+        where = f"{path}" if line is None else f"{path}, line {line}"
+        super().__init__(f"{where}: {reason}")
+        self.path = Path(path)
+        self.line = line
+        self.reason = reason
+
+
+class TraceError(_FileError):
+    """A request trace is missing, empty or malformed."""
+
+
+class GridError(_FileError):
+    """A carbon-intensity series is missing, empty or malformed."""
+
+
+class OutputError(GreenCacheError):
+    """A result could not be written; nothing half-written is left behind."""
+
+
+class BlockStateError(GreenCacheError):
+    """A block transaction was used out of order; this is a fault of the caller's code."""

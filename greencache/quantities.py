@@ -1,0 +1,79 @@
+"""Human units at the edges: ``64GiB``, ``1.5TB``, ``15min`` to and from bytes and seconds.
+
+Inside, everything is SI: bytes, seconds, joules. These are the only conversions.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+from greencache.errors import QuantityError
+
+__all__ = ["GB", "GIB", "HOUR_S", "TB", "TIB", "YEAR_S", "format_bytes", "parse_bytes", "parse_s"]
+
+GB = 10**9
+TB = 10**12
+GIB = 2**30
+TIB = 2**40
+HOUR_S = 3600.0
+YEAR_S = 365.25 * 24 * HOUR_S
+"""A Julian year, as lifetimes of hardware are quoted in."""
+
+_BYTE_UNITS = {
+    "": 1,
+    "b": 1,
+    **{f"{prefix}b": 10 ** (3 * (i + 1)) for i, prefix in enumerate("kmgtp")},
+    **{f"{prefix}ib": 2 ** (10 * (i + 1)) for i, prefix in enumerate("kmgtp")},
+}
+_SECOND_UNITS = {
+    "": 1.0,
+    "ms": 1e-3,
+    "s": 1.0,
+    "min": 60.0,
+    "h": HOUR_S,
+    "d": 24 * HOUR_S,
+    "w": 7 * 24 * HOUR_S,
+    "y": YEAR_S,
+}
+_NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?|\.[0-9]+)\s*([a-z]*)\s*", re.I)
+
+
+def _parse(text: str | float, units: dict[str, float], what: str, example: str) -> float:
+    match = _NUMBER_AND_UNIT.fullmatch(str(text))
+    if match is None or match[2].lower() not in units:
+        raise QuantityError(f"{text!r} is not a {what}; write it like {example}")
+    value = float(match[1]) * units[match[2].lower()]
+    if not math.isfinite(value):
+        raise QuantityError(f"{text!r} is too large a {what}")
+    return value
+
+
+def parse_bytes(text: str | int) -> int:
+    """Read a size: a plain number of bytes, or with a unit (kB, MB, GB, TB; KiB, MiB, GiB, TiB).
+
+    Raises
+    ------
+    QuantityError
+        If it is not a number with a known unit.
+    """
+    return round(_parse(text, dict(_BYTE_UNITS), "size", "64GiB, 1.5TB or 0"))
+
+
+def parse_s(text: str | float) -> float:
+    """Read a duration in seconds: a plain number, or with a unit (ms, s, min, h, d, w, y).
+
+    Raises
+    ------
+    QuantityError
+        If it is not a number with a known unit.
+    """
+    return _parse(text, _SECOND_UNITS, "duration", "30s, 15min or 2h")
+
+
+def format_bytes(count: float) -> str:
+    """Write a size as people write storage sizes, in decimal units: ``1.5 TB``."""
+    for unit, scale in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count:.0f} B"

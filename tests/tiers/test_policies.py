@@ -1,0 +1,53 @@
+"""Every policy decides as its definition does, on the same requests."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from greencache.errors import UnknownNameError
+from greencache.tiers import KeyDirectory, Policy, TierIndex
+from tests.tiers.reference import ReferenceCache
+
+POLICIES = [policy.value for policy in Policy]
+
+
+@st.composite
+def prefix_requests(draw: st.DrawFn) -> list[list[int]]:
+    """Requests that share prefixes: each extends a part of an earlier one with new names."""
+    requests: list[list[int]] = []
+    for _ in range(draw(st.integers(1, 40))):
+        base: list[int] = draw(st.sampled_from(requests)) if requests else []
+        kept = draw(st.integers(0, len(base)))
+        added = draw(st.lists(st.integers(0, 3), max_size=5))
+        requests.append(base[:kept] + added)
+    directory = KeyDirectory()
+    starts = np.cumsum([0] + [len(r) for r in requests]).astype(np.int64)
+    names = np.array([name for r in requests for name in r], np.int64)
+    ids = directory.intern_chains(names, starts)
+    return [ids[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@given(requests=prefix_requests(), capacity=st.integers(0, 25), steps=st.data())
+@settings(max_examples=150, deadline=None)
+def test_decides_as_its_definition(
+    policy: str, requests: list[list[int]], capacity: int, steps: st.DataObject
+) -> None:
+    reference = ReferenceCache(capacity, policy, cost_base=1.0, cost_per_depth=0.25)
+    index = TierIndex(capacity, policy, cost_base=1.0, cost_per_depth=0.25)
+    now_s = 0.0
+    for request in requests:
+        now_s += steps.draw(st.sampled_from([0.0, 0.5, 1.0, 60.0]))
+        reusable = max(0, len(request) - steps.draw(st.integers(0, 1)))
+        expected = reference.access(request, reusable, now_s)
+        found = index.access(np.array(request, np.int32), now_s, reusable=reusable)
+        assert found == expected
+        present = {block for block in range(len(index.state.slot_of)) if index.state.slot_of[block] >= 0}
+        assert present == set(reference.entries)
+
+
+def test_an_unknown_policy_names_the_known_ones() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'lru'"):
+        TierIndex(1, "lur")

@@ -1,0 +1,20 @@
+"""Where blocks live: the index of a tier, its eviction policies, and the directory of keys.
+
+====================  ===========================================================
+``state``             the arrays of one tier's index, allocated and grown
+``candidates``        the blocks that may be evicted now: an indexed heap
+``policies``          which of them goes first: lru, lfu, gdsf, sieve, lcs
+``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
+``index``             ``TierIndex``, the same for callers in Python
+``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
+====================  ===========================================================
+
+Nothing here does I/O or reads a clock: time is an argument. The replay and the live store run the
+same compiled functions on the same arrays.
+"""
+
+from greencache.tiers.directory import KeyDirectory
+from greencache.tiers.index import Lease, Reservation, TierIndex
+from greencache.tiers.policies import Policy
+
+__all__ = ["KeyDirectory", "Lease", "Policy", "Reservation", "TierIndex"]

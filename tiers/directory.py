@@ -1,0 +1,162 @@
+"""``KeyDirectory``: block keys to the small integers that the index works on."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.blocks import KEY_BYTES
+from greencache.compiled import kernel
+from greencache.errors import InputError
+
+__all__ = ["KeyDirectory"]
+
+EMPTY = -1
+
+
+class DirectoryState(NamedTuple):
+    """An open-addressing table of ids, and the key of each id."""
+
+    table: NDArray[np.int32]
+    high: NDArray[np.uint64]
+    low: NDArray[np.uint64]
+
+
+@kernel
+def _home(high: np.uint64, low: np.uint64, size: int) -> int:
+    # splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): keys from traces are small
+    # integers, and would crowd together without it.
+    x = low ^ (high * np.uint64(0x9E3779B97F4A7C15))
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x = x ^ (x >> np.uint64(31))
+    return np.int64(x & np.uint64(size - 1))
+
+
+@kernel
+def _locate(state: DirectoryState, high: np.uint64, low: np.uint64) -> int:
+    """Where in the table the key is, or the empty place where it would go."""
+    size = len(state.table)
+    at = _home(high, low, size)
+    while True:
+        found = state.table[at]
+        if found == EMPTY or (state.high[found] == high and state.low[found] == low):
+            return at
+        at = (at + 1) & (size - 1)
+
+
+@kernel
+def _intern(state: DirectoryState, count: int, high: np.uint64, low: np.uint64) -> int:
+    """Id of the key; ``count`` itself if it is new, which then is its id."""
+    at = _locate(state, high, low)
+    if state.table[at] == EMPTY:
+        state.table[at] = count
+        state.high[count] = high
+        state.low[count] = low
+    return state.table[at]
+
+
+@kernel
+def _find_all(
+    state: DirectoryState, high: NDArray[np.uint64], low: NDArray[np.uint64]
+) -> NDArray[np.int32]:
+    ids = np.empty(len(low), np.int32)
+    for i in range(len(low)):
+        ids[i] = state.table[_locate(state, high[i], low[i])]
+    return ids
+
+
+@kernel
+def _intern_all(
+    state: DirectoryState, count: int, high: NDArray[np.uint64], low: NDArray[np.uint64]
+) -> tuple[NDArray[np.int32], int]:
+    ids = np.empty(len(low), np.int32)
+    for i in range(len(low)):
+        ids[i] = _intern(state, count, high[i], low[i])
+        count = max(count, ids[i] + 1)
+    return ids, count
+
+
+@kernel
+def _intern_chains(
+    state: DirectoryState, count: int, names: NDArray[np.int64], starts: NDArray[np.int64]
+) -> tuple[NDArray[np.int32], int]:
+    ids = np.empty(len(names), np.int32)
+    for chain in range(len(starts) - 1):
+        parent = -1
+        for i in range(starts[chain], starts[chain + 1]):
+            ids[i] = _intern(state, count, np.uint64(parent), np.uint64(names[i]))
+            count = max(count, ids[i] + 1)
+            parent = ids[i]
+    return ids, count
+
+
+class KeyDirectory:
+    """Gives every block key an id: 0 for the first one seen, and so on.
+
+    It holds the 128-bit keys in arrays, about 24 to 32 bytes a key.
+
+    Examples
+    --------
+    >>> directory = KeyDirectory()
+    >>> directory.intern([b"a" * 16, b"b" * 16, b"a" * 16]).tolist()
+    [0, 1, 0]
+    >>> directory.find([b"c" * 16]).tolist()
+    [-1]
+    """
+
+    def __init__(self) -> None:
+        zero = np.zeros(8, np.uint64)
+        self._state = DirectoryState(np.full(16, EMPTY, np.int32), zero, zero.copy())
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def _make_room(self, keys: int) -> None:
+        wanted = self._count + keys
+        if wanted <= len(self._state.low):
+            return
+        size = 1 << (wanted - 1).bit_length()
+        high, low = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
+        # Twice as many places as keys, so that a search takes a step or two.
+        state = DirectoryState(np.full(2 * size, EMPTY, np.int32), high, low)
+        count = self._count
+        _intern_all(state, 0, self._state.high[:count], self._state.low[:count])
+        self._state = state
+
+    @staticmethod
+    def _split(keys: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        if any(len(key) != KEY_BYTES for key in keys):
+            raise InputError(f"a block key has {KEY_BYTES} bytes")
+        halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
+        return halves[:, 0].copy(), halves[:, 1].copy()
+
+    def find(self, keys: list[bytes]) -> NDArray[np.int32]:
+        """Ids of the keys, -1 for those not known."""
+        found: NDArray[np.int32] = _find_all(self._state, *self._split(keys))
+        return found
+
+    def intern(self, keys: list[bytes]) -> NDArray[np.int32]:
+        """Ids of the keys; those not known get the next ones."""
+        self._make_room(len(keys))
+        ids, self._count = _intern_all(self._state, self._count, *self._split(keys))
+        return ids
+
+    def intern_chains(
+        self, names: NDArray[np.int64], starts: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Ids for the block names of a trace, chained: a name after another prefix is another id.
+
+        Parameters
+        ----------
+        names:
+            Block names of all requests, one after the other.
+        starts:
+            Where each request begins in ``names``, and at last the length of ``names``.
+        """
+        self._make_room(len(names))
+        ids, self._count = _intern_chains(self._state, self._count, names, starts)
+        return ids

@@ -1,0 +1,278 @@
+"""``TierIndex``: one tier's index for callers in Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.errors import BlockStateError, InputError
+from greencache.tiers import transactions
+from greencache.tiers.policies import Policy
+from greencache.tiers.state import (
+    CAPACITY,
+    EVICTED,
+    HELD,
+    NONE,
+    USED,
+    TierState,
+    allocate,
+    grow,
+)
+
+__all__ = ["Lease", "Reservation", "TierIndex"]
+
+Ids = NDArray[np.int32]
+
+
+@dataclass(slots=True)
+class Lease:
+    """A prefix that stays in the tier until the lease is released; made by `TierIndex.acquire`."""
+
+    ids: Ids
+    released: bool = False
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(slots=True)
+class Reservation:
+    """Blocks being written, invisible until committed; made by `TierIndex.reserve`.
+
+    Attributes
+    ----------
+    ids:
+        The blocks reserved, in order of their prefix: fewer than asked for if the tier was full.
+    slots:
+        Where each is to be written.
+    """
+
+    ids: Ids
+    slots: NDArray[np.int32]
+    ended: bool = False
+    _prefix: Lease | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class TierIndex:
+    """Which blocks one tier holds, in which slots, and which goes next.
+
+    Blocks are named by ids from a `KeyDirectory`; every method takes one request's blocks as the
+    array of their ids from the start of the prompt. Content is closed under prefixes: a block is
+    here only if all blocks before it are.
+
+    Parameters
+    ----------
+    capacity_blocks:
+        How many blocks the tier may hold.
+    policy:
+        Eviction policy, or its name.
+    cost_base, cost_per_depth:
+        For ``gdsf``: what recomputing a block costs, ``cost_base + cost_per_depth * depth`` in any
+        unit, ``depth`` being the number of blocks before it.
+    seed:
+        Seed of the sampling in ``lcs``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> index = TierIndex(2)
+    >>> request = np.array([0, 1, 2], np.int32)
+    >>> index.access(request, now_s=0.0), index.access(request, now_s=1.0)
+    (0, 2)
+    """
+
+    def __init__(
+        self,
+        capacity_blocks: int,
+        policy: Policy | str = Policy.LRU,
+        *,
+        cost_base: float = 1.0,
+        cost_per_depth: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if capacity_blocks < 0:
+            raise InputError(f"a tier's capacity is 0 blocks or more, not {capacity_blocks}")
+        self.policy = Policy.parse(policy)
+        self._state = allocate(
+            capacity_blocks,
+            0,
+            self.policy.code,
+            cost_base=cost_base,
+            cost_per_depth=cost_per_depth,
+            seed=seed,
+        )
+
+    def __repr__(self) -> str:
+        return f"<TierIndex {self.policy}: {len(self)}/{self.capacity_blocks} blocks>"
+
+    def __len__(self) -> int:
+        """Blocks present, those still being written included."""
+        return int(self._state.meta[USED])
+
+    def __contains__(self, block_id: int) -> bool:
+        return self.match(np.array([block_id], np.int32)) == 1
+
+    @property
+    def state(self) -> TierState:
+        """The arrays, for compiled callers; replaced when the index grows."""
+        return self._state
+
+    @property
+    def capacity_blocks(self) -> int:
+        """Blocks that the tier may hold."""
+        return int(self._state.meta[CAPACITY])
+
+    @property
+    def evicted_blocks(self) -> int:
+        """Blocks evicted since the start."""
+        return int(self._state.meta[EVICTED])
+
+    @property
+    def held_blocks(self) -> int:
+        """Capacity set aside by `hold`."""
+        return int(self._state.meta[HELD])
+
+    def ensure(self, ids: Ids) -> None:
+        """Make room in the arrays for storing ``ids``; every method that stores does so itself."""
+        slots = min(self.capacity_blocks, len(self) + len(ids))
+        highest = int(ids.max()) + 1 if len(ids) else 0
+        if slots > len(self._state.id_of) or highest > len(self._state.slot_of):
+            self._state = grow(self._state, slots, highest)
+
+    def _known(self, ids: Ids) -> int:
+        """How many leading ids the arrays know of at all."""
+        unknown = np.flatnonzero(ids >= len(self._state.slot_of))
+        return int(unknown[0]) if len(unknown) else len(ids)
+
+    def match(self, ids: Ids) -> int:
+        """Length of the longest prefix of ``ids`` that can be read here now."""
+        return int(transactions.match(self._state, ids, self._known(ids)))
+
+    def acquire(self, ids: Ids, now_s: float) -> Lease:
+        """Find the longest prefix here, count it as accessed, and keep it until `release`."""
+        found = ids[: self.match(ids)].copy()
+        transactions.touch(self._state, found, len(found), now_s, True)
+        transactions.lease(self._state, found, len(found))
+        return Lease(found)
+
+    def release(self, lease: Lease, now_s: float) -> None:
+        """End a lease.
+
+        Raises
+        ------
+        BlockStateError
+            If it was released before.
+        """
+        if lease.released:
+            raise BlockStateError("this lease was released before")
+        lease.released = True
+        transactions.unlease(self._state, lease.ids, len(lease.ids), now_s)
+
+    def reserve(self, ids: Ids, now_s: float) -> Reservation:
+        """Take slots for the blocks of ``ids`` that follow the prefix present here.
+
+        As many as there is room for, from the front; none where another writer has reserved the
+        next block already. Prefix and slots are kept until `commit` or `abort`.
+        """
+        self.ensure(ids)
+        state = self._state
+        present = self.match(ids)
+        prefix = Lease(ids[:present].copy())
+        transactions.lease(state, prefix.ids, present)
+        parent = int(state.slot_of[ids[present - 1]]) if present else NONE
+        slots: list[int] = []
+        for block_id in ids[present:]:
+            if state.slot_of[block_id] != NONE:
+                break
+            slot = int(transactions.reserve(state, block_id, parent, now_s))
+            if slot == NONE:
+                break
+            slots.append(slot)
+            parent = slot
+        taken = ids[present : present + len(slots)].copy()
+        return Reservation(taken, np.array(slots, np.int32), _prefix=prefix)
+
+    def _end(self, reservation: Reservation) -> None:
+        if reservation.ended:
+            raise BlockStateError("this reservation was committed or aborted before")
+        reservation.ended = True
+
+    def commit(self, reservation: Reservation, now_s: float) -> None:
+        """Make all blocks of a reservation visible.
+
+        Raises
+        ------
+        BlockStateError
+            If it was committed or aborted before.
+        """
+        self._end(reservation)
+        for i, slot in enumerate(reservation.slots):
+            transactions.commit(self._state, slot, i > 0, now_s)
+        assert reservation._prefix is not None
+        whole = np.concatenate([reservation._prefix.ids, reservation.ids])
+        transactions.touch(self._state, whole, len(whole), now_s, False)
+        self.release(reservation._prefix, now_s)
+
+    def abort(self, reservation: Reservation, now_s: float) -> None:
+        """Give all blocks of a reservation up; their slots are free again.
+
+        Raises
+        ------
+        BlockStateError
+            If it was committed or aborted before.
+        """
+        self._end(reservation)
+        for slot in reservation.slots[::-1]:
+            transactions.abort(self._state, slot)
+        assert reservation._prefix is not None
+        self.release(reservation._prefix, now_s)
+
+    def access(self, ids: Ids, now_s: float, *, reusable: int | None = None) -> int:
+        """Serve one request with storing that takes no time: blocks hit; all of it is stored.
+
+        Parameters
+        ----------
+        ids:
+            The request's full blocks.
+        now_s:
+            Time, on any clock that does not go back.
+        reusable:
+            How many leading blocks may hit; by default all.
+        """
+        self.ensure(ids)
+        limit = len(ids) if reusable is None else min(reusable, len(ids))
+        return int(transactions.access(self._state, ids, limit, len(ids), now_s))
+
+    def hold(self, blocks: int, now_s: float) -> bool:
+        """Set capacity aside for blocks without identity; False, and nothing evicted, if full."""
+        return bool(transactions.hold(self._state, blocks, now_s))
+
+    def unhold(self, blocks: int) -> None:
+        """Give held capacity back.
+
+        Raises
+        ------
+        BlockStateError
+            If less than that is held.
+        """
+        if not 0 <= blocks <= self.held_blocks:
+            raise BlockStateError(f"cannot give back {blocks} of {self.held_blocks} held blocks")
+        transactions.unhold(self._state, blocks)
+
+    def resize(self, capacity_blocks: int, now_s: float) -> int:
+        """Change the capacity, evicting what no longer fits.
+
+        Returns
+        -------
+        int
+            Blocks still over the new capacity because they are leased, written or held; they go
+            when that ends.
+        """
+        if capacity_blocks < 0:
+            raise InputError(f"a tier's capacity is 0 blocks or more, not {capacity_blocks}")
+        return int(transactions.resize(self._state, capacity_blocks, now_s))

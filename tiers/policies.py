@@ -1,0 +1,222 @@
+"""Which block goes first when a tier is full.
+
+All policies work on the *candidates*: blocks that nobody reads and that nothing builds on (a block
+whose parent is gone can never hit, so a tier is emptied from the leaves). They differ in the order
+among candidates. A block counts as accessed when it is stored and at each hit.
+
+``lru``
+    The one touched longest ago. Within one request the deeper block counts as touched earlier, so
+    that the whole order is that of the prefixes.
+``lfu``
+    The one with fewest accesses, then the one touched longest ago.
+``gdsf``
+    Greedy-Dual-Size-Frequency (Cherkasova, HP Labs TR 98-69, 1998): lowest
+    ``inflation + accesses * cost / size``, where ``inflation`` is the value of the last block
+    evicted. All blocks of a tier have one size; the cost is that of recomputing the block, which
+    grows with its depth because attention runs over all that precedes it.
+``sieve``
+    SIEVE (Zhang et al., NSDI 2024): a queue in order of insertion and a hand that moves from old
+    to new, clears the mark of blocks visited since it last passed and evicts the first unmarked
+    one. Blocks that are not candidates are passed over and keep their mark.
+``lcs``
+    Least Carbon Savings, see `savings`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from greencache.compiled import kernel
+from greencache.errors import UnknownNameError
+from greencache.tiers.state import (
+    CANDIDATES,
+    COST_BASE,
+    COST_PER_DEPTH,
+    DRAWS,
+    HAND,
+    INFLATION,
+    NEWEST,
+    NONE,
+    OLDEST,
+    POLICY,
+    USED,
+    TierState,
+)
+
+__all__ = ["Policy", "choose_victim", "keeps_order", "savings", "score"]
+
+LRU = 0
+LFU = 1
+GDSF = 2
+SIEVE = 3
+LCS = 4
+
+LCS_SAMPLE = 64
+"""Candidates that lcs compares for one eviction. Its order changes as time passes, so no heap can
+hold it; the lowest of 64 drawn at random lies in the lowest 1/64 on average, and with 64
+candidates or fewer the choice is exact. Redis bounds its LRU and LFU alike (5 by default)."""
+
+LCS_MIN_AGE_S = 1e-3
+"""Floor on the age in `savings`: what was touched this instant has age 0, and several such blocks
+must still compare by their accesses."""
+
+
+class Policy(StrEnum):
+    """Eviction policies, by the name that users give."""
+
+    LRU = "lru"
+    LFU = "lfu"
+    GDSF = "gdsf"
+    SIEVE = "sieve"
+    LCS = "lcs"
+
+    @classmethod
+    def parse(cls, name: str) -> Policy:
+        """Find a policy by name.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is none of that name.
+        """
+        try:
+            return cls(name.lower())
+        except ValueError:
+            raise UnknownNameError("policy", name, [policy.value for policy in cls]) from None
+
+    @property
+    def code(self) -> int:
+        """The number that compiled code knows it by."""
+        return list(Policy).index(self)
+
+
+@kernel
+def keeps_order(state: TierState) -> bool:
+    """Whether candidates are kept in a heap: true where time alone does not change their order."""
+    return state.meta[POLICY] != SIEVE and state.meta[POLICY] != LCS
+
+
+@kernel
+def score(state: TierState, slot: int) -> float:
+    """Priority of a block just accessed; the lowest goes first, equal ones by last touch."""
+    policy = state.meta[POLICY]
+    if policy == LFU:
+        return float(state.accesses[slot])
+    if policy == GDSF:
+        cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * state.depth[slot]
+        return state.weights[INFLATION] + state.accesses[slot] * cost
+    if policy == SIEVE:
+        return 1.0 if state.accesses[slot] > 1 else 0.0
+    return 0.0
+
+
+@kernel
+def savings(state: TierState, slot: int, now_s: float) -> float:
+    """Value that Least Carbon Savings keeps a block for; the lowest goes first.
+
+    The published idea (GreenCache, arXiv 2505.23970) sets what a cached item has saved, tokens
+    and hits, against what keeping it costs, size and age::
+
+        S = tokens_saved * hits / (size * age)
+
+    For a block: it has served ``n`` accesses of ``block_tokens`` each, so ``tokens_saved`` is
+    ``n * block_tokens``; ``hits`` is ``n``; ``size`` is one block, the same for all in a tier; the
+    age is the time since its last access. What is common to all blocks does not change the order
+    and is left out, which gives ``n**2 / age`` in accesses squared per second. Insertion counts as
+    an access, so that blocks not hit yet are ordered by age instead of all being worth nothing.
+
+    The authors' code differs: its score mixes units, rises with the tokens of the last hit (a
+    larger hit made an item more likely to go), and is compared between items scored at different
+    times. Here every candidate compared is scored at ``now_s``.
+    """
+    age_s = max(now_s - state.touched_s[slot], LCS_MIN_AGE_S)
+    accesses = float(state.accesses[slot])
+    return accesses * accesses / age_s
+
+
+@kernel
+def _draw(state: TierState, bound: int) -> int:
+    # Knuth's 64-bit linear congruential step; its high bits are random enough to sample with.
+    state.meta[DRAWS] = state.meta[DRAWS] * 6364136223846793005 + 1442695040888963407
+    return ((state.meta[DRAWS] >> 33) & 0x7FFFFFFF) % bound
+
+
+@kernel
+def _least_savings(state: TierState, now_s: float) -> int:
+    count = state.meta[CANDIDATES]
+    exact = count <= LCS_SAMPLE
+    best = NONE
+    best_savings = 0.0
+    for i in range(min(count, LCS_SAMPLE)):
+        slot = state.heap[i if exact else _draw(state, count)]
+        value = savings(state, slot, now_s)
+        older = best != NONE and value == best_savings and state.touched[slot] < state.touched[best]
+        if best == NONE or value < best_savings or older:
+            best = slot
+            best_savings = value
+    return best
+
+
+@kernel
+def _sieve_hand(state: TierState) -> int:
+    # The first pass may only clear marks; the second then finds a candidate, since there is one.
+    slot = state.meta[HAND]
+    for _ in range(2 * state.meta[USED] + 1):
+        if slot == NONE:
+            slot = state.meta[OLDEST]
+        if state.place[slot] != NONE:
+            if state.priority[slot] == 0.0:
+                state.meta[HAND] = state.newer[slot]
+                return slot
+            state.priority[slot] = 0.0
+        slot = state.newer[slot]
+    return NONE
+
+
+@kernel
+def choose_victim(state: TierState, now_s: float) -> int:
+    """Slot of the candidate to evict now, or `NONE` if there is no candidate."""
+    if state.meta[CANDIDATES] == 0:
+        return NONE
+    policy = state.meta[POLICY]
+    if policy == SIEVE:
+        return _sieve_hand(state)
+    if policy == LCS:
+        return _least_savings(state, now_s)
+    victim = state.heap[0]
+    if policy == GDSF:
+        state.weights[INFLATION] = state.priority[victim]
+    return victim
+
+
+@kernel
+def enqueue(state: TierState, slot: int, before: int) -> None:
+    """Enter a new block into the sieve queue: just older than ``before``, or as the newest."""
+    if before == NONE:
+        older = state.meta[NEWEST]
+        state.meta[NEWEST] = slot
+    else:
+        older = state.older[before]
+        state.older[before] = slot
+    state.newer[slot] = before
+    state.older[slot] = older
+    if older == NONE:
+        state.meta[OLDEST] = slot
+    else:
+        state.newer[older] = slot
+
+
+@kernel
+def dequeue(state: TierState, slot: int) -> None:
+    """Take a block out of the sieve queue; the hand moves on if it pointed there."""
+    newer, older = state.newer[slot], state.older[slot]
+    if state.meta[HAND] == slot:
+        state.meta[HAND] = newer
+    if newer == NONE:
+        state.meta[NEWEST] = older
+    else:
+        state.older[newer] = older
+    if older == NONE:
+        state.meta[OLDEST] = newer
+    else:
+        state.newer[older] = newer

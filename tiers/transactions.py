@@ -1,0 +1,296 @@
+"""What can be done to a tier's index, compiled: the one implementation for replay and live store.
+
+``ids`` is always one request's chain of blocks from its start, without repetition. To store:
+`reserve`, write, then `commit` or `abort`. To load: `lease`, read, then `unlease`. A block is found
+only once committed; a leased one is never evicted, nor is one that another builds on.
+
+`access` does all of this at once, for a replay in which storing takes no time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.compiled import kernel
+from greencache.tiers.candidates import add, discard, reorder
+from greencache.tiers.policies import (
+    SIEVE,
+    choose_victim,
+    dequeue,
+    enqueue,
+    keeps_order,
+    score,
+)
+from greencache.tiers.state import (
+    ABSENT,
+    CAPACITY,
+    COMMITTED,
+    EVICTED,
+    FREED,
+    FRESH,
+    HELD,
+    NONE,
+    PINNED,
+    POLICY,
+    RESERVED,
+    TICK,
+    USED,
+    TierState,
+    is_candidate,
+    occupied,
+)
+
+__all__ = [
+    "abort",
+    "access",
+    "commit",
+    "evict_one",
+    "hold",
+    "lease",
+    "make_room",
+    "match",
+    "reserve",
+    "resize",
+    "store",
+    "touch",
+    "unhold",
+    "unlease",
+]
+
+Ids = NDArray[np.int32]
+
+
+@kernel
+def _settle(state: TierState, slot: int) -> None:
+    """Enter or leave the candidates, after anything changed that decides it."""
+    if is_candidate(state, slot):
+        if state.place[slot] == NONE:
+            add(state, slot, keeps_order(state))
+    else:
+        discard(state, slot, keeps_order(state))
+
+
+@kernel
+def match(state: TierState, ids: Ids, stop: int) -> int:
+    """Length of the longest prefix of ``ids[:stop]`` that is committed here."""
+    for i in range(stop):
+        slot = state.slot_of[ids[i]]
+        if slot == NONE or state.status[slot] != COMMITTED:
+            return i
+    return stop
+
+
+@kernel
+def touch(state: TierState, ids: Ids, stop: int, now_s: float, counted: bool) -> None:
+    """Note an access to ``ids[:stop]``, which must all be present; the deepest counts as oldest.
+
+    Not ``counted``: the same request touched them before, so it renews when, not how often.
+    """
+    for i in range(stop - 1, -1, -1):
+        slot = state.slot_of[ids[i]]
+        state.meta[TICK] += 1
+        state.touched[slot] = state.meta[TICK]
+        state.touched_s[slot] = now_s
+        if counted:
+            state.accesses[slot] += 1
+            state.priority[slot] = score(state, slot)
+        if state.place[slot] != NONE and keeps_order(state):
+            reorder(state, slot)
+
+
+@kernel
+def _remove(state: TierState, slot: int) -> None:
+    """Forget a block without children; its parent may become a candidate."""
+    discard(state, slot, keeps_order(state))
+    if state.status[slot] == COMMITTED and state.meta[POLICY] == SIEVE:
+        dequeue(state, slot)
+    state.slot_of[state.id_of[slot]] = NONE
+    state.id_of[slot] = NONE
+    state.status[slot] = ABSENT
+    state.freed[state.meta[FREED]] = slot
+    state.meta[FREED] += 1
+    state.meta[USED] -= 1
+    parent = state.parent[slot]
+    if parent != NONE:
+        state.children[parent] -= 1
+        _settle(state, parent)
+
+
+@kernel
+def evict_one(state: TierState, now_s: float) -> int:
+    """Evict the block that the policy names; its id, or `NONE` if no block may go."""
+    slot = choose_victim(state, now_s)
+    if slot == NONE:
+        return NONE
+    victim = state.id_of[slot]
+    _remove(state, slot)
+    state.meta[EVICTED] += 1
+    return victim
+
+
+@kernel
+def make_room(state: TierState, blocks: int, now_s: float) -> bool:
+    """Evict until ``blocks`` more fit; False if not enough may go (some may have gone by then)."""
+    while occupied(state) + blocks > state.meta[CAPACITY]:
+        if evict_one(state, now_s) == NONE:
+            return False
+    return True
+
+
+@kernel
+def hold(state: TierState, blocks: int, now_s: float) -> bool:
+    """Set capacity aside for blocks without an identity; False, and nothing gone, if it can't be.
+
+    An engine's running requests keep such blocks in HBM: unfinished prompts, generated tokens.
+    """
+    if state.meta[PINNED] + state.meta[HELD] + blocks > state.meta[CAPACITY]:
+        return False
+    if not make_room(state, blocks, now_s):
+        return False
+    state.meta[HELD] += blocks
+    return True
+
+
+@kernel
+def unhold(state: TierState, blocks: int) -> None:
+    """Give held capacity back."""
+    state.meta[HELD] -= blocks
+
+
+@kernel
+def lease(state: TierState, ids: Ids, stop: int) -> None:
+    """Keep the prefix ``ids[:stop]``, all present, from being evicted until `unlease`."""
+    for i in range(stop):
+        slot = state.slot_of[ids[i]]
+        if state.leases[slot] == 0:
+            state.meta[PINNED] += 1
+        state.leases[slot] += 1
+        _settle(state, slot)
+
+
+@kernel
+def unlease(state: TierState, ids: Ids, stop: int, now_s: float) -> None:
+    """End a lease of ``ids[:stop]``; what a shrink was waiting for goes now."""
+    for i in range(stop - 1, -1, -1):
+        slot = state.slot_of[ids[i]]
+        state.leases[slot] -= 1
+        if state.leases[slot] == 0:
+            state.meta[PINNED] -= 1
+        _settle(state, slot)
+    make_room(state, 0, now_s)
+
+
+@kernel
+def resize(state: TierState, capacity_blocks: int, now_s: float) -> int:
+    """Set the capacity and evict down to it; how many blocks too many are still leased or held.
+
+    Those go as soon as their leases end.
+    """
+    state.meta[CAPACITY] = capacity_blocks
+    make_room(state, 0, now_s)
+    return max(0, occupied(state) - capacity_blocks)
+
+
+@kernel
+def reserve(state: TierState, block_id: int, parent: int, now_s: float) -> int:
+    """Take a slot for an absent block whose parent is in slot ``parent``; `NONE` if none is free.
+
+    The block is invisible until `commit`. It keeps its parent from being evicted from now on.
+    """
+    if parent != NONE:
+        state.leases[parent] += 1
+        _settle(state, parent)
+    fits = make_room(state, 1, now_s)
+    if parent != NONE:
+        state.leases[parent] -= 1
+    if not fits:
+        if parent != NONE:
+            _settle(state, parent)
+        return NONE
+    if state.meta[FREED] > 0:
+        state.meta[FREED] -= 1
+        slot = state.freed[state.meta[FREED]]
+    else:
+        slot = state.meta[FRESH]
+        state.meta[FRESH] += 1
+    state.meta[USED] += 1
+    state.meta[PINNED] += 1
+    state.slot_of[block_id] = slot
+    state.id_of[slot] = block_id
+    state.status[slot] = RESERVED
+    state.parent[slot] = parent
+    state.children[slot] = 0
+    state.leases[slot] = 0
+    state.accesses[slot] = 0
+    state.place[slot] = NONE
+    if parent == NONE:
+        state.depth[slot] = 0
+    else:
+        state.depth[slot] = state.depth[parent] + 1
+        state.children[parent] += 1
+    return slot
+
+
+@kernel
+def commit(state: TierState, slot: int, follows_parent: bool, now_s: float) -> None:
+    """Make a reserved block visible; it counts as accessed once.
+
+    ``follows_parent``: its parent was stored just before it, by the same request.
+    """
+    state.status[slot] = COMMITTED
+    state.meta[PINNED] -= 1
+    state.meta[TICK] += 1
+    state.touched[slot] = state.meta[TICK]
+    state.touched_s[slot] = now_s
+    state.accesses[slot] = 1
+    state.priority[slot] = score(state, slot)
+    if state.meta[POLICY] == SIEVE:
+        # Within a prefix stored at once, the deeper block stands as the older one.
+        enqueue(state, slot, state.parent[slot] if follows_parent else NONE)
+    _settle(state, slot)
+
+
+@kernel
+def abort(state: TierState, slot: int) -> None:
+    """Give a reserved block up; it must have no children."""
+    state.meta[PINNED] -= 1
+    _remove(state, slot)
+
+
+@kernel
+def store(state: TierState, ids: Ids, stop: int, now_s: float) -> int:
+    """Store what is missing of ``ids[:stop]`` at once and renew all of it; how many are new.
+
+    Stops where the tier has no room that it may use: the prefix before that is kept.
+    """
+    parent = NONE
+    stored = 0
+    new = 0
+    for i in range(stop):
+        slot = state.slot_of[ids[i]]
+        if slot == NONE:
+            slot = reserve(state, ids[i], parent, now_s)
+            if slot == NONE:
+                break
+            commit(state, slot, new > 0, now_s)
+            new += 1
+        elif state.status[slot] != COMMITTED:
+            break
+        parent = slot
+        stored += 1
+    touch(state, ids, stored, now_s, False)
+    return new
+
+
+@kernel
+def access(state: TierState, ids: Ids, reusable: int, stop: int, now_s: float) -> int:
+    """One request with storing that takes no time: how many of ``ids[:reusable]`` hit.
+
+    Then all of ``ids[:stop]`` is stored. ``reusable`` leaves out a last block whose hit would leave
+    no token to compute.
+    """
+    hits = match(state, ids, reusable)
+    touch(state, ids, hits, now_s, True)
+    store(state, ids, stop, now_s)
+    return hits
