@@ -1,0 +1,8 @@
+"""What decides, and the models it decides by.
+
+====================  ================================================================
+``models``            shapes of dense Llama-like models: parameters, KV per token
+``performance``       roofline time and power of an engine step on catalog GPUs
+``curves``            hit rate over capacity
+====================  ================================================================
+"""

@@ -16,15 +16,15 @@ __all__ = ["add", "discard", "reorder"]
 @kernel
 def goes_before(state: TierState, a: int, b: int) -> bool:
     """Whether slot ``a`` is evicted before slot ``b``."""
-    if state.priority[a] != state.priority[b]:
-        return state.priority[a] < state.priority[b]
-    return state.touched[a] < state.touched[b]
+    if state.slots[a].priority != state.slots[b].priority:
+        return state.slots[a].priority < state.slots[b].priority
+    return state.slots[a].touched < state.slots[b].touched
 
 
 @kernel
 def _put(state: TierState, position: int, slot: int) -> None:
     state.heap[position] = slot
-    state.place[slot] = position
+    state.slots[slot].place = position
 
 
 @kernel
@@ -60,7 +60,7 @@ def _sift_down(state: TierState, position: int) -> None:
 @kernel
 def reorder(state: TierState, slot: int) -> None:
     """Restore the order after the priority of a candidate changed."""
-    _sift_down(state, _sift_up(state, state.place[slot]))
+    _sift_down(state, _sift_up(state, state.slots[slot].place))
 
 
 @kernel
@@ -69,16 +69,16 @@ def add(state: TierState, slot: int, ordered: bool) -> None:
     _put(state, state.meta[CANDIDATES], slot)
     state.meta[CANDIDATES] += 1
     if ordered:
-        _sift_up(state, state.place[slot])
+        _sift_up(state, state.slots[slot].place)
 
 
 @kernel
 def discard(state: TierState, slot: int, ordered: bool) -> None:
     """Make ``slot`` no candidate, if it is one."""
-    position = state.place[slot]
+    position = state.slots[slot].place
     if position == NONE:
         return
-    state.place[slot] = NONE
+    state.slots[slot].place = NONE
     state.meta[CANDIDATES] -= 1
     last = state.heap[state.meta[CANDIDATES]]
     if last != slot:

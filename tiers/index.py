@@ -141,7 +141,7 @@ class TierIndex:
         """Make room in the arrays for storing ``ids``; every method that stores does so itself."""
         slots = min(self.capacity_blocks, len(self) + len(ids))
         highest = int(ids.max()) + 1 if len(ids) else 0
-        if slots > len(self._state.id_of) or highest > len(self._state.slot_of):
+        if slots > len(self._state.slots) or highest > len(self._state.slot_of):
             self._state = grow(self._state, slots, highest)
 
     def _known(self, ids: Ids) -> int:

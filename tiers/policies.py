@@ -101,12 +101,12 @@ def score(state: TierState, slot: int) -> float:
     """Priority of a block just accessed; the lowest goes first, equal ones by last touch."""
     policy = state.meta[POLICY]
     if policy == LFU:
-        return float(state.accesses[slot])
+        return float(state.slots[slot].accesses)
     if policy == GDSF:
-        cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * state.depth[slot]
-        return state.weights[INFLATION] + state.accesses[slot] * cost
+        cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * state.slots[slot].depth
+        return state.weights[INFLATION] + state.slots[slot].accesses * cost
     if policy == SIEVE:
-        return 1.0 if state.accesses[slot] > 1 else 0.0
+        return 1.0 if state.slots[slot].accesses > 1 else 0.0
     return 0.0
 
 
@@ -129,8 +129,8 @@ def savings(state: TierState, slot: int, now_s: float) -> float:
     larger hit made an item more likely to go), and is compared between items scored at different
     times. Here every candidate compared is scored at ``now_s``.
     """
-    age_s = max(now_s - state.touched_s[slot], LCS_MIN_AGE_S)
-    accesses = float(state.accesses[slot])
+    age_s = max(now_s - state.slots[slot].touched_s, LCS_MIN_AGE_S)
+    accesses = float(state.slots[slot].accesses)
     return accesses * accesses / age_s
 
 
@@ -150,7 +150,7 @@ def _least_savings(state: TierState, now_s: float) -> int:
     for i in range(min(count, LCS_SAMPLE)):
         slot = state.heap[i if exact else _draw(state, count)]
         value = savings(state, slot, now_s)
-        older = best != NONE and value == best_savings and state.touched[slot] < state.touched[best]
+        older = best != NONE and value == best_savings and state.slots[slot].touched < state.slots[best].touched
         if best == NONE or value < best_savings or older:
             best = slot
             best_savings = value
@@ -164,12 +164,12 @@ def _sieve_hand(state: TierState) -> int:
     for _ in range(2 * state.meta[USED] + 1):
         if slot == NONE:
             slot = state.meta[OLDEST]
-        if state.place[slot] != NONE:
-            if state.priority[slot] == 0.0:
-                state.meta[HAND] = state.newer[slot]
+        if state.slots[slot].place != NONE:
+            if state.slots[slot].priority == 0.0:
+                state.meta[HAND] = state.slots[slot].newer
                 return slot
-            state.priority[slot] = 0.0
-        slot = state.newer[slot]
+            state.slots[slot].priority = 0.0
+        slot = state.slots[slot].newer
     return NONE
 
 
@@ -185,7 +185,7 @@ def choose_victim(state: TierState, now_s: float) -> int:
         return _least_savings(state, now_s)
     victim = state.heap[0]
     if policy == GDSF:
-        state.weights[INFLATION] = state.priority[victim]
+        state.weights[INFLATION] = state.slots[victim].priority
     return victim
 
 
@@ -196,27 +196,27 @@ def enqueue(state: TierState, slot: int, before: int) -> None:
         older = state.meta[NEWEST]
         state.meta[NEWEST] = slot
     else:
-        older = state.older[before]
-        state.older[before] = slot
-    state.newer[slot] = before
-    state.older[slot] = older
+        older = state.slots[before].older
+        state.slots[before].older = slot
+    state.slots[slot].newer = before
+    state.slots[slot].older = older
     if older == NONE:
         state.meta[OLDEST] = slot
     else:
-        state.newer[older] = slot
+        state.slots[older].newer = slot
 
 
 @kernel
 def dequeue(state: TierState, slot: int) -> None:
     """Take a block out of the sieve queue; the hand moves on if it pointed there."""
-    newer, older = state.newer[slot], state.older[slot]
+    newer, older = state.slots[slot].newer, state.slots[slot].older
     if state.meta[HAND] == slot:
         state.meta[HAND] = newer
     if newer == NONE:
         state.meta[NEWEST] = older
     else:
-        state.older[newer] = older
+        state.slots[newer].older = older
     if older == NONE:
         state.meta[OLDEST] = newer
     else:
-        state.newer[older] = newer
+        state.slots[older].newer = newer

@@ -65,7 +65,7 @@ Ids = NDArray[np.int32]
 def _settle(state: TierState, slot: int) -> None:
     """Enter or leave the candidates, after anything changed that decides it."""
     if is_candidate(state, slot):
-        if state.place[slot] == NONE:
+        if state.slots[slot].place == NONE:
             add(state, slot, keeps_order(state))
     else:
         discard(state, slot, keeps_order(state))
@@ -76,7 +76,7 @@ def match(state: TierState, ids: Ids, stop: int) -> int:
     """Length of the longest prefix of ``ids[:stop]`` that is committed here."""
     for i in range(stop):
         slot = state.slot_of[ids[i]]
-        if slot == NONE or state.status[slot] != COMMITTED:
+        if slot == NONE or state.slots[slot].status != COMMITTED:
             return i
     return stop
 
@@ -90,12 +90,13 @@ def touch(state: TierState, ids: Ids, stop: int, now_s: float, counted: bool) ->
     for i in range(stop - 1, -1, -1):
         slot = state.slot_of[ids[i]]
         state.meta[TICK] += 1
-        state.touched[slot] = state.meta[TICK]
-        state.touched_s[slot] = now_s
+        block = state.slots[slot]
+        block.touched = state.meta[TICK]
+        block.touched_s = now_s
         if counted:
-            state.accesses[slot] += 1
-            state.priority[slot] = score(state, slot)
-        if state.place[slot] != NONE and keeps_order(state):
+            block.accesses += 1
+            block.priority = score(state, slot)
+        if block.place != NONE and keeps_order(state):
             reorder(state, slot)
 
 
@@ -103,17 +104,18 @@ def touch(state: TierState, ids: Ids, stop: int, now_s: float, counted: bool) ->
 def _remove(state: TierState, slot: int) -> None:
     """Forget a block without children; its parent may become a candidate."""
     discard(state, slot, keeps_order(state))
-    if state.status[slot] == COMMITTED and state.meta[POLICY] == SIEVE:
+    block = state.slots[slot]
+    if block.status == COMMITTED and state.meta[POLICY] == SIEVE:
         dequeue(state, slot)
-    state.slot_of[state.id_of[slot]] = NONE
-    state.id_of[slot] = NONE
-    state.status[slot] = ABSENT
-    state.freed[state.meta[FREED]] = slot
-    state.meta[FREED] += 1
+    parent = block.parent
+    state.slot_of[block.id] = NONE
+    block.id = NONE
+    block.status = ABSENT
+    block.parent = state.meta[FREED]
+    state.meta[FREED] = slot
     state.meta[USED] -= 1
-    parent = state.parent[slot]
     if parent != NONE:
-        state.children[parent] -= 1
+        state.slots[parent].children -= 1
         _settle(state, parent)
 
 
@@ -123,7 +125,7 @@ def evict_one(state: TierState, now_s: float) -> int:
     slot = choose_victim(state, now_s)
     if slot == NONE:
         return NONE
-    victim = state.id_of[slot]
+    victim = state.slots[slot].id
     _remove(state, slot)
     state.meta[EVICTED] += 1
     return victim
@@ -163,9 +165,9 @@ def lease(state: TierState, ids: Ids, stop: int) -> None:
     """Keep the prefix ``ids[:stop]``, all present, from being evicted until `unlease`."""
     for i in range(stop):
         slot = state.slot_of[ids[i]]
-        if state.leases[slot] == 0:
+        if state.slots[slot].leases == 0:
             state.meta[PINNED] += 1
-        state.leases[slot] += 1
+        state.slots[slot].leases += 1
         _settle(state, slot)
 
 
@@ -174,8 +176,8 @@ def unlease(state: TierState, ids: Ids, stop: int, now_s: float) -> None:
     """End a lease of ``ids[:stop]``; what a shrink was waiting for goes now."""
     for i in range(stop - 1, -1, -1):
         slot = state.slot_of[ids[i]]
-        state.leases[slot] -= 1
-        if state.leases[slot] == 0:
+        state.slots[slot].leases -= 1
+        if state.slots[slot].leases == 0:
             state.meta[PINNED] -= 1
         _settle(state, slot)
     make_room(state, 0, now_s)
@@ -199,36 +201,36 @@ def reserve(state: TierState, block_id: int, parent: int, now_s: float) -> int:
     The block is invisible until `commit`. It keeps its parent from being evicted from now on.
     """
     if parent != NONE:
-        state.leases[parent] += 1
+        state.slots[parent].leases += 1
         _settle(state, parent)
     fits = make_room(state, 1, now_s)
     if parent != NONE:
-        state.leases[parent] -= 1
+        state.slots[parent].leases -= 1
     if not fits:
         if parent != NONE:
             _settle(state, parent)
         return NONE
-    if state.meta[FREED] > 0:
-        state.meta[FREED] -= 1
-        slot = state.freed[state.meta[FREED]]
-    else:
+    slot = state.meta[FREED]
+    if slot == NONE:
         slot = state.meta[FRESH]
         state.meta[FRESH] += 1
+    else:
+        state.meta[FREED] = state.slots[slot].parent
     state.meta[USED] += 1
     state.meta[PINNED] += 1
     state.slot_of[block_id] = slot
-    state.id_of[slot] = block_id
-    state.status[slot] = RESERVED
-    state.parent[slot] = parent
-    state.children[slot] = 0
-    state.leases[slot] = 0
-    state.accesses[slot] = 0
-    state.place[slot] = NONE
-    if parent == NONE:
-        state.depth[slot] = 0
-    else:
-        state.depth[slot] = state.depth[parent] + 1
-        state.children[parent] += 1
+    block = state.slots[slot]
+    block.id = block_id
+    block.status = RESERVED
+    block.parent = parent
+    block.children = 0
+    block.leases = 0
+    block.accesses = 0
+    block.depth = 0
+    block.place = NONE
+    if parent != NONE:
+        block.depth = state.slots[parent].depth + 1
+        state.slots[parent].children += 1
     return slot
 
 
@@ -238,16 +240,17 @@ def commit(state: TierState, slot: int, follows_parent: bool, now_s: float) -> N
 
     ``follows_parent``: its parent was stored just before it, by the same request.
     """
-    state.status[slot] = COMMITTED
     state.meta[PINNED] -= 1
     state.meta[TICK] += 1
-    state.touched[slot] = state.meta[TICK]
-    state.touched_s[slot] = now_s
-    state.accesses[slot] = 1
-    state.priority[slot] = score(state, slot)
+    block = state.slots[slot]
+    block.status = COMMITTED
+    block.touched = state.meta[TICK]
+    block.touched_s = now_s
+    block.accesses = 1
+    block.priority = score(state, slot)
     if state.meta[POLICY] == SIEVE:
         # Within a prefix stored at once, the deeper block stands as the older one.
-        enqueue(state, slot, state.parent[slot] if follows_parent else NONE)
+        enqueue(state, slot, state.slots[slot].parent if follows_parent else NONE)
     _settle(state, slot)
 
 
@@ -275,7 +278,7 @@ def store(state: TierState, ids: Ids, stop: int, now_s: float) -> int:
                 break
             commit(state, slot, new > 0, now_s)
             new += 1
-        elif state.status[slot] != COMMITTED:
+        elif state.slots[slot].status != COMMITTED:
             break
         parent = slot
         stored += 1

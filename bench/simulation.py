@@ -1,0 +1,239 @@
+"""Runs the simulated engine on a trace, and reads what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.bench import engine as e
+from greencache.controller.performance import ServingHardware
+from greencache.errors import InputError
+from greencache.tiers.policies import Policy
+from greencache.tiers.state import CAPACITY, TierState, allocate
+from greencache.traces.requests import RequestTrace
+
+__all__ = ["BIN_S", "Rejections", "SimulatedRun", "StorageSetup", "admit", "simulate"]
+
+BIN_S = 60.0
+"""Energy, carbon and fill are kept by the minute."""
+
+MAX_BATCHED_TOKENS = 2048
+MAX_RUNNING = 256
+"""vLLM's defaults for ``max_num_batched_tokens`` (with chunked prefill) and ``max_num_seqs``:
+2,048 and 256 in ``vllm.config.SchedulerConfig``; servers on large GPUs raise them."""
+
+SSD_BACKLOG_S = 10.0
+"""A store that cannot keep up drops saves and never delays the engine: this much may lag."""
+
+DRAIN_S = 60.0
+DRAIN_SHARE = 0.02
+"""Every request must have started this long after the last arrival, or this share of the trace's
+span if that is longer; else the engine is overloaded: its queue grows as long as the trace lasts,
+and a latency read off it would only measure the trace."""
+
+_SLACK_S = 3600.0
+"""No single step takes longer."""
+
+
+@dataclass(frozen=True)
+class StorageSetup:
+    """What holds KV beside HBM, and how fast it is.
+
+    Attributes
+    ----------
+    reuse_hbm:
+        Whether the engine keeps its own prefix cache in HBM.
+    dram_bytes, ssd_bytes:
+        Capacity of each tier; 0 for none.
+    policy:
+        Eviction policy of every tier.
+    ssd_read_bytes_per_s, ssd_write_bytes_per_s:
+        Of all drives that the capacity takes.
+    """
+
+    reuse_hbm: bool = True
+    dram_bytes: int = 0
+    ssd_bytes: int = 0
+    policy: Policy = Policy.LRU
+    ssd_read_bytes_per_s: float = np.inf
+    ssd_write_bytes_per_s: float = np.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Rejections:
+    """Requests that the engine cannot serve at all."""
+
+    too_long_for_model: int
+    too_large_for_hbm: int
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.too_long_for_model + self.too_large_for_hbm
+
+
+@dataclass(frozen=True)
+class SimulatedRun:
+    """What one simulation gave. Arrays over requests are in the trace's order.
+
+    If ``overloaded`` says why the engine could not keep up, the rest covers only the time until
+    that was clear and must not be read as a result.
+    """
+
+    requests: NDArray[np.void] = field(repr=False)
+    """A `greencache.bench.engine.REQUEST` record each."""
+    bins: NDArray[np.void] = field(repr=False)
+    """A `greencache.bench.engine.BIN` record for each `BIN_S`."""
+    end_s: float
+    capacity_blocks: dict[str, int]
+    block_accesses: int
+    overloaded: str | None = None
+
+
+def admit(trace: RequestTrace, hardware: ServingHardware) -> tuple[RequestTrace, Rejections]:
+    """Leave out what the model's context or the engine's HBM cannot hold.
+
+    Raises
+    ------
+    InputError
+        If that leaves nothing.
+    """
+    tokens = trace.input_tokens + trace.output_tokens
+    too_long = tokens > hardware.model.context_tokens
+    hbm_tokens = int(hardware.kv_bytes // hardware.layout.block_bytes) * trace.block_tokens
+    too_large = ~too_long & (tokens > hbm_tokens)
+    rejections = Rejections(int(too_long.sum()), int(too_large.sum()))
+    if rejections.total == len(trace):
+        raise InputError(
+            f"{hardware.model.name} on {hardware.name} can serve no request of {trace.name}: "
+            f"{rejections.too_long_for_model} exceed its context of "
+            f"{hardware.model.context_tokens:,} tokens, {rejections.too_large_for_hbm} its HBM"
+        )
+    if rejections.total == 0:
+        return trace, rejections
+    return trace.select(~(too_long | too_large)), rejections
+
+
+def _tier(
+    trace: RequestTrace, hardware: ServingHardware, capacity_bytes: float, policy: Policy
+) -> TierState:
+    rates, tokens = hardware.rates, trace.block_tokens
+    return allocate(
+        int(capacity_bytes // hardware.layout.block_bytes),
+        trace.unique_blocks,
+        policy.code,
+        # FLOPs to compute a block, and what each block before it adds through attention.
+        cost_base=tokens * (rates.flops_per_token + rates.flops_per_attended * tokens / 2),
+        cost_per_depth=rates.flops_per_attended * tokens * tokens,
+    )
+
+
+def _requests(trace: RequestTrace) -> NDArray[np.void]:
+    requests = np.zeros(len(trace), e.REQUEST)
+    requests["arrival_s"] = trace.arrival_s
+    requests["input_tokens"] = trace.input_tokens
+    requests["output_tokens"] = trace.output_tokens
+    requests["first_id"] = trace.block_starts[:-1]
+    requests["full"] = trace.full_blocks
+    requests["reusable"] = trace.reusable_blocks
+    requests["first_token_s"] = np.nan
+    requests["finish_s"] = np.nan
+    return requests
+
+
+def _engine(trace: RequestTrace, hardware: ServingHardware, storage: StorageSetup) -> e.Engine:
+    if hardware.layout.block_tokens != trace.block_tokens:
+        raise InputError(
+            f"the trace has blocks of {trace.block_tokens} tokens, the KV layout of "
+            f"{hardware.layout.block_tokens}"
+        )
+    config = e.Config(
+        block_tokens=trace.block_tokens,
+        block_bytes=float(hardware.layout.block_bytes),
+        max_batched_tokens=MAX_BATCHED_TOKENS,
+        max_running=MAX_RUNNING,
+        reuse_hbm=storage.reuse_hbm,
+        link_bytes_per_s=hardware.host_link_bytes_per_s,
+        ssd_read_bytes_per_s=storage.ssd_read_bytes_per_s,
+        ssd_write_bytes_per_s=storage.ssd_write_bytes_per_s,
+        ssd_backlog_s=SSD_BACKLOG_S,
+        bin_s=BIN_S,
+    )
+    return e.Engine(
+        rates=hardware.rates,
+        config=config,
+        hbm=_tier(trace, hardware, hardware.kv_bytes, storage.policy),
+        dram=_tier(trace, hardware, storage.dram_bytes, storage.policy),
+        ssd=_tier(trace, hardware, storage.ssd_bytes, storage.policy),
+        requests=_requests(trace),
+        ids=trace.block_ids,
+        bins=np.zeros(0, e.BIN),
+        clock=np.zeros(e.CLOCK_LENGTH),
+        count=np.zeros(e.COUNT_LENGTH, np.int64),
+        prefilling=np.zeros(MAX_RUNNING, np.int64),
+        decoding=np.zeros(MAX_RUNNING, np.int64),
+    )
+
+
+def _with_bins(engine: e.Engine, until_s: float) -> e.Engine:
+    missing = int((until_s + _SLACK_S) / BIN_S) + 1 - len(engine.bins)
+    if missing <= 0:
+        return engine
+    return engine._replace(bins=np.concatenate([engine.bins, np.zeros(missing, e.BIN)]))
+
+
+def simulate(
+    trace: RequestTrace,
+    hardware: ServingHardware,
+    storage: StorageSetup,
+    *,
+    on_progress: Callable[[float], None] | None = None,
+) -> SimulatedRun:
+    """Serve a trace of admissible requests (see `admit`) from cold caches.
+
+    Parameters
+    ----------
+    trace, hardware, storage:
+        What is asked, of what engine, with what tiers beside it. The trace's blocks are the
+        store's blocks.
+    on_progress:
+        Called now and then with the share of requests finished.
+    """
+    engine = _engine(trace, hardware, storage)
+    clock, count = engine.clock, engine.count
+    total, last_arrival_s = len(trace), float(trace.arrival_s[-1])
+    deadline_s = last_arrival_s + max(DRAIN_S, DRAIN_SHARE * trace.duration_s)
+    chunk_s = max(trace.duration_s / 20, 30.0)
+    overloaded = None
+    while count[e.FINISHED] < total and overloaded is None:
+        started = count[e.NEXT] == total
+        until_s = clock[e.NOW_S] + chunk_s
+        if not started and clock[e.NOW_S] < deadline_s:
+            until_s = min(until_s, deadline_s)
+        engine = _with_bins(engine, until_s)
+        e.advance(engine, until_s)
+        if on_progress is not None:
+            on_progress(count[e.FINISHED] / total)
+        waiting = total - int(count[e.NEXT])
+        if clock[e.NOW_S] >= deadline_s and waiting:
+            late_s = clock[e.NOW_S] - last_arrival_s
+            overloaded = (
+                f"overloaded: {waiting} of {total} requests had not started {late_s:.0f} s after "
+                "the last arrival"
+            )
+    used = int(clock[e.NOW_S] / BIN_S) + 1
+    return SimulatedRun(
+        requests=engine.requests,
+        bins=engine.bins[:used],
+        end_s=float(clock[e.NOW_S]),
+        capacity_blocks={
+            "hbm": int(engine.hbm.meta[CAPACITY]),
+            "dram": int(engine.dram.meta[CAPACITY]),
+            "ssd": int(engine.ssd.meta[CAPACITY]),
+        },
+        block_accesses=int(trace.full_blocks.sum()),
+        overloaded=overloaded,
+    )

@@ -1,0 +1,225 @@
+"""The carbon model: grams of CO2-equivalent for energy used and for hardware used up.
+
+Reported as SCI (ISO/IEC 21031:2024): ``SCI = (O + M) / R`` with operational ``O``, embodied ``M``
+and a functional unit ``R`` of 1,000 output tokens.
+
+*Operational*: ``O = sum over time of energy_kwh * PUE * carbon intensity``.
+
+*Embodied, by time*: ``M = kg * share * duration / lifetime``, as SCI's ``TE * TS * RS``. The share
+is of what is allocated (scope *attributable*) or all that is installed (scope *provisioned*).
+
+*Embodied, by wear*: an SSD is spent by age or by writes, whichever comes first, see `DriveLedger`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.catalog import Catalog, Part, Quantity, Source
+from greencache.errors import InputError
+from greencache.quantities import GB, YEAR_S
+
+__all__ = [
+    "J_PER_KWH",
+    "DriveLedger",
+    "Scope",
+    "chip_kg",
+    "embodied_by_time_g",
+    "gpu_kg",
+    "operational_g",
+    "sci_g",
+]
+
+J_PER_KWH = 3.6e6
+G_PER_KG = 1e3
+
+
+class Scope(StrEnum):
+    """What embodied carbon is charged for."""
+
+    ATTRIBUTABLE = "attributable"
+    """Capacity while it is allocated: what is given back serves others."""
+    PROVISIONED = "provisioned"
+    """All that is installed, allocated or not."""
+
+
+def operational_g(
+    energy_j: NDArray[np.float64], gco2_per_kwh: NDArray[np.float64], pue: float
+) -> float:
+    """Grams emitted to supply energy, given per interval with the intensity of each interval.
+
+    Parameters
+    ----------
+    energy_j:
+        Energy at the machine in each interval.
+    gco2_per_kwh:
+        Carbon intensity of the grid in each.
+    pue:
+        Power usage effectiveness: energy of the whole site over that of its machines, 1 or more.
+
+    Raises
+    ------
+    InputError
+        If the PUE is below 1.
+    """
+    if pue < 1:
+        raise InputError(f"PUE is a site's energy over its machines' energy, 1 or more, not {pue}")
+    return float(np.dot(energy_j, gco2_per_kwh)) * pue / J_PER_KWH
+
+
+def embodied_by_time_g(kg: float, share: float, duration_s: float, lifetime_years: float) -> float:
+    """Grams of a part's making that a share of it uses up in a time (SCI's ``TE * TS * RS``)."""
+    return kg * G_PER_KG * share * duration_s / (lifetime_years * YEAR_S)
+
+
+def sci_g(operational: float, embodied: float, output_tokens: int) -> float:
+    """SCI in grams per 1,000 output tokens; infinite if there are none."""
+    if output_tokens == 0:
+        return float("inf")
+    return (operational + embodied) / (output_tokens / 1000)
+
+
+def chip_kg(
+    area_mm2: float,
+    *,
+    energy_kwh_per_cm2: float,
+    gas_kg_per_cm2: float,
+    material_kg_per_cm2: float,
+    grid_kg_per_kwh: float,
+    fab_yield: float,
+    packaging_kg: float,
+) -> float:
+    """Kilograms to make a packaged chip, by ACT's form (Gupta et al., ISCA 2022, eq. 3 to 5).
+
+    ``(grid * energy + gas + material) * area / yield + packaging``
+    """
+    kg_per_cm2 = grid_kg_per_kwh * energy_kwh_per_cm2 + gas_kg_per_cm2 + material_kg_per_cm2
+    return kg_per_cm2 * (area_mm2 / 100) / fab_yield + packaging_kg
+
+
+def gpu_kg(catalog: Catalog, gpu: Part) -> Quantity:
+    """Kilograms to make a GPU: the published figure, or ACT's form for its die and memory.
+
+    ACT's form knows chips only, not boards and heat sinks: for the H100 it gives about 0.6 of the
+    published figure.
+    """
+    published = gpu.get("embodied_kg")
+    if published is not None:
+        return published
+    node, common = catalog.part("fab", f"node_{gpu.labels['node_nm']}"), catalog.part("fab", "common")
+    hbm = str(gpu.labels["memory_kind"]).startswith("hbm")
+    per_gb = catalog.part("fab", "memory")["hbm_kg_per_gb" if hbm else "gddr6_kg_per_gb"]
+
+    def total(end: str) -> float:
+        worst_yield = {"value": "value", "low": "high", "high": "low"}[end]
+        die = chip_kg(
+            getattr(gpu["die_area_mm2"], end),
+            energy_kwh_per_cm2=getattr(node["energy_kwh_per_cm2"], end),
+            gas_kg_per_cm2=getattr(node["gas_kg_per_cm2"], end),
+            material_kg_per_cm2=getattr(node["material_kg_per_cm2"], end),
+            grid_kg_per_kwh=getattr(common["grid_kg_per_kwh"], end),
+            fab_yield=getattr(common["yield"], worst_yield),
+            packaging_kg=getattr(common["packaging_kg"], end),
+        )
+        return die + float(getattr(per_gb, end)) * gpu["memory_bytes"].value / GB
+
+    return Quantity(
+        total("value"),
+        total("low"),
+        total("high"),
+        Source(
+            "ACT's form (Gupta et al., ISCA 2022) for the die, and memory per GB",
+            "https://github.com/facebookresearch/ACT",
+            2025,
+            "derived",
+        ),
+    )
+
+
+class DriveLedger:
+    """What a set of equal SSDs has been used up, drive by drive.
+
+    A drive is spent by age or by writes, whichever comes first. Over the whole accounting period,
+    and for each drive::
+
+        M = kg * max(sum(share * dt) / lifetime, sum(bytes_written) * WAF / rated_bytes)
+
+    The maximum is taken once, over the period. Capacity is allocated drive after drive, so that
+    what is not allocated leaves whole drives unused; writes spread over what is allocated.
+
+    Parameters
+    ----------
+    drives:
+        Installed drives.
+    drive_bytes:
+        Capacity of one.
+    kg_per_drive:
+        Kilograms to make one.
+    lifetime_years:
+        Age at which one is replaced.
+    rated_write_bytes:
+        Bytes that the host may write to one (its TBW).
+    write_amplification:
+        Bytes that flash takes for each byte the host writes, beyond what the rating allows for.
+    """
+
+    def __init__(
+        self,
+        drives: int,
+        *,
+        drive_bytes: float,
+        kg_per_drive: float,
+        lifetime_years: float,
+        rated_write_bytes: float,
+        write_amplification: float = 1.0,
+    ) -> None:
+        if drives < 0 or drive_bytes <= 0 or lifetime_years <= 0 or rated_write_bytes <= 0:
+            raise InputError("an SSD ledger needs drives >= 0 and sizes and lifetimes above 0")
+        self._drive_bytes = drive_bytes
+        self._kg_per_drive = kg_per_drive
+        self._lifetime_s = lifetime_years * YEAR_S
+        self._rated_write_bytes = rated_write_bytes / write_amplification
+        self._share_s = np.zeros(drives)
+        self._written_bytes = np.zeros(drives)
+        self._period_s = 0.0
+
+    @property
+    def drives(self) -> int:
+        """Installed drives."""
+        return len(self._share_s)
+
+    def record(self, allocated_bytes: float, duration_s: float, written_bytes: float) -> None:
+        """Note an interval: how much was allocated, how long, and how much was written.
+
+        Raises
+        ------
+        InputError
+            If more is allocated than is installed, or something is written to no allocation.
+        """
+        installed = self.drives * self._drive_bytes
+        if allocated_bytes > installed:
+            raise InputError(f"{allocated_bytes:g} bytes allocated of {installed:g} installed")
+        if written_bytes and not allocated_bytes:
+            raise InputError(f"{written_bytes:g} bytes written to no allocated SSD")
+        first_byte = np.arange(self.drives) * self._drive_bytes
+        share = np.clip((allocated_bytes - first_byte) / self._drive_bytes, 0, 1)
+        self._share_s += share * duration_s
+        self._period_s += duration_s
+        if written_bytes:
+            self._written_bytes += written_bytes * share / share.sum()
+
+    def embodied_g(self, scope: Scope, *, wear: bool = True) -> float:
+        """Grams used up so far; ``wear=False`` counts age alone."""
+        used_s = self._share_s if scope is Scope.ATTRIBUTABLE else self._period_s
+        by_age = np.broadcast_to(used_s / self._lifetime_s, self._share_s.shape)
+        by_writes = self._written_bytes / self._rated_write_bytes
+        spent = np.maximum(by_age, by_writes) if wear else by_age
+        return float(spent.sum()) * self._kg_per_drive * G_PER_KG
+
+    def wear_bound_drives(self, scope: Scope) -> int:
+        """How many drives writes use up faster than age does."""
+        used_s = self._share_s if scope is Scope.ATTRIBUTABLE else self._period_s
+        return int((self._written_bytes / self._rated_write_bytes > used_s / self._lifetime_s).sum())

@@ -1,0 +1,105 @@
+"""``RequestTrace``: what a serving system was asked, as arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.errors import InputError
+from greencache.tiers.directory import KeyDirectory
+
+__all__ = ["RequestTrace"]
+
+
+@dataclass(frozen=True)
+class RequestTrace:
+    """Requests in order of arrival, each with the blocks of its prompt.
+
+    All arrays have one entry a request, unless said otherwise.
+
+    Attributes
+    ----------
+    name:
+        What to call it in results.
+    arrival_s:
+        Arrival, in seconds since the trace began; never decreasing.
+    input_tokens, output_tokens:
+        Lengths of prompt and answer, both at least 1.
+    block_tokens:
+        Tokens to a block.
+    block_names:
+        Block names as the trace gives them, of all requests one after the other. A partial block
+        at the end of a prompt is named too where the trace names it.
+    block_starts:
+        Where each request begins in ``block_names``; one entry more than there are requests.
+    skipped:
+        Malformed lines left out by ``skip_bad``.
+    """
+
+    name: str
+    arrival_s: NDArray[np.float64]
+    input_tokens: NDArray[np.int64]
+    output_tokens: NDArray[np.int64]
+    block_tokens: int
+    block_names: NDArray[np.int64]
+    block_starts: NDArray[np.int64]
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.arrival_s)
+
+    @property
+    def duration_s(self) -> float:
+        """From the first arrival to the last."""
+        return float(self.arrival_s[-1] - self.arrival_s[0])
+
+    @property
+    def mean_rate(self) -> float:
+        """Mean arrivals per second; infinite if all arrive at once."""
+        return len(self) / self.duration_s if self.duration_s else float("inf")
+
+    @cached_property
+    def full_blocks(self) -> NDArray[np.int64]:
+        """Full blocks of each prompt: what can be stored."""
+        return np.minimum(self.input_tokens // self.block_tokens, np.diff(self.block_starts))
+
+    @cached_property
+    def reusable_blocks(self) -> NDArray[np.int64]:
+        """Full blocks that may hit: at least one token of the prompt is left to compute."""
+        return np.minimum(self.full_blocks, (self.input_tokens - 1) // self.block_tokens)
+
+    @cached_property
+    def block_ids(self) -> NDArray[np.int32]:
+        """An id for each entry of ``block_names``; equal where name and whole prefix are equal."""
+        return KeyDirectory().intern_chains(self.block_names, self.block_starts)
+
+    @cached_property
+    def unique_blocks(self) -> int:
+        """How many different blocks there are, partial ones included."""
+        return int(self.block_ids.max()) + 1 if len(self.block_ids) else 0
+
+    def at_mean_rate(self, requests_per_s: float) -> RequestTrace:
+        """Stretch or squeeze the gaps between arrivals, all alike, to a mean rate.
+
+        Reuse happens after the same number of requests, but after a longer or shorter time.
+        """
+        if not (np.isfinite(requests_per_s) and requests_per_s > 0):
+            raise InputError(f"a mean rate is more than 0 requests per second: {requests_per_s}")
+        if self.duration_s == 0:
+            raise InputError("all requests of this trace arrive at once: it has no rate to change")
+        return replace(self, arrival_s=self.arrival_s * (self.mean_rate / requests_per_s))
+
+    def select(self, keep: NDArray[np.bool_]) -> RequestTrace:
+        """Only the requests for which ``keep`` is true."""
+        lengths = np.diff(self.block_starts)
+        return replace(
+            self,
+            arrival_s=self.arrival_s[keep],
+            input_tokens=self.input_tokens[keep],
+            output_tokens=self.output_tokens[keep],
+            block_names=self.block_names[np.repeat(keep, lengths)],
+            block_starts=np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64),
+        )
