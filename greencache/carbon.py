@@ -48,8 +48,8 @@ class Scope(StrEnum):
 
 def operational_g(
     energy_j: NDArray[np.float64], gco2_per_kwh: NDArray[np.float64], pue: float
-) -> float:
-    """Grams emitted to supply energy, given per interval with the intensity of each interval.
+) -> NDArray[np.float64]:
+    """Grams emitted in each interval to supply the energy used in it.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def operational_g(
     """
     if pue < 1:
         raise InputError(f"PUE is a site's energy over its machines' energy, 1 or more, not {pue}")
-    return float(np.dot(energy_j, gco2_per_kwh)) * pue / J_PER_KWH
+    return energy_j * gco2_per_kwh * (pue / J_PER_KWH)
 
 
 def embodied_by_time_g(kg: float, share: float, duration_s: float, lifetime_years: float) -> float:

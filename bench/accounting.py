@@ -1,0 +1,147 @@
+"""Energy and carbon of a simulated run, component by component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.bench.simulation import BIN_S, SimulatedRun
+from greencache.carbon import (
+    J_PER_KWH,
+    Scope,
+    embodied_by_time_g,
+    operational_g,
+)
+from greencache.catalog import Quantity
+from greencache.controller.performance import ServingHardware
+from greencache.factors import Factors
+from greencache.quantities import GB, TB
+from greencache.traces.grid import GridSeries
+
+__all__ = ["COMPONENTS", "CarbonReport", "Installed", "account"]
+
+COMPONENTS = ("gpu", "host", "dram", "ssd")
+"""What carbon is kept apart for: accelerators, the host without them, and the two tiers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What the machine has, of which a plan allocates a part."""
+
+    dram_bytes: int
+    ssd_bytes: int
+
+
+@dataclass(frozen=True)
+class CarbonReport:
+    """Energy and grams of one run over its measured window.
+
+    Attributes
+    ----------
+    energy_kwh:
+        Energy at the machine, by component, PUE not included.
+    operational_g:
+        Grams for that energy, by component, PUE included.
+    embodied_g:
+        Grams of hardware used up, by scope and component.
+    by_minute_g:
+        Operational grams of each interval of the window, all components together.
+    wear_bound_drives:
+        Drives that writes used up faster than age did, in the attributable scope.
+    """
+
+    energy_kwh: dict[str, float]
+    operational_g: dict[str, float]
+    embodied_g: dict[Scope, dict[str, float]]
+    by_minute_g: NDArray[np.float64]
+    wear_bound_drives: int
+
+    def total_g(self, scope: Scope) -> float:
+        """All of it in one scope."""
+        return sum(self.operational_g.values()) + sum(self.embodied_g[scope].values())
+
+
+def _seconds(run: SimulatedRun, start_s: float) -> NDArray[np.float64]:
+    """How much of each bin lies in the window from ``start_s`` to the end of the run."""
+    edges = np.arange(len(run.bins) + 1) * BIN_S
+    inside = np.clip(edges, start_s, run.end_s)
+    return np.diff(inside)
+
+
+def account(
+    run: SimulatedRun,
+    hardware: ServingHardware,
+    factors: Factors,
+    grid: GridSeries,
+    *,
+    dram_bytes: int,
+    ssd_bytes: int,
+    installed: Installed,
+    start_s: float = 0.0,
+) -> CarbonReport:
+    """Account a run with tiers of fixed size, from ``start_s`` (a whole bin) to its end.
+
+    Parameters
+    ----------
+    run, hardware:
+        What was simulated.
+    factors, grid:
+        What energy and hardware cost; the grid's first hour is the trace's.
+    dram_bytes, ssd_bytes:
+        Capacity that the run allocated.
+    installed:
+        Capacity that is there, for the provisioned scope.
+    start_s:
+        End of the warm-up.
+    """
+    seconds = _seconds(run, start_s)
+    measured = seconds > 0
+    bins, seconds = run.bins[measured], seconds[measured]
+    window_s = float(seconds.sum())
+    middle_s = (np.flatnonzero(measured) + 0.5) * BIN_S
+    intensity = grid.at(np.minimum(middle_s, run.end_s))
+    busy_w = factors.host_active_w_per_gpu.value - factors.host_idle_w_per_gpu.value
+    ssd_j = factors.ssd_idle_w_per_tb.value * ssd_bytes / TB * seconds
+    ssd_j += factors.ssd_read_j_per_byte.value * bins["read_bytes"]
+    ssd_j += factors.ssd_write_j_per_byte.value * bins["written_bytes"]
+    energy_j = {
+        "gpu": bins["gpu_j"],
+        "host": hardware.gpus
+        * (factors.host_idle_w_per_gpu.value * seconds + busy_w * bins["busy_s"]),
+        "dram": factors.dram_w_per_gb.value * dram_bytes / GB * seconds,
+        "ssd": ssd_j,
+    }
+    ledger = factors.ledger(factors.drives(installed.ssd_bytes))
+    ledger.record(ssd_bytes, window_s, float(bins["written_bytes"].sum()))
+
+    def machine_g(kg: Quantity, share: float, lifetime_years: Quantity) -> float:
+        return embodied_by_time_g(kg.value, share, window_s, lifetime_years.value)
+
+    always = {
+        "gpu": machine_g(factors.gpu_kg, hardware.gpus, factors.gpu_lifetime_years),
+        "host": machine_g(factors.host_kg_per_gpu, hardware.gpus, factors.host_lifetime_years),
+    }
+    charged_dram_bytes = {Scope.ATTRIBUTABLE: dram_bytes, Scope.PROVISIONED: installed.dram_bytes}
+    embodied = {
+        scope: {
+            **always,
+            "dram": machine_g(
+                factors.dram_kg_per_gb, charged_dram_bytes[scope] / GB, factors.dram_lifetime_years
+            ),
+            "ssd": ledger.embodied_g(scope),
+        }
+        for scope in Scope
+    }
+    operational = {
+        name: operational_g(joules, intensity, factors.pue.value)
+        for name, joules in energy_j.items()
+    }
+    return CarbonReport(
+        energy_kwh={name: float(joules.sum()) / J_PER_KWH for name, joules in energy_j.items()},
+        operational_g={name: float(grams.sum()) for name, grams in operational.items()},
+        embodied_g=embodied,
+        by_minute_g=np.sum(list(operational.values()), axis=0),
+        wear_bound_drives=ledger.wear_bound_drives(Scope.ATTRIBUTABLE),
+    )

@@ -1,0 +1,253 @@
+"""Plots of a replay, each a matplotlib figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from greencache.bench.accounting import COMPONENTS
+from greencache.bench.replay import TIERS, Measured, PlanResult, Replay
+from greencache.bench.simulation import BIN_S
+from greencache.quantities import GIB, TB
+
+__all__ = ["carbon_by_component", "carbon_over_time", "hit_rate_by_tier", "overview", "ttft"]
+
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "greencache",  # the same replay gives the same bytes
+}
+
+# Okabe and Ito's palette, which people with colour-blindness can tell apart.
+_TIER_COLOURS = {"hbm": "#0072B2", "dram": "#56B4E9", "ssd": "#E69F00"}
+_COMPONENT_COLOURS = {"gpu": "#0072B2", "host": "#999999", "dram": "#56B4E9", "ssd": "#E69F00"}
+_PLAN_COLOURS = {
+    "none": "#999999",
+    "hbm-only": "#0072B2",
+    "full": "#D55E00",
+    "best-static": "#009E73",
+}
+_OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_NAMES = {"gpu": "GPU", "host": "host", "hbm": "HBM", "dram": "DRAM", "ssd": "SSD"}
+
+
+def _colours(replay: Replay) -> dict[str, str]:
+    others = [r.plan for r in replay.results if r.plan not in _PLAN_COLOURS]
+    extra = {plan: _OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i, plan in enumerate(others)}
+    return _PLAN_COLOURS | extra
+
+
+def _measured(replay: Replay) -> list[tuple[PlanResult, Measured]]:
+    """Runs that gave numbers, last plan first, as horizontal bars are drawn from below."""
+    return [(r, r.measured) for r in replay.results[::-1] if r.measured is not None]
+
+
+def _label(result: PlanResult) -> str:
+    return result.plan if result.valid else f"{result.plan}\n(SLO missed)"
+
+
+def _draw_carbon(axes: Axes, replay: Replay) -> None:
+    runs = _measured(replay)
+    labels = [_label(result) for result, _ in runs]
+    scope = replay.setup.scope
+    left = np.zeros(len(runs))
+    for kind in ("operational", "embodied"):
+        for name in COMPONENTS:
+            grams = np.array(
+                [
+                    (
+                        m.carbon.operational_g if kind == "operational" else m.carbon.embodied_g[scope]
+                    )[name]
+                    / (m.output_tokens / 1000)
+                    for _, m in runs
+                ]
+            )
+            if not grams.any():
+                continue
+            axes.barh(
+                labels,
+                grams,
+                left=left,
+                height=0.62,
+                color=_COMPONENT_COLOURS[name],
+                alpha=1.0 if kind == "operational" else 0.75,
+                hatch="" if kind == "operational" else "////",
+                edgecolor="white",
+                linewidth=0.6,
+                label=f"{_NAMES[name]} {kind}",
+            )
+            left += grams
+    for y, total in enumerate(left):
+        axes.text(total, y, f" {total:.3g}", va="center", fontsize=9)
+    axes.set_xlim(0, left.max() * 1.12)
+    axes.set_xlabel("gCO2e per 1,000 output tokens")
+    axes.set_title("Carbon by component")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=4, fontsize=8)
+
+
+def _draw_hits(axes: Axes, replay: Replay) -> None:
+    runs = _measured(replay)
+    labels = [_label(result) for result, _ in runs]
+    left = np.zeros(len(runs))
+    for tier in TIERS:
+        share = np.array([m.hit_rate_tokens_by_tier[tier] for _, m in runs])
+        axes.barh(
+            labels, share, left=left, height=0.62, color=_TIER_COLOURS[tier], label=_NAMES[tier]
+        )
+        left += share
+    for y, total in enumerate(left):
+        axes.text(total, y, f" {total:.1%}", va="center", fontsize=9)
+    axes.set_xlim(0, max(left.max() * 1.2, 0.05))
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("prompt tokens served from cache")
+    axes.set_title("Hit rate by tier")
+    axes.grid(axis="y", visible=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3, fontsize=8)
+
+
+def _draw_ttft(axes: Axes, replay: Replay) -> None:
+    colours = _colours(replay)
+    for result, measured in _measured(replay)[::-1]:
+        times_s = np.sort(measured.ttft_s)
+        share = np.arange(1, len(times_s) + 1) / len(times_s)
+        # Quantiles rather than every request: the plot stays small whatever the trace.
+        picked = np.unique(np.linspace(0, len(times_s) - 1, 400).astype(int))
+        axes.step(
+            times_s[picked],
+            share[picked],
+            where="post",
+            color=colours[result.plan],
+            label=f"{result.plan}: median {np.median(times_s):.2g} s",
+        )
+    slo = replay.setup.slo
+    axes.axvline(slo.ttft_s, color="black", linestyle=":", linewidth=1)
+    axes.axhline(slo.target, color="black", linestyle=":", linewidth=1)
+    axes.annotate(
+        f"SLO {slo.ttft_s:g} s, {slo.target:.0%}",
+        (slo.ttft_s, slo.target),
+        xytext=(5, -12),
+        textcoords="offset points",
+        fontsize=8,
+    )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    axes.set_ylim(0, 1.01)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_xlabel("time to first token, s (log scale)")
+    axes.set_ylabel("requests at or below")
+    axes.set_title("TTFT distribution")
+    axes.legend(loc="lower right", fontsize=8)
+
+
+def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> Figure:
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        return figure
+
+
+def carbon_by_component(replay: Replay) -> Figure:
+    """Grams per 1,000 output tokens of each plan, by component and kind."""
+    rows = len(_measured(replay))
+    return _figure(9, 1.8 + 0.45 * rows, lambda figure: _draw_carbon(figure.subplots(), replay))
+
+
+def hit_rate_by_tier(replay: Replay) -> Figure:
+    """Share of prompt tokens served by each tier."""
+    rows = len(_measured(replay))
+    return _figure(9, 1.5 + 0.45 * rows, lambda figure: _draw_hits(figure.subplots(), replay))
+
+
+def ttft(replay: Replay) -> Figure:
+    """Cumulative distribution of the time to first token, with the SLO."""
+    return _figure(9, 3.6, lambda figure: _draw_ttft(figure.subplots(), replay))
+
+
+def _shade_warmup(axes: Axes, replay: Replay) -> None:
+    if replay.setup.warmup_s:
+        axes.axvspan(0, replay.setup.warmup_s / 60, color="#f3f3f3", zorder=0)
+
+
+def carbon_over_time(replay: Replay) -> Figure:
+    """Grid intensity, operational carbon, and what DRAM and SSD may hold and do hold."""
+    colours = _colours(replay)
+    runs = [(r, m) for r, m in _measured(replay)[::-1]]
+    setup = replay.setup
+
+    def draw(figure: Figure) -> None:
+        grid, carbon, dram, ssd = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1.5, 1, 1))
+        bins = max(len(m.used_bytes["dram"]) for _, m in runs)
+        edges_s = np.minimum(np.arange(bins + 1) * BIN_S, setup.trace.duration_s)
+        grid.stairs(setup.grid.at(edges_s[:-1]), np.arange(bins + 1) * BIN_S / 60, color="black")
+        grid.set_ylabel("g/kWh")
+        grid.set_ylim(bottom=0)
+        grid.set_title(
+            f"Grid carbon intensity, {setup.grid.zone} from {setup.grid.start:%Y-%m-%d %H:%M} UTC"
+        )
+        for result, m in runs:
+            colour = colours[result.plan]
+            minutes = setup.warmup_s / 60 + (np.arange(len(m.carbon.by_minute_g)) + 0.5) * BIN_S / 60
+            smooth = np.convolve(m.carbon.by_minute_g, np.ones(5) / 5, mode="valid")
+            carbon.plot(minutes[2:-2], smooth, color=colour, label=result.plan)
+            for axes, tier, capacity, unit in (
+                (dram, "dram", result.dram_bytes, GIB),
+                (ssd, "ssd", result.ssd_bytes, TB),
+            ):
+                if capacity == 0:
+                    continue
+                used = m.used_bytes[tier]
+                axes.plot(np.arange(1, len(used) + 1) * BIN_S / 60, used / unit, color=colour)
+                axes.axhline(capacity / unit, color=colour, linestyle="--", linewidth=1)
+        carbon.set_title("Operational carbon, g per minute (mean over 5 minutes)")
+        carbon.set_ylim(bottom=0)
+        carbon.legend(loc="lower right", ncols=4, fontsize=8)
+        dram.set_title("DRAM, GiB: capacity (dashed) and in use")
+        ssd.set_title("SSD, TB: capacity (dashed) and in use")
+        for axes in (dram, ssd):
+            axes.set_ylim(bottom=0)
+            if not axes.lines:
+                axes.text(0.5, 0.5, "no plan has any", transform=axes.transAxes, ha="center")
+        for axes in (grid, carbon, dram, ssd):
+            _shade_warmup(axes, replay)
+        ssd.set_xlabel("minutes since the trace began" + ("; warm-up shaded" if setup.warmup_s else ""))
+        ssd.set_xlim(0, max(setup.trace.duration_s / 60, 1))
+
+    return _figure(9, 8, draw)
+
+
+def overview(replay: Replay) -> Figure:
+    """Carbon, hit rate and TTFT side by side: the replay in one picture."""
+
+    def draw(figure: Figure) -> None:
+        carbon, hits, latency = figure.subplots(1, 3, width_ratios=(1.35, 1, 1.1))
+        _draw_carbon(carbon, replay)
+        _draw_hits(hits, replay)
+        _draw_ttft(latency, replay)
+        setup = replay.setup
+        end = setup.grid.start + timedelta(seconds=setup.trace.duration_s)
+        figure.suptitle(
+            f"{setup.trace.name}: {len(setup.trace):,} requests, {setup.hardware.model.title} on "
+            f"{setup.hardware.name} (simulated), grid {setup.grid.zone} "
+            f"{setup.grid.start:%Y-%m-%d %H:%M} to {end:%H:%M} UTC",
+            fontsize=11,
+        )
+
+    return _figure(15, 4.2, draw)

@@ -1,0 +1,109 @@
+"""A replay as one self-contained HTML page, or as a picture."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from greencache.bench import charts
+from greencache.bench.replay import TIERS, PlanResult, Replay
+from greencache.quantities import format_bytes
+from greencache.version import VERSION
+
+__all__ = ["html_report", "png_picture"]
+
+
+def _svg(figure: Figure) -> Markup:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", metadata={"Date": None})
+    svg = text.getvalue()
+    return Markup(svg[svg.index("<svg") :])  # noqa: S704 - drawn by us
+
+
+def _headline(replay: Replay) -> list[str]:
+    """What the replay says, in sentences."""
+    full, base, best = (replay.result(name) for name in ("full", "hbm-only", "best-static"))
+    sentences = []
+    if full and base and full.measured and base.measured:
+        faster = 1 - np.median(full.measured.ttft_s) / np.median(base.measured.ttft_s)
+        energy = 1 - sum(full.measured.carbon.energy_kwh.values()) / sum(
+            base.measured.carbon.energy_kwh.values()
+        )
+        saving = replay.saving(full, "hbm-only")
+        carbon = "" if saving is None else f", and its carbon is {_change(saving)}"
+        sentences.append(
+            f"Keeping everything (full) serves {full.measured.hit_rate_tokens:.1%} of prompt tokens "
+            f"from cache against {base.measured.hit_rate_tokens:.1%} in HBM alone. Median TTFT is "
+            f"{_change(faster)}, energy {_change(energy)}{carbon}, per output token."
+        )
+    if best and best.valid and base and (saving := replay.saving(best, "hbm-only")) is not None:
+        size = (
+            f"{format_bytes(best.dram_bytes)} of DRAM and {format_bytes(best.ssd_bytes)} of SSD"
+            if best.dram_bytes or best.ssd_bytes
+            else "no DRAM and no SSD at all"
+        )
+        sentences.append(
+            f"The best fixed size, known only in hindsight, is {size}: {_change(saving)} carbon "
+            "against HBM alone."
+        )
+    return sentences
+
+
+def _change(saving: float) -> str:
+    return f"{abs(saving):.1%} {'lower' if saving >= 0 else 'higher'}"
+
+
+def _row(replay: Replay, result: PlanResult) -> dict[str, object]:
+    scope = replay.setup.scope
+    measured = result.measured
+    row: dict[str, object] = {"result": result, "measured": measured}
+    if measured is not None:
+        carbon = measured.carbon
+        row |= {
+            "ttft": np.percentile(measured.ttft_s, [50, 90, 99]),
+            "tpot": np.percentile(measured.tpot_s, [50, 90]) if len(measured.tpot_s) else None,
+            "operational_g": sum(carbon.operational_g.values()),
+            "embodied_g": sum(carbon.embodied_g[scope].values()),
+            "energy_kwh": sum(carbon.energy_kwh.values()),
+            "saving": replay.saving(result, "hbm-only") if result.plan != "hbm-only" else None,
+        }
+    return row
+
+
+def html_report(replay: Replay) -> str:
+    """The page, with its plots as SVG inside; it needs no network and no script."""
+    environment = Environment(
+        loader=PackageLoader("greencache.bench"), autoescape=True, undefined=StrictUndefined
+    )
+    environment.filters["bytes"] = format_bytes
+    plots = []
+    if any(result.measured is not None for result in replay.results):
+        plots = [
+            (_svg(charts.carbon_by_component(replay)), "Carbon by component and plan"),
+            (_svg(charts.hit_rate_by_tier(replay)), "Hit rate by tier and plan"),
+            (_svg(charts.ttft(replay)), "Distribution of the time to first token"),
+            (_svg(charts.carbon_over_time(replay)), "Carbon and tier capacity over time"),
+        ]
+    trace, grid = replay.setup.trace, replay.setup.grid
+    return environment.get_template("replay.html").render(
+        replay=replay,
+        setup=replay.setup,
+        mean_gco2_per_kwh=grid.at(np.arange(0.0, trace.duration_s + 1.0, 60.0)).mean(),
+        headline=_headline(replay),
+        rows=[_row(replay, result) for result in replay.results],
+        tiers=TIERS,
+        plots=plots,
+        factors=replay.setup.factors.as_json(),
+        version=VERSION,
+    )
+
+
+def png_picture(replay: Replay) -> bytes:
+    """Carbon, hit rate and TTFT in one picture."""
+    picture = io.BytesIO()
+    charts.overview(replay).savefig(picture, format="png", dpi=110)
+    return picture.getvalue()

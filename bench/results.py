@@ -1,0 +1,154 @@
+"""The JSON of a replay: schema ``greencache.replay/1``, which others rely on.
+
+Fields are only ever added. A number that does not exist is null: everything measured of an
+overloaded run, a saving against a plan that is not there or not valid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.bench.accounting import COMPONENTS, CarbonReport
+from greencache.bench.replay import Measured, PlanResult, Replay
+from greencache.carbon import Scope
+
+__all__ = ["SCHEMA", "as_json"]
+
+SCHEMA = "greencache.replay/1"
+
+_UNMEASURED = {
+    "requests": None,
+    "output_tokens": None,
+    "hit_rate_tokens": None,
+    "hit_rate_tokens_by_tier": None,
+    "ttft_s": None,
+    "tpot_s": None,
+    "slo_attainment": None,
+    "energy_kwh": None,
+    "energy_kwh_by_component": None,
+    "carbon_g": None,
+    "carbon_g_by_scope": None,
+    "sci_g_per_1k_output_tokens": None,
+    "sci_g_per_request": None,
+    "ssd_bytes_written": None,
+    "ssd_bytes_dropped": None,
+    "ssd_drives_bound_by_wear": None,
+}
+
+
+def _summary(values: NDArray[np.float64]) -> dict[str, float] | None:
+    if len(values) == 0:
+        return None
+    p50, p90, p99 = np.percentile(values, [50, 90, 99])
+    return {"mean": float(values.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
+
+
+def _carbon(report: CarbonReport, scope: Scope) -> dict[str, Any]:
+    embodied = report.embodied_g[scope]
+    return {
+        "total": report.total_g(scope),
+        "operational": sum(report.operational_g.values()),
+        "embodied": sum(embodied.values()),
+        "by_component": {
+            name: {"operational": report.operational_g[name], "embodied": embodied[name]}
+            for name in COMPONENTS
+        },
+    }
+
+
+def _measured(measured: Measured, scope: Scope) -> dict[str, Any]:
+    report = measured.carbon
+    return {
+        "requests": measured.requests,
+        "output_tokens": measured.output_tokens,
+        "hit_rate_tokens": measured.hit_rate_tokens,
+        "hit_rate_tokens_by_tier": measured.hit_rate_tokens_by_tier,
+        "ttft_s": _summary(measured.ttft_s),
+        "tpot_s": _summary(measured.tpot_s),
+        "slo_attainment": measured.slo_attainment,
+        "energy_kwh": sum(report.energy_kwh.values()),
+        "energy_kwh_by_component": report.energy_kwh,
+        "carbon_g": _carbon(report, scope),
+        "carbon_g_by_scope": {str(each): _carbon(report, each) for each in Scope},
+        "sci_g_per_1k_output_tokens": measured.sci_g_per_1k_output_tokens,
+        "sci_g_per_request": measured.grams / measured.requests,
+        "ssd_bytes_written": measured.ssd_bytes_written,
+        "ssd_bytes_dropped": measured.ssd_bytes_dropped,
+        "ssd_drives_bound_by_wear": report.wear_bound_drives,
+    }
+
+
+def _run(replay: Replay, result: PlanResult) -> dict[str, Any]:
+    setup = replay.setup
+    return {
+        "plan": result.plan,
+        "policy": str(setup.policy),
+        "valid": result.valid,
+        "invalid_because": result.invalid_because,
+        "rejected": replay.rejections.total,
+        "rejected_because": {
+            "exceeds_model_context": replay.rejections.too_long_for_model,
+            "exceeds_hbm": replay.rejections.too_large_for_hbm,
+        },
+        "warmup_s": setup.warmup_s,
+        "embodied_scope": str(setup.scope),
+        "capacity_bytes": [[0.0, {"dram": result.dram_bytes, "ssd": result.ssd_bytes}]],
+        **(_UNMEASURED if result.measured is None else _measured(result.measured, setup.scope)),
+        "saving_vs_full": replay.saving(result, "full"),
+        "saving_vs_hbm_only": replay.saving(result, "hbm-only"),
+        "saving_vs_best_static": replay.saving(result, "best-static"),
+    }
+
+
+def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
+    """Everything about a replay, ready for ``json.dump``."""
+    setup = replay.setup
+    trace, hardware, grid = setup.trace, setup.hardware, setup.grid
+    hours = grid.at(np.arange(0.0, trace.duration_s + 1.0, 60.0))
+    return {
+        "schema": SCHEMA,
+        "simulated": True,
+        "trace": {
+            "name": trace.name,
+            "requests": len(trace),
+            "duration_s": trace.duration_s,
+            "input_tokens": int(trace.input_tokens.sum()),
+            "output_tokens": int(trace.output_tokens.sum()),
+            "block_tokens": trace.block_tokens,
+            "mean_rate_per_s": None if trace.duration_s == 0 else trace.mean_rate,
+            "skipped_lines": trace.skipped,
+            "composed_from": [],
+        },
+        "grid": {
+            "zone": grid.zone,
+            "start": grid.start.isoformat(),
+            "mean_gco2_per_kwh": float(hours.mean()),
+            "kind": grid.kind,
+            "accounting": "average",
+            "source": grid.source,
+        },
+        "model": hardware.model.name,
+        "hardware": hardware.name,
+        "weight_dtype": hardware.weight_dtype,
+        "kv_dtype": hardware.layout.dtype,
+        "block_bytes": hardware.layout.block_bytes,
+        "hbm_kv_bytes": hardware.kv_bytes,
+        "installed_bytes": {"dram": setup.installed.dram_bytes, "ssd": setup.installed.ssd_bytes},
+        "slo": {
+            "ttft_s": setup.slo.ttft_s,
+            "tpot_s": setup.slo.tpot_s,
+            "target": setup.slo.target,
+        },
+        "boundary": (
+            "GPUs, host and cache tiers of one engine; operational energy times PUE; embodied by "
+            "time, SSD by age or wear. Network, building and end of life are left out."
+        ),
+        "factors": setup.factors.as_json(),
+        "runs": [_run(replay, result) for result in replay.results],
+        "wall_s": wall_s,
+        "simulations": replay.simulations,
+        "block_accesses_per_s": replay.block_accesses / max(replay.simulating_s, 1e-9),
+    }

@@ -1,0 +1,126 @@
+"""A replay as a table that a person can read in a terminal."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from greencache.bench.replay import TIERS, PlanResult, Replay
+from greencache.quantities import format_bytes
+
+__all__ = ["replay_table"]
+
+_COMPARATOR = "hbm-only"
+
+
+def _heading(replay: Replay) -> list[str]:
+    setup = replay.setup
+    trace, hardware, grid = setup.trace, setup.hardware, setup.grid
+    intensity = grid.at(np.arange(0.0, trace.duration_s + 1.0, 60.0)).mean()
+    lines = [
+        f"{trace.name}: {len(trace):,} requests in {trace.duration_s:,.0f} s"
+        f" ({trace.input_tokens.sum() / 1e6:,.1f} M prompt tokens,"
+        f" {trace.output_tokens.sum() / 1e6:,.1f} M output tokens)",
+        f"{hardware.model.title} on {hardware.name} (simulated), {hardware.weight_dtype} weights,"
+        f" {hardware.layout.dtype} KV, policy {setup.policy}",
+        f"{grid.zone} from {grid.start:%Y-%m-%d %H:%M} UTC, mean {intensity:.0f} gCO2e/kWh"
+        f" ({grid.kind}, average; {grid.source})",
+    ]
+    notes = []
+    if setup.warmup_s:
+        notes.append(f"the first {setup.warmup_s:,.0f} s warm the caches and are not measured")
+    if replay.rejections.total:
+        notes.append(f"{replay.rejections.total:,} requests rejected: too long for model or HBM")
+    if trace.skipped:
+        notes.append(f"{trace.skipped:,} malformed lines skipped")
+    return [*lines, *notes]
+
+
+def _latency(values: NDArray[np.float64], scale: float) -> str:
+    if len(values) == 0:
+        return "-"
+    p50, p90 = np.percentile(values, [50, 90]) * scale
+    return f"{p50:.3g} / {p90:.3g}"
+
+
+def _size(count: int) -> str:
+    return format_bytes(count) if count else "-"
+
+
+def _row(replay: Replay, result: PlanResult) -> list[str]:
+    sizes = [_size(result.dram_bytes), _size(result.ssd_bytes)]
+    measured = result.measured
+    if measured is None:
+        return [result.plan, *sizes, *["-"] * 7, "invalid"]
+    carbon = measured.carbon
+    embodied_g = sum(carbon.embodied_g[replay.setup.scope].values())
+    saving = replay.saving(result, _COMPARATOR)
+    if not result.valid:
+        versus = "invalid"
+    elif saving is None or result.plan == _COMPARATOR:
+        versus = "-"
+    else:
+        versus = f"{-saving:+.1%}"
+    return [
+        result.plan,
+        *sizes,
+        f"{measured.hit_rate_tokens:.1%}",
+        _latency(measured.ttft_s, 1.0),
+        _latency(measured.tpot_s, 1e3),
+        f"{measured.slo_attainment:.1%}",
+        f"{sum(carbon.operational_g.values()):,.0f}",
+        f"{embodied_g:,.0f}",
+        f"{measured.sci_g_per_1k_output_tokens:.4g}",
+        versus,
+    ]
+
+
+def replay_table(replay: Replay) -> Group:
+    """The replay's heading, one row a plan, and what is to be known to read it."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("plan", style="bold")
+    for heading in (
+        "DRAM",
+        "SSD",
+        "hit rate\ntokens",
+        "TTFT s\np50 / p90",
+        "TPOT ms\np50 / p90",
+        "in SLO",
+        "operat.\ngCO2e",
+        "embodied\ngCO2e",
+        "g per 1k\noutput tok.",
+        f"vs\n{_COMPARATOR}",
+    ):
+        table.add_column(heading, justify="right")
+    for result in replay.results:
+        best = result.plan == "best-static"
+        table.add_row(*_row(replay, result), style="green" if best and result.valid else None)
+    setup = replay.setup
+    factors = setup.factors
+    footer = [
+        f"Hit rate by tier: {_tiers(replay)}",
+        f"Embodied: {setup.scope}; SSD {factors.ssd_kg_per_tb.value:g} kg/TB"
+        f" ({factors.ssd_kg_per_tb.low:g} to {factors.ssd_kg_per_tb.high:g} published), by age over"
+        f" {factors.ssd_lifetime_years.value:g} years or by wear, whichever is more;"
+        f" DRAM {factors.dram_kg_per_gb.value:g} kg/GB; PUE {factors.pue.value:g}.",
+    ]
+    footer += [
+        f"{result.plan} is invalid: {result.invalid_because}"
+        for result in replay.results
+        if not result.valid
+    ]
+    head = Text("\n".join(_heading(replay)), style="dim")
+    return Group(head, Text(), table, Text(), Text("\n".join(footer), style="dim"))
+
+
+def _tiers(replay: Replay) -> str:
+    parts = []
+    for result in replay.results:
+        if result.measured is not None and result.measured.hit_rate_tokens > 0:
+            by_tier = result.measured.hit_rate_tokens_by_tier
+            shares = ", ".join(f"{tier.upper()} {by_tier[tier]:.1%}" for tier in TIERS)
+            parts.append(f"{result.plan} {shares}")
+    return "; ".join(parts) or "no hits"

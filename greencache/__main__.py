@@ -1,0 +1,5 @@
+"""``python -m greencache``."""
+
+from greencache.cli import main
+
+main()

@@ -1,0 +1,230 @@
+"""The commands. Everything heavy is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from greencache.errors import GreenCacheError, InputError
+from greencache.version import VERSION
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="""Carbon-aware KV-cache storage for LLM serving.
+
+    Every option that has a setting can be given as a variable GREENCACHE_... instead;
+    'greencache settings' lists them.""",
+)
+
+_JSON = typer.Option("--json", help="Write the result as JSON to this file; - for standard output.")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"greencache {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def replay(
+    trace: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Request trace in Mooncake's JSON lines, plain or gzipped. "
+            "Default: the Mooncake conversation trace that ships with GreenCache."
+        ),
+    ] = None,
+    plans: Annotated[
+        str,
+        typer.Option(
+            help="Plans to compare: none, hbm-only, full, best-static, static:SSD or "
+            "static:DRAM+SSD (static:4TB, static:64GiB+4TB)."
+        ),
+    ] = "none,hbm-only,full,best-static",
+    policy: Annotated[
+        str | None, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve or lcs.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model served, e.g. llama-3.1-8b or llama-3.1-70b.")
+    ] = None,
+    hardware: Annotated[
+        str | None, typer.Option(help="GPUs of one host with tensor parallelism, e.g. 4xH100.")
+    ] = None,
+    weight_dtype: Annotated[
+        str | None, typer.Option(help="Type of the weights: bf16, fp16, fp8, int8 or int4.")
+    ] = None,
+    kv_dtype: Annotated[str | None, typer.Option(help="Type of the KV: bf16, fp16, fp8.")] = None,
+    dram: Annotated[str | None, typer.Option(help="Host DRAM for KV, e.g. 512GiB.")] = None,
+    ssd: Annotated[str | None, typer.Option(help="SSD for KV, e.g. 16TB.")] = None,
+    ssd_kg_per_tb: Annotated[
+        float | None, typer.Option(help="Embodied carbon of SSD; published: 3.9 to 160.")
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="Grid zone that ships with GreenCache, or an hourly CSV as FILE[:ZONE]."),
+    ] = None,
+    grid_start: Annotated[
+        str | None,
+        typer.Option(help="Hour of the grid's series at which the trace begins, UTC."),
+    ] = None,
+    mean_rate: Annotated[
+        float | None,
+        typer.Option(help="Stretch the trace's time to this many requests a second on average."),
+    ] = None,
+    warmup: Annotated[
+        str | None,
+        typer.Option(
+            help="How long requests fill the caches before measuring begins, e.g. 10min; rounded "
+            "down to whole minutes. Default: a sixth of the trace."
+        ),
+    ] = None,
+    slo_ttft: Annotated[str | None, typer.Option(help="Promised TTFT, e.g. 2s.")] = None,
+    slo_tpot: Annotated[str | None, typer.Option(help="Promised TPOT, e.g. 200ms.")] = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(help="Embodied carbon of what is allocated or installed: attributable, provisioned."),
+    ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip malformed lines of the trace and count them.")
+    ] = False,
+    json: Annotated[Path | None, _JSON] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
+    png: Annotated[Path | None, typer.Option(help="Write the main plots to this picture.")] = None,
+) -> None:
+    """Replay a request trace under several storage plans, with latency and carbon.
+
+    Simulates an inference engine with continuous batching, its prefix cache in HBM and KV tiers in
+    DRAM and SSD, and accounts energy and carbon on a real grid. Without arguments it replays an
+    hour of production chat.
+
+    Examples:
+
+      greencache replay
+
+      greencache replay --grid FR --grid-start 2022-07-01T00:00Z --html report.html
+
+      greencache replay my.jsonl.gz --model llama-3.1-70b --hardware 8xH100 --plans hbm-only,full
+    """
+    from greencache.cli import replay as command
+
+    command.run(
+        command.Options(
+            trace=trace,
+            plans=plans,
+            policy=policy,
+            model=model,
+            hardware=hardware,
+            weight_dtype=weight_dtype,
+            kv_dtype=kv_dtype,
+            dram=dram,
+            ssd=ssd,
+            ssd_kg_per_tb=ssd_kg_per_tb,
+            grid=grid,
+            grid_start=grid_start,
+            mean_rate=mean_rate,
+            warmup=warmup,
+            slo_ttft=slo_ttft,
+            slo_tpot=slo_tpot,
+            scope=scope,
+            skip_bad=skip_bad,
+            json=json,
+            html=html,
+            png=png,
+        )
+    )
+
+
+@app.command()
+def curve(
+    trace: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Request trace in Mooncake's JSON lines, plain or gzipped. "
+            "Default: the trace that ships with GreenCache."
+        ),
+    ] = None,
+    policy: Annotated[
+        str, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve or lcs.")
+    ] = "lru",
+    capacities: Annotated[
+        str | None,
+        typer.Option(
+            help="Capacities, separated by commas: in blocks, or with --model in bytes "
+            "(64GiB,1TB). Default: halving from the whole trace."
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Model whose KV blocks give the capacities in bytes.")
+    ] = None,
+    kv_dtype: Annotated[str, typer.Option(help="Type of the model's KV.")] = "bf16",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip malformed lines of the trace and count them.")
+    ] = False,
+    json: Annotated[Path | None, _JSON] = None,
+    png: Annotated[Path | None, typer.Option(help="Plot the curve to this picture.")] = None,
+) -> None:
+    """Hit rate over cache capacity.
+
+    Storing takes no time here: a block is there for the next request. For lru, blocks are counted
+    in the order of the trace, as cache simulators do (hit_blocks), and by leading prefix of full
+    blocks, as an engine can use them (hit_rate_tokens). The other policies count by prefix.
+    """
+    from greencache.cli import curve as command
+
+    command.run(
+        command.Options(
+            trace=trace,
+            policy=policy,
+            capacities=capacities,
+            model=model,
+            kv_dtype=kv_dtype,
+            skip_bad=skip_bad,
+            json=json,
+            png=png,
+        )
+    )
+
+
+@app.command()
+def settings(
+    json: Annotated[Path | None, _JSON] = None,
+) -> None:
+    """List every setting with its variable, its value and where that is from."""
+    from greencache.cli import settings as command
+
+    command.run(json)
+
+
+def main() -> None:
+    """Run the command line; exit 0 done, 1 failed, 2 wrong usage or input."""
+    try:
+        app(prog_name="greencache")
+    except GreenCacheError as fault:
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(2 if isinstance(fault, InputError) else 1)
+    except BrokenPipeError:
+        # Whoever read our output has closed it; leave without a second complaint at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

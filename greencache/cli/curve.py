@@ -1,0 +1,108 @@
+"""``greencache curve``: from options to results."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from greencache.bench.curve import Curve, default_capacities, measure_curve
+from greencache.cli.output import STDOUT, check_writable, write_json, write_output
+from greencache.cli.progress import progress_bar
+from greencache.controller.models import find_model
+from greencache.errors import InputError
+from greencache.quantities import format_bytes, parse_bytes
+from greencache.tiers.policies import Policy
+from greencache.traces.mooncake import read_mooncake
+from greencache.traces.samples import sample_trace_path
+
+__all__ = ["Options", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, unparsed."""
+
+    trace: Path | None
+    policy: str
+    capacities: str | None
+    model: str | None
+    kv_dtype: str
+    skip_bad: bool
+    json: Path | None
+    png: Path | None
+
+
+def _capacities(text: str, block_bytes: int | None) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts:
+        raise InputError("--capacities needs at least one capacity")
+    if block_bytes is not None:
+        return sorted(parse_bytes(part) // block_bytes for part in parts)
+    unusable = [part for part in parts if not part.isascii() or not part.isdigit()]
+    if unusable:
+        raise InputError(
+            f"capacity {unusable[0]!r} is not a number of blocks; give --model to use bytes"
+        )
+    return sorted(int(part) for part in parts)
+
+
+def _table(curve: Curve, block_bytes: int | None) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("capacity\nblocks", "capacity", "hits\nblocks", "hit rate\nblocks", "hit rate\ntokens"):
+        if heading != "capacity" or block_bytes is not None:
+            table.add_column(heading, justify="right")
+    for point in curve.points:
+        size = [] if block_bytes is None else [format_bytes(point.capacity_blocks * block_bytes)]
+        table.add_row(
+            f"{point.capacity_blocks:,}",
+            *size,
+            f"{point.hit_blocks:,}",
+            f"{point.hit_rate_blocks:.2%}",
+            f"{point.hit_rate_tokens:.2%}",
+        )
+    return table
+
+
+def run(options: Options) -> None:
+    """Measure the curve, print it, write what was asked for.
+
+    Raises
+    ------
+    InputError
+        If an option or the trace is not usable.
+    OutputError
+        If a result cannot be written.
+    """
+    check_writable(options.json, options.png)
+    policy = Policy.parse(options.policy)
+    model = None if options.model is None else find_model(options.model)
+    path = sample_trace_path() if options.trace is None else options.trace
+    trace = read_mooncake(path, skip_bad=options.skip_bad)
+    block_bytes = None
+    if model is not None:
+        layout = model.kv_layout(options.kv_dtype, block_tokens=trace.block_tokens, ranks=1)
+        block_bytes = layout.block_bytes
+    capacities = default_capacities(trace)
+    if options.capacities is not None:
+        capacities = _capacities(options.capacities, block_bytes)
+    with progress_bar([f"{policy} curve"]) as report:
+        curve = measure_curve(
+            trace, policy, capacities, on_progress=lambda share: report(f"{policy} curve", share)
+        )
+    if options.json is not None:
+        write_json(options.json, curve.as_json(block_bytes))
+    if options.png is not None:
+        from greencache.bench.curve_chart import curve_picture
+
+        write_output(options.png, curve_picture(curve, block_bytes))
+    if options.json != STDOUT:
+        console = Console(highlight=False)
+        console.print(
+            f"{curve.trace}: {curve.accesses:,} block accesses, {curve.unique_blocks:,} different "
+            f"blocks of {curve.block_tokens} tokens; policy {policy}\n",
+            style="dim",
+        )
+        console.print(_table(curve, block_bytes))

@@ -1,0 +1,181 @@
+"""``greencache replay``: from options and settings to results."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from greencache.bench.accounting import Installed
+from greencache.bench.plans import parse_plans
+from greencache.bench.replay import Replay, ReplaySetup, Slo, run_replay
+from greencache.bench.results import as_json
+from greencache.bench.simulation import BIN_S
+from greencache.bench.table import replay_table
+from greencache.carbon import Scope
+from greencache.catalog import Catalog
+from greencache.cli.output import STDOUT, check_writable, write_json, write_output
+from greencache.cli.progress import progress_bar
+from greencache.controller.models import find_model
+from greencache.controller.performance import serving_hardware
+from greencache.errors import InputError, UnknownNameError
+from greencache.factors import Factors
+from greencache.quantities import parse_bytes, parse_s
+from greencache.settings import Settings, load_settings
+from greencache.tiers.policies import Policy
+from greencache.traces.grid import GridSeries, parse_utc, read_grid
+from greencache.traces.mooncake import read_mooncake
+from greencache.traces.requests import RequestTrace
+from greencache.traces.samples import grid_zones, sample_grid, sample_trace_path
+
+__all__ = ["Options", "run"]
+
+_WARMUP_SHARE = 1 / 6
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, unparsed; None where the setting holds."""
+
+    trace: Path | None
+    plans: str
+    policy: str | None
+    model: str | None
+    hardware: str | None
+    weight_dtype: str | None
+    kv_dtype: str | None
+    dram: str | None
+    ssd: str | None
+    ssd_kg_per_tb: float | None
+    grid: str | None
+    grid_start: str | None
+    mean_rate: float | None
+    warmup: str | None
+    slo_ttft: str | None
+    slo_tpot: str | None
+    scope: str | None
+    skip_bad: bool
+    json: Path | None
+    html: Path | None
+    png: Path | None
+
+
+def find_grid(text: str, start: str | None) -> GridSeries:
+    """A zone that ships, or ``FILE[:ZONE]``, from ``start`` on.
+
+    Raises
+    ------
+    UnknownNameError
+        If it is neither a shipped zone nor a file.
+    GridError
+        If the file is not usable.
+    """
+    name, _, zone = text.rpartition(":")
+    if text in grid_zones():
+        series = sample_grid(text)
+    elif Path(text).exists():
+        series = read_grid(text)
+    elif name and Path(name).exists():
+        series = read_grid(name, zone)
+    elif "/" in text or ".csv" in text:
+        series = read_grid(name or text, zone if name else None)
+    else:
+        raise UnknownNameError("zone", text, grid_zones())
+    return series if start is None else series.beginning_at(parse_utc(start))
+
+
+def _scope(text: str) -> Scope:
+    try:
+        return Scope(text)
+    except ValueError:
+        raise UnknownNameError("scope", text, [scope.value for scope in Scope]) from None
+
+
+def _warmup_s(text: str | None, trace: RequestTrace) -> float:
+    asked_s = trace.duration_s * _WARMUP_SHARE if text is None else parse_s(text)
+    if text is not None and asked_s > trace.duration_s:
+        raise InputError(f"--warmup {text} is longer than the trace ({trace.duration_s:.0f} s)")
+    return asked_s // BIN_S * BIN_S
+
+
+def _setup(options: Options, settings: Settings) -> ReplaySetup:
+    engine, storage, slo = settings.engine, settings.storage, settings.slo
+    # Cheap checks first: a mistyped name should not wait for a trace to be read.
+    policy = Policy.parse(options.policy or storage.policy)
+    scope = _scope(options.scope) if options.scope else settings.carbon.scope
+    model = find_model(options.model or engine.model)
+    installed = Installed(
+        storage.dram if options.dram is None else parse_bytes(options.dram),
+        storage.ssd if options.ssd is None else parse_bytes(options.ssd),
+    )
+    parse_plans(options.plans, installed)
+    catalog = Catalog.load(settings.catalog)
+    chosen = settings.carbon.factors
+    if options.ssd_kg_per_tb is not None:
+        chosen = chosen | {"ssd_kg_per_tb": options.ssd_kg_per_tb}
+    path = sample_trace_path() if options.trace is None else options.trace
+    grid = find_grid(options.grid or settings.grid.zone, options.grid_start or settings.grid.start)
+    trace = read_mooncake(path, skip_bad=options.skip_bad)
+    if options.mean_rate is not None:
+        trace = trace.at_mean_rate(options.mean_rate)
+    hardware = serving_hardware(
+        catalog,
+        model,
+        options.hardware or engine.hardware,
+        weight_dtype=options.weight_dtype or engine.weight_dtype,
+        kv_dtype=options.kv_dtype or engine.kv_dtype,
+        block_tokens=trace.block_tokens,
+    )
+    return ReplaySetup(
+        trace=trace,
+        hardware=hardware,
+        factors=Factors.of(catalog, hardware.gpu, chosen),
+        grid=grid,
+        slo=Slo(
+            slo.ttft if options.slo_ttft is None else parse_s(options.slo_ttft),
+            slo.tpot if options.slo_tpot is None else parse_s(options.slo_tpot),
+            slo.target,
+        ),
+        installed=installed,
+        policy=policy,
+        scope=scope,
+        warmup_s=_warmup_s(options.warmup, trace),
+    )
+
+
+def _write(replay: Replay, options: Options, wall_s: float) -> None:
+    if options.json is not None:
+        write_json(options.json, as_json(replay, wall_s=wall_s))
+    if options.html is not None or options.png is not None:
+        from greencache.bench.report import html_report, png_picture
+
+        if options.html is not None:
+            write_output(options.html, html_report(replay).encode())
+        if options.png is not None:
+            write_output(options.png, png_picture(replay))
+
+
+def run(options: Options) -> None:
+    """Replay, print the table, write what was asked for.
+
+    Raises
+    ------
+    InputError
+        If an option, a setting or a file is not usable.
+    OutputError
+        If a result cannot be written.
+    """
+    began_s = time.perf_counter()
+    check_writable(options.json, options.html, options.png)
+    setup = _setup(options, load_settings())
+    plans = parse_plans(options.plans, setup.installed)
+    with progress_bar([plan.name for plan in plans]) as report:
+        replay = run_replay(setup, plans, on_progress=report, clock=time.perf_counter)
+    if options.json != STDOUT:
+        Console(width=None if Console().is_terminal else 140).print(replay_table(replay))
+    _write(replay, options, time.perf_counter() - began_s)
+    for path in (options.json, options.html, options.png):
+        if path is not None and path != STDOUT:
+            Console(stderr=True, soft_wrap=True).print(f"wrote {path}", markup=False, highlight=False)

@@ -1,0 +1,53 @@
+"""``greencache settings``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from greencache.cli.output import STDOUT, check_writable, write_json
+from greencache.settings import CONFIG_VARIABLE, load_settings, origins
+
+__all__ = ["run"]
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else str(value)
+
+
+def run(json: Path | None) -> None:
+    """Print every setting; also as JSON if a file is given."""
+    check_writable(json)
+    rows = origins(load_settings())
+    if json is not None:
+        values = {
+            row.variable: {
+                "value": None if row.value is None else _plain(row.value),
+                "origin": row.origin,
+                "description": row.description,
+            }
+            for row in rows
+        }
+        write_json(json, {"schema": "greencache.settings/1", "settings": values})
+    if json == STDOUT:
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("variable", "value", "from", "what it is"):
+        table.add_column(heading, no_wrap=heading != "what it is")
+    for row in rows:
+        style = None if row.origin == "default" else "green"
+        table.add_row(row.variable, _shown(row.value), row.origin, row.description, style=style)
+    console = Console(width=None if Console().is_terminal else 160)
+    console.print(table)
+    console.print(
+        f"\n{CONFIG_VARIABLE} names a TOML file with the same tree, e.g. [storage] ssd = \"8TB\". "
+        "Factors shown as - are the catalog's.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def _plain(value: object) -> str | float | int | bool:
+    return value if isinstance(value, str | float | int | bool) else str(value)

@@ -1,0 +1,229 @@
+"""Every setting, from the environment (``GREENCACHE_*``) or a TOML file.
+
+Nested settings are joined by two underscores: ``GREENCACHE_STORAGE__SSD=8TB``. A TOML file, named
+by ``GREENCACHE_CONFIG``, holds the same tree; the environment goes before the file, and options of
+the command line before both. An unknown or malformed setting is an error that names its variable.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from greencache.carbon import Scope
+from greencache.errors import QuantityError, SettingsError
+from greencache.factors import FACTOR_NAMES
+from greencache.quantities import parse_bytes, parse_s
+
+__all__ = ["CONFIG_VARIABLE", "Origin", "Settings", "load_settings", "origins"]
+
+PREFIX = "GREENCACHE_"
+CONFIG_VARIABLE = f"{PREFIX}CONFIG"
+"""Names the TOML file; the one variable that is not part of the tree."""
+
+
+def _bytes(text: Any) -> int:  # noqa: ANN401 - whatever the environment or a file holds
+    try:
+        return parse_bytes(text)
+    except QuantityError as fault:
+        raise ValueError(str(fault)) from None
+
+
+def _seconds(text: Any) -> float:  # noqa: ANN401
+    try:
+        return parse_s(text)
+    except QuantityError as fault:
+        raise ValueError(str(fault)) from None
+
+
+Bytes = Annotated[int, BeforeValidator(_bytes)]
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class EngineSettings(_Part):
+    """The inference engine."""
+
+    model: str = Field("llama-3.1-8b", description="model served")
+    hardware: str = Field("4xH100", description="GPUs of one host, as COUNTxGPU")
+    weight_dtype: str = Field("fp8", description="type of the weights")
+    kv_dtype: str = Field("bf16", description="type of the KV cache")
+
+
+class StorageSettings(_Part):
+    """The tiers below HBM."""
+
+    dram: Bytes = Field(512 * 2**30, description="host DRAM installed for KV")
+    ssd: Bytes = Field(16 * 10**12, description="SSD installed for KV")
+    policy: str = Field("lru", description="eviction policy: lru, lfu, gdsf, sieve, lcs")
+
+
+class SloSettings(_Part):
+    """What users were promised."""
+
+    ttft: Seconds = Field(2.0, gt=0, description="time to first token")
+    tpot: Seconds = Field(0.2, gt=0, description="time per output token after the first")
+    target: float = Field(0.9, gt=0, le=1, description="share of requests that must meet both")
+
+
+class GridSettings(_Part):
+    """The electricity."""
+
+    zone: str = Field("CISO", description="zone that ships with GreenCache, or FILE[:ZONE]")
+    start: str | None = Field(None, description="hour of the series at which a trace begins, UTC")
+
+
+class CarbonSettings(_Part):
+    """The carbon model."""
+
+    scope: Scope = Field(Scope.ATTRIBUTABLE, description="what embodied carbon is charged for")
+    factors: dict[str, float] = Field({}, description="figures that replace the catalog's")
+
+
+class Settings(BaseSettings):
+    """The whole tree."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    engine: EngineSettings = EngineSettings()
+    storage: StorageSettings = StorageSettings()
+    slo: SloSettings = SloSettings()
+    grid: GridSettings = GridSettings()
+    carbon: CarbonSettings = CarbonSettings()
+    catalog: Path | None = Field(None, description="TOML file laid over the catalog of parts")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment before what `load_settings` read from the file; no other source."""
+        return env_settings, init_settings
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """One setting: its variable, its value now, where that is from, and what it means."""
+
+    variable: str
+    value: object
+    origin: str
+    description: str
+
+
+def _leaves(model: type[BaseModel], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _leaves(kind, (*path, name))
+        elif (*path, name) == ("carbon", "factors"):
+            yield from ((*path, name, factor) for factor in FACTOR_NAMES)
+        else:
+            yield (*path, name)
+
+
+def _variable(path: tuple[str, ...]) -> str:
+    return PREFIX + "__".join(path).upper()
+
+
+def _read_file(environment: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    name = environment.get(CONFIG_VARIABLE, "")
+    if not name:
+        return {}, ""
+    try:
+        return tomllib.loads(Path(name).read_text("utf-8")), name
+    except OSError as fault:
+        raise SettingsError(f"{CONFIG_VARIABLE}: cannot read {name} ({fault.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as fault:
+        raise SettingsError(f"{CONFIG_VARIABLE}: {name} is not a TOML file ({fault})") from None
+
+
+def _paths(tree: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _paths(value, (*path, key))
+        else:
+            yield (*path, key)
+
+
+def load_settings() -> Settings:
+    """Read all settings from the process's environment and the file that it names.
+
+    Raises
+    ------
+    SettingsError
+        If a setting is unknown or malformed; its text names the variable.
+    """
+    tree, file = _read_file(os.environ)
+    known = {_variable(path) for path in _leaves(Settings)}
+    for name in os.environ:
+        if name.upper().startswith(PREFIX) and name.upper() not in known | {CONFIG_VARIABLE}:
+            raise SettingsError(_unknown(name, known))
+    for path in _paths(tree):
+        if _variable(path) not in known:
+            raise SettingsError(f"{file}: {_unknown(_variable(path), known)}")
+    try:
+        return Settings(**tree)
+    except ValidationError as fault:
+        problem = fault.errors()[0]
+        variable = _variable(tuple(str(part) for part in problem["loc"]))
+        reason = f"{problem['msg']}, not {problem['input']!r}"
+        if problem["type"] == "value_error":  # our own, which quote the input themselves
+            reason = problem["msg"].removeprefix("Value error, ")
+        where = f" (in {file})" if variable not in os.environ and file else ""
+        raise SettingsError(f"{variable}{where}: {reason}") from None
+
+
+def _unknown(variable: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.5)
+    hint = f"; did you mean {close[0]}?" if close else ""
+    return f"{variable} is not a setting{hint} All are listed by: greencache settings"
+
+
+def origins(settings: Settings) -> list[Origin]:
+    """Every setting with its variable, its value and where that is from."""
+    tree, file = _read_file(os.environ)
+    in_file = {_variable(path) for path in _paths(tree)}
+    in_environment = {name.upper() for name in os.environ}
+    rows: list[Origin] = []
+    for path in _leaves(Settings):
+        variable = _variable(path)
+        value: object = settings
+        description = ""
+        for part in path:
+            if isinstance(value, BaseModel):
+                description = type(value).model_fields[part].description or ""
+                value = getattr(value, part)
+            elif isinstance(value, Mapping):
+                value = value.get(part)
+        origin = file if variable in in_file else "default"
+        rows.append(
+            Origin(
+                variable,
+                value,
+                "environment" if variable in in_environment else origin,
+                description,
+            )
+        )
+    return rows
