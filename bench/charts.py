@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +19,7 @@ from greencache.quantities import GIB, TB
 
 __all__ = ["carbon_by_component", "carbon_over_time", "hit_rate_by_tier", "overview", "ttft"]
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 10,
     "axes.spines.top": False,
@@ -45,6 +46,8 @@ _PLAN_COLOURS = {
     "best-static": "#009E73",
 }
 _OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_SMOOTHED = 5
+"""Minutes over which carbon over time is averaged."""
 _NAMES = {"gpu": "GPU", "host": "host", "hbm": "HBM", "dram": "DRAM", "ssd": "SSD"}
 
 
@@ -73,7 +76,9 @@ def _draw_carbon(axes: Axes, replay: Replay) -> None:
             grams = np.array(
                 [
                     (
-                        m.carbon.operational_g if kind == "operational" else m.carbon.embodied_g[scope]
+                        m.carbon.operational_g
+                        if kind == "operational"
+                        else m.carbon.embodied_g[scope]
                     )[name]
                     / (m.output_tokens / 1000)
                     for _, m in runs
@@ -135,6 +140,8 @@ def _draw_ttft(axes: Axes, replay: Replay) -> None:
             share[picked],
             where="post",
             color=colours[result.plan],
+            # Dashed, because it often runs along another plan's line.
+            linestyle="--" if result.plan == "best-static" else "-",
             label=f"{result.plan}: median {np.median(times_s):.2g} s",
         )
     slo = replay.setup.slo
@@ -154,7 +161,7 @@ def _draw_ttft(axes: Axes, replay: Replay) -> None:
     axes.set_xlabel("time to first token, s (log scale)")
     axes.set_ylabel("requests at or below")
     axes.set_title("TTFT distribution")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="upper left", fontsize=8)
 
 
 def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> Figure:
@@ -204,9 +211,13 @@ def carbon_over_time(replay: Replay) -> Figure:
         )
         for result, m in runs:
             colour = colours[result.plan]
-            minutes = setup.warmup_s / 60 + (np.arange(len(m.carbon.by_minute_g)) + 0.5) * BIN_S / 60
-            smooth = np.convolve(m.carbon.by_minute_g, np.ones(5) / 5, mode="valid")
-            carbon.plot(minutes[2:-2], smooth, color=colour, label=result.plan)
+            whole = m.carbon.by_minute_g[:-1]  # the last minute is cut short
+            minutes = setup.warmup_s / 60 + (np.arange(len(whole)) + 0.5) * BIN_S / 60
+            if len(whole) >= _SMOOTHED:
+                whole = np.convolve(whole, np.ones(_SMOOTHED) / _SMOOTHED, mode="valid")
+                minutes = minutes[_SMOOTHED // 2 : -(_SMOOTHED // 2)]
+            dashes = "--" if result.plan == "best-static" else "-"
+            carbon.plot(minutes, whole, dashes, color=colour, label=result.plan)
             for axes, tier, capacity, unit in (
                 (dram, "dram", result.dram_bytes, GIB),
                 (ssd, "ssd", result.ssd_bytes, TB),
@@ -227,7 +238,9 @@ def carbon_over_time(replay: Replay) -> Figure:
                 axes.text(0.5, 0.5, "no plan has any", transform=axes.transAxes, ha="center")
         for axes in (grid, carbon, dram, ssd):
             _shade_warmup(axes, replay)
-        ssd.set_xlabel("minutes since the trace began" + ("; warm-up shaded" if setup.warmup_s else ""))
+        ssd.set_xlabel(
+            "minutes since the trace began" + ("; warm-up shaded" if setup.warmup_s else "")
+        )
         ssd.set_xlim(0, max(setup.trace.duration_s / 60, 1))
 
     return _figure(9, 8, draw)

@@ -21,7 +21,9 @@ def curve_picture(curve: Curve, block_bytes: int | None) -> bytes:
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(8, 4.2), layout="constrained")
         axes = figure.subplots()
-        blocks = np.array([point.capacity_blocks for point in curve.points])
+        capacities = np.array([point.capacity_blocks for point in curve.points]) * (
+            block_bytes or 1
+        )
         for rates, label, colour in (
             (
                 [point.hit_rate_blocks for point in curve.points],
@@ -34,14 +36,14 @@ def curve_picture(curve: Curve, block_bytes: int | None) -> bytes:
                 "#D55E00",
             ),
         ):
-            axes.plot(blocks, rates, marker="o", markersize=3.5, color=colour, label=label)
+            axes.plot(capacities, rates, marker="o", markersize=3.5, color=colour, label=label)
         axes.set_xscale("log")
         axes.set_ylim(bottom=0)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("capacity, blocks (log scale)")
         if block_bytes is not None:
             axes.set_xlabel("capacity (log scale)")
-            axes.xaxis.set_major_formatter(lambda value, _: format_bytes(value * block_bytes))
+            axes.xaxis.set_major_formatter(lambda value, _: format_bytes(value))
         axes.set_ylabel("hit rate")
         axes.set_title(f"{curve.trace}: hit rate over capacity, {curve.policy}")
         axes.legend(loc="upper left")

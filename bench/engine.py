@@ -41,7 +41,7 @@ SSD_WRITE_FREE_S = 3
 CONTEXT = 4  # tokens of context over all running answers
 CLOCK_LENGTH = 5
 
-# Positions in ``Engine.count``.
+# Positions in ``Engine.counts``.
 NEXT = 0  # first request that has not started
 PREFILLING = 1
 DECODING = 2
@@ -120,7 +120,7 @@ class Engine(NamedTuple):
     bins: NDArray[np.void]
     """A `BIN` record each."""
     clock: NDArray[np.float64]
-    count: NDArray[np.int64]
+    counts: NDArray[np.int64]
     prefilling: NDArray[np.int64]
     """Requests whose prompts are loaded or computed, in the order they started."""
     decoding: NDArray[np.int64]
@@ -186,8 +186,8 @@ def _start(engine: Engine, r: int) -> bool:
     found = request.hbm_blocks + request.dram_blocks + request.ssd_blocks
     request.computed = found * engine.config.block_tokens
     request.ready_s = _load(engine, request.dram_blocks, request.ssd_blocks)
-    engine.prefilling[engine.count[PREFILLING]] = r
-    engine.count[PREFILLING] += 1
+    engine.prefilling[engine.counts[PREFILLING]] = r
+    engine.counts[PREFILLING] += 1
     return True
 
 
@@ -226,7 +226,7 @@ def _publish(engine: Engine, r: int) -> None:
 def _finish(engine: Engine, r: int) -> None:
     now_s = engine.clock[NOW_S]
     engine.requests[r].finish_s = now_s
-    engine.count[FINISHED] += 1
+    engine.counts[FINISHED] += 1
     named = 0
     if engine.config.reuse_hbm:
         named = engine.requests[r].full
@@ -258,23 +258,23 @@ def _spend(engine: Engine, duration_s: float, power_w: float, busy: bool) -> Non
 def _end_answers(engine: Engine) -> None:
     """Finish every answer that had its last token in the step just done."""
     kept = 0
-    for i in range(engine.count[DECODING]):
+    for i in range(engine.counts[DECODING]):
         r = engine.decoding[i]
         request = engine.requests[r]
-        if request.last_step <= engine.count[DECODE_STEPS]:
+        if request.last_step <= engine.counts[DECODE_STEPS]:
             engine.clock[CONTEXT] -= request.input_tokens + request.output_tokens
             _finish(engine, r)
         else:
             engine.decoding[kept] = r
             kept += 1
-    engine.count[DECODING] = kept
+    engine.counts[DECODING] = kept
 
 
 @kernel
 def _end_prompts(engine: Engine) -> None:
     """Give every prompt that is computed its first token, and start its answer."""
     kept = 0
-    for i in range(engine.count[PREFILLING]):
+    for i in range(engine.counts[PREFILLING]):
         r = engine.prefilling[i]
         request = engine.requests[r]
         if request.computed < request.input_tokens:
@@ -286,22 +286,22 @@ def _end_prompts(engine: Engine) -> None:
         if request.output_tokens <= 1:
             _finish(engine, r)
             continue
-        request.last_step = engine.count[DECODE_STEPS] + request.output_tokens - 1
+        request.last_step = engine.counts[DECODE_STEPS] + request.output_tokens - 1
         engine.clock[CONTEXT] += request.input_tokens + 1
-        engine.decoding[engine.count[DECODING]] = r
-        engine.count[DECODING] += 1
-    engine.count[PREFILLING] = kept
+        engine.decoding[engine.counts[DECODING]] = r
+        engine.counts[DECODING] += 1
+    engine.counts[PREFILLING] = kept
 
 
 @kernel
 def _mixed_step(engine: Engine) -> bool:
     """One step with prompts in it; False, and nothing done, if no prompt is ready."""
-    now_s, running = engine.clock[NOW_S], engine.count[DECODING]
+    now_s, running = engine.clock[NOW_S], engine.counts[DECODING]
     budget = max(1, engine.config.max_batched_tokens - running)
     tokens, samples = float(running), float(running)
     attended, resident = engine.clock[CONTEXT], engine.clock[CONTEXT]
     chunked = False
-    for i in range(engine.count[PREFILLING]):
+    for i in range(engine.counts[PREFILLING]):
         request = engine.requests[engine.prefilling[i]]
         if budget == 0:
             break
@@ -322,7 +322,7 @@ def _mixed_step(engine: Engine) -> bool:
     step = step_cost(engine.rates, tokens, samples, attended, resident)
     _spend(engine, step.duration_s, step.power_w, True)
     if running > 0:
-        engine.count[DECODE_STEPS] += 1
+        engine.counts[DECODE_STEPS] += 1
         engine.clock[CONTEXT] += running
         _end_answers(engine)
     _end_prompts(engine)
@@ -332,18 +332,18 @@ def _mixed_step(engine: Engine) -> bool:
 @kernel
 def _decode(engine: Engine, until_s: float) -> None:
     """Step a batch without prompts until an answer ends or, about, until ``until_s``."""
-    running, context = engine.count[DECODING], engine.clock[CONTEXT]
+    running, context = engine.counts[DECODING], engine.clock[CONTEXT]
     first_end = engine.requests[engine.decoding[0]].last_step
     for i in range(1, running):
         first_end = min(first_end, engine.requests[engine.decoding[i]].last_step)
     first = step_cost(engine.rates, running, running, context, context)
     available = int((until_s - engine.clock[NOW_S]) / first.duration_s) + 1
-    steps = max(1, min(first_end - engine.count[DECODE_STEPS], available))
+    steps = max(1, min(first_end - engine.counts[DECODE_STEPS], available))
     # Duration and energy of a step are linear in the context, so the middle one is the mean.
     middle = context + running * (steps - 1) / 2
     step = step_cost(engine.rates, running, running, middle, middle)
     _spend(engine, steps * step.duration_s, step.power_w, True)
-    engine.count[DECODE_STEPS] += steps
+    engine.counts[DECODE_STEPS] += steps
     engine.clock[CONTEXT] += running * steps
     _end_answers(engine)
 
@@ -351,24 +351,26 @@ def _decode(engine: Engine, until_s: float) -> None:
 @kernel
 def advance(engine: Engine, until_s: float) -> None:
     """Simulate up to ``until_s``, or a step beyond, or until every request is finished."""
-    clock, count, requests = engine.clock, engine.count, engine.requests
+    clock, counts, requests = engine.clock, engine.counts, engine.requests
     total = len(requests)
-    while clock[NOW_S] < until_s and count[FINISHED] < total:
+    while clock[NOW_S] < until_s and counts[FINISHED] < total:
         full = False
-        while not full and count[NEXT] < total and requests[count[NEXT]].arrival_s <= clock[NOW_S]:
-            full = count[PREFILLING] + count[DECODING] >= engine.config.max_running
-            if not full and _start(engine, count[NEXT]):
-                count[NEXT] += 1
+        while (
+            not full and counts[NEXT] < total and requests[counts[NEXT]].arrival_s <= clock[NOW_S]
+        ):
+            full = counts[PREFILLING] + counts[DECODING] >= engine.config.max_running
+            if not full and _start(engine, counts[NEXT]):
+                counts[NEXT] += 1
             else:
                 full = True
         if _mixed_step(engine):
             continue
         event_s = until_s
-        if not full and count[NEXT] < total:
-            event_s = min(event_s, requests[count[NEXT]].arrival_s)
-        for i in range(count[PREFILLING]):
+        if not full and counts[NEXT] < total:
+            event_s = min(event_s, requests[counts[NEXT]].arrival_s)
+        for i in range(counts[PREFILLING]):
             event_s = min(event_s, requests[engine.prefilling[i]].ready_s)
-        if count[DECODING] > 0:
+        if counts[DECODING] > 0:
             _decode(engine, event_s)
         else:
             _spend(engine, event_s - clock[NOW_S], engine.rates.idle_w, False)

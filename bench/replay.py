@@ -132,7 +132,7 @@ class Replay:
         return next((result for result in self.results if result.plan == plan), None)
 
     def saving(self, result: PlanResult, versus: str) -> float | None:
-        """Share of grams per output token saved against another plan; None unless both are valid."""
+        """Share of grams per output token saved against a plan; None unless both are valid."""
         other = self.result(versus)
         if other is None or not (other.valid and result.valid):
             return None
@@ -152,9 +152,7 @@ def _latencies(
     return ttft_s, tpot_s, several
 
 
-def _measure(
-    setup: ReplaySetup, run: SimulatedRun, dram_bytes: int, ssd_bytes: int
-) -> Measured:
+def _measure(setup: ReplaySetup, run: SimulatedRun, dram_bytes: int, ssd_bytes: int) -> Measured:
     requests = run.requests[run.requests["arrival_s"] >= setup.warmup_s]
     ttft_s, tpot_s, several = _latencies(requests)
     kept = ttft_s <= setup.slo.ttft_s

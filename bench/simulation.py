@@ -172,7 +172,7 @@ def _engine(trace: RequestTrace, hardware: ServingHardware, storage: StorageSetu
         ids=trace.block_ids,
         bins=np.zeros(0, e.BIN),
         clock=np.zeros(e.CLOCK_LENGTH),
-        count=np.zeros(e.COUNT_LENGTH, np.int64),
+        counts=np.zeros(e.COUNT_LENGTH, np.int64),
         prefilling=np.zeros(MAX_RUNNING, np.int64),
         decoding=np.zeros(MAX_RUNNING, np.int64),
     )
@@ -203,21 +203,21 @@ def simulate(
         Called now and then with the share of requests finished.
     """
     engine = _engine(trace, hardware, storage)
-    clock, count = engine.clock, engine.count
+    clock, counts = engine.clock, engine.counts
     total, last_arrival_s = len(trace), float(trace.arrival_s[-1])
     deadline_s = last_arrival_s + max(DRAIN_S, DRAIN_SHARE * trace.duration_s)
     chunk_s = max(trace.duration_s / 20, 30.0)
     overloaded = None
-    while count[e.FINISHED] < total and overloaded is None:
-        started = count[e.NEXT] == total
+    while counts[e.FINISHED] < total and overloaded is None:
+        started = counts[e.NEXT] == total
         until_s = clock[e.NOW_S] + chunk_s
         if not started and clock[e.NOW_S] < deadline_s:
             until_s = min(until_s, deadline_s)
         engine = _with_bins(engine, until_s)
         e.advance(engine, until_s)
         if on_progress is not None:
-            on_progress(count[e.FINISHED] / total)
-        waiting = total - int(count[e.NEXT])
+            on_progress(counts[e.FINISHED] / total)
+        waiting = total - int(counts[e.NEXT])
         if clock[e.NOW_S] >= deadline_s and waiting:
             late_s = clock[e.NOW_S] - last_arrival_s
             overloaded = (

@@ -63,7 +63,7 @@ def _row(replay: Replay, result: PlanResult) -> list[str]:
     elif saving is None or result.plan == _COMPARATOR:
         versus = "-"
     else:
-        versus = f"{-saving:+.1%}"
+        versus = f"{0.0 - saving:+.1%}"  # from zero, so that no saving is +0.0%
     return [
         result.plan,
         *sizes,

@@ -1,4 +1,4 @@
-"""Shapes of dense Llama-like models: how many parameters they have and how much KV a token takes."""
+"""Shapes of dense Llama-like models: parameters, and KV that a token takes."""
 
 from __future__ import annotations
 

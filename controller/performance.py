@@ -16,8 +16,7 @@ parallelism reduces the hidden state over all GPUs twice a layer (Shoeybi et al.
 each by a ring that moves ``2 * (gpus - 1) / gpus`` of it over every link.
 
 A GPU's power lies between idle and its design power, by how much of the step its arithmetic and
-its memory are busy. Efficiencies and power shares are in the catalog, with their sources; a measured
-profile can replace them.
+its memory are busy. Efficiencies and power shares are in the catalog, with their sources.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ Importing this package loads nothing heavy; each part is imported by its own nam
 ``greencache.controller`` (what decides), ``greencache.bench`` (replay and reports).
 """
 
-from greencache.version import VERSION as __version__
+from greencache import version
+
+__version__ = version.VERSION
 
 __all__ = ["__version__"]

@@ -127,9 +127,7 @@ class KVLayout:
         return hashlib.sha256(repr(self).encode()).digest()[:KEY_BYTES]
 
 
-def block_keys(
-    layout: KVLayout, tokens: Sequence[int], *, tenant_salt: bytes = b""
-) -> list[bytes]:
+def block_keys(layout: KVLayout, tokens: Sequence[int], *, tenant_salt: bytes = b"") -> list[bytes]:
     """Keys of the full blocks of a prompt, in order; a partial last block has none.
 
     ``key_i = SHA-256(namespace, len(salt), salt, key_{i-1}, tokens of block i)``, cut to

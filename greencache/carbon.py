@@ -109,7 +109,10 @@ def gpu_kg(catalog: Catalog, gpu: Part) -> Quantity:
     published = gpu.get("embodied_kg")
     if published is not None:
         return published
-    node, common = catalog.part("fab", f"node_{gpu.labels['node_nm']}"), catalog.part("fab", "common")
+    node, common = (
+        catalog.part("fab", f"node_{gpu.labels['node_nm']}"),
+        catalog.part("fab", "common"),
+    )
     hbm = str(gpu.labels["memory_kind"]).startswith("hbm")
     per_gb = catalog.part("fab", "memory")["hbm_kg_per_gb" if hbm else "gddr6_kg_per_gb"]
 
@@ -222,4 +225,6 @@ class DriveLedger:
     def wear_bound_drives(self, scope: Scope) -> int:
         """How many drives writes use up faster than age does."""
         used_s = self._share_s if scope is Scope.ATTRIBUTABLE else self._period_s
-        return int((self._written_bytes / self._rated_write_bytes > used_s / self._lifetime_s).sum())
+        return int(
+            (self._written_bytes / self._rated_write_bytes > used_s / self._lifetime_s).sum()
+        )

@@ -51,7 +51,9 @@ class Quantity:
 
     def times(self, factor: float, note: str) -> Quantity:
         """The figure and its range multiplied; ``note`` says by what."""
-        source = Source(f"{self.source.title}; {note}", self.source.url, self.source.year, "derived")
+        source = Source(
+            f"{self.source.title}; {note}", self.source.url, self.source.year, "derived"
+        )
         return Quantity(self.value * factor, self.low * factor, self.high * factor, source)
 
 
@@ -130,7 +132,9 @@ class Catalog:
                 continue
             if any(_is_quantity(value) for value in tables.values()):
                 tables = {kind: tables}
-            self._kinds[kind] = {n: self._part(f"{kind}.{n}", n, t, sources) for n, t in tables.items()}
+            self._kinds[kind] = {
+                n: self._part(f"{kind}.{n}", n, t, sources) for n, t in tables.items()
+            }
 
     @staticmethod
     def _part(where: str, name: str, table: Mapping[str, Any], sources: dict[str, Source]) -> Part:

@@ -12,9 +12,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
+
+_config: Any = numba.config
 
 __all__ = ["kernel"]
 
@@ -51,11 +53,11 @@ def kernel(function: F) -> F:
     """
     files = _reached_sources(function)
     _sources[function.__module__] = files
-    chosen = numba.config.CACHE_DIR
+    chosen = _config.CACHE_DIR
     if not chosen:
-        numba.config.CACHE_DIR = str(_cache_dir(files))
+        _config.CACHE_DIR = str(_cache_dir(files))
     try:
-        compiled: F = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     finally:
-        numba.config.CACHE_DIR = chosen
-    return compiled
+        _config.CACHE_DIR = chosen
+    return cast("F", compiled)

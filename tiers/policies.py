@@ -150,7 +150,11 @@ def _least_savings(state: TierState, now_s: float) -> int:
     for i in range(min(count, LCS_SAMPLE)):
         slot = state.heap[i if exact else _draw(state, count)]
         value = savings(state, slot, now_s)
-        older = best != NONE and value == best_savings and state.slots[slot].touched < state.slots[best].touched
+        older = (
+            best != NONE
+            and value == best_savings
+            and state.slots[slot].touched < state.slots[best].touched
+        )
         if best == NONE or value < best_savings or older:
             best = slot
             best_savings = value

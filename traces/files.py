@@ -18,9 +18,7 @@ MAX_LINE_BYTES = 64 * 2**20
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
-def read_lines(
-    path: Path, error: Callable[..., InputError]
-) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path, error: Callable[..., InputError]) -> Iterator[tuple[int, bytes]]:
     """Yield ``(line number from 1, line)`` without line ends, one at a time, blank lines left out.
 
     Parameters

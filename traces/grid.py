@@ -6,7 +6,7 @@ import csv
 import math
 from array import array
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +67,8 @@ class GridSeries:
         first = math.floor((start - self.start).total_seconds() / HOUR_S)
         if not 0 <= first < len(self):
             raise InputError(
-                f"zone {self.zone} has no value at {start:%Y-%m-%dT%H:%MZ}; it covers "
-                f"{self.start:%Y-%m-%dT%H:%MZ} to {self.end:%Y-%m-%dT%H:%MZ}"
+                f"zone {self.zone} has no value at {_hour(start)}; it covers "
+                f"{_hour(self.start)} to {_hour(self.end)}"
             )
         hour = self.start + timedelta(hours=first)
         return replace(self, start=hour, gco2_per_kwh=self.gco2_per_kwh[first:])
@@ -84,11 +84,15 @@ class GridSeries:
         hours = np.floor(np.asarray(t_s) / HOUR_S).astype(np.int64)
         if hours.size and not (hours.min() >= 0 and hours.max() < len(self)):
             raise InputError(
-                f"zone {self.zone} ends at {self.end:%Y-%m-%dT%H:%MZ}, {len(self)} hours after the "
+                f"zone {self.zone} ends at {_hour(self.end)}, {len(self)} hours after the "
                 f"start; {hours.max() + 1} hours are needed: choose an earlier --grid-start"
             )
         values: NDArray[np.float64] = self.gco2_per_kwh[hours]
         return values
+
+
+def _hour(time: datetime) -> str:
+    return f"{time:%Y-%m-%dT%H:%MZ}"
 
 
 def parse_utc(text: str) -> datetime:
@@ -103,7 +107,7 @@ def parse_utc(text: str) -> datetime:
         time = datetime.fromisoformat(text)
     except ValueError:
         raise InputError(f"{text!r} is not a time; write it like 2021-06-01T00:00Z") from None
-    return time.replace(tzinfo=time.tzinfo or timezone.utc).astimezone(timezone.utc)
+    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
 
 
 def _columns(path: Path, header: list[str]) -> dict[str, int]:
@@ -125,7 +129,9 @@ def _value(path: Path, number: int, text: str) -> float:
     return value
 
 
-def read_grid(path: Path | str, zone: str | None = None, *, source: str | None = None) -> GridSeries:
+def read_grid(
+    path: Path | str, zone: str | None = None, *, source: str | None = None
+) -> GridSeries:
     """Read one zone from an hourly CSV file, plain or gzipped.
 
     The file has the columns ``zone, utc_hour, gco2_per_kwh, kind`` (others are ignored), and each
@@ -175,10 +181,12 @@ def read_grid(path: Path | str, zone: str | None = None, *, source: str | None =
             start = expected = hour
             kind = row[columns["kind"]]
         if hour != expected:
-            reason = f"zone {row_zone} has {hour:%Y-%m-%dT%H:%MZ} where {expected:%Y-%m-%dT%H:%MZ} follows"
+            reason = f"zone {row_zone} has {_hour(hour)} where {_hour(expected)} follows"
             raise GridError(path, reason, line=number)
         if row[columns["kind"]] != kind or kind not in _KINDS:
-            reason = f"kind is {row[columns['kind']]!r}; it must be {' or '.join(_KINDS)} throughout"
+            reason = (
+                f"kind is {row[columns['kind']]!r}; it must be {' or '.join(_KINDS)} throughout"
+            )
             raise GridError(path, reason, line=number)
         values.append(_value(path, number, row[columns["gco2_per_kwh"]]))
         expected += timedelta(hours=1)

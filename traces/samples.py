@@ -14,11 +14,24 @@ _DATA = Path(__file__).parent / "data"
 _GRID_FILES = {
     _DATA / "carboncast" / "hourly_2020_2021.csv.gz": (
         "CarbonCast 2020-2021 (Apache-2.0)",
-        "AUS_QLD BPAT CISO DE ERCO ES FPL ISNE NL NYISO PJM PL".split(),
+        (
+            "AUS_QLD",
+            "BPAT",
+            "CISO",
+            "DE",
+            "ERCO",
+            "ES",
+            "FPL",
+            "ISNE",
+            "NL",
+            "NYISO",
+            "PJM",
+            "PL",
+        ),
     ),
     _DATA / "electricitymaps" / "hourly_2021_2022.csv.gz": (
         "Electricity Maps 2021-2022 (ODbL 1.0)",
-        "BR FR GB NO SE-SE3 US-CAL-CISO US-TEX-ERCO".split(),
+        ("BR", "FR", "GB", "NO", "SE-SE3", "US-CAL-CISO", "US-TEX-ERCO"),
     ),
 }
 """Zones of each file; DE and ES are in both, and the first is taken."""

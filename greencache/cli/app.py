@@ -101,13 +101,17 @@ def replay(
     slo_tpot: Annotated[str | None, typer.Option(help="Promised TPOT, e.g. 200ms.")] = None,
     scope: Annotated[
         str | None,
-        typer.Option(help="Embodied carbon of what is allocated or installed: attributable, provisioned."),
+        typer.Option(
+            help="Embodied carbon of what is allocated or installed: attributable, provisioned."
+        ),
     ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip malformed lines of the trace and count them.")
     ] = False,
     json: Annotated[Path | None, _JSON] = None,
-    html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a report with plots to this file.")
+    ] = None,
     png: Annotated[Path | None, typer.Option(help="Write the main plots to this picture.")] = None,
 ) -> None:
     """Replay a request trace under several storage plans, with latency and carbon.
@@ -116,7 +120,7 @@ def replay(
     DRAM and SSD, and accounts energy and carbon on a real grid. Without arguments it replays an
     hour of production chat.
 
-    Examples:
+    For example:
 
       greencache replay
 

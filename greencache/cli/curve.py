@@ -51,7 +51,13 @@ def _capacities(text: str, block_bytes: int | None) -> list[int]:
 
 def _table(curve: Curve, block_bytes: int | None) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("capacity\nblocks", "capacity", "hits\nblocks", "hit rate\nblocks", "hit rate\ntokens"):
+    for heading in (
+        "capacity\nblocks",
+        "capacity",
+        "hits\nblocks",
+        "hit rate\nblocks",
+        "hit rate\ntokens",
+    ):
         if heading != "capacity" or block_bytes is not None:
             table.add_column(heading, justify="right")
     for point in curve.points:

@@ -19,7 +19,9 @@ def progress_bar(names: list[str]) -> Iterator[Callable[[str, float], None]]:
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:>16}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
         tasks = {name: bar.add_task(name, total=1.0, start=False) for name in names}
 
         def report(name: str, share: float) -> None:

@@ -178,4 +178,6 @@ def run(options: Options) -> None:
     _write(replay, options, time.perf_counter() - began_s)
     for path in (options.json, options.html, options.png):
         if path is not None and path != STDOUT:
-            Console(stderr=True, soft_wrap=True).print(f"wrote {path}", markup=False, highlight=False)
+            Console(stderr=True, soft_wrap=True).print(
+                f"wrote {path}", markup=False, highlight=False
+            )

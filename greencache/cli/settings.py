@@ -42,7 +42,7 @@ def run(json: Path | None) -> None:
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     console.print(
-        f"\n{CONFIG_VARIABLE} names a TOML file with the same tree, e.g. [storage] ssd = \"8TB\". "
+        f'\n{CONFIG_VARIABLE} names a TOML file with the same tree, e.g. [storage] ssd = "8TB". '
         "Factors shown as - are the catalog's.",
         style="dim",
         highlight=False,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -26,7 +28,7 @@ def prefix_requests(draw: st.DrawFn) -> list[list[int]]:
     starts = np.cumsum([0] + [len(r) for r in requests]).astype(np.int64)
     names = np.array([name for r in requests for name in r], np.int64)
     ids = directory.intern_chains(names, starts)
-    return [ids[a:b].tolist() for a, b in zip(starts, starts[1:], strict=False)]
+    return [ids[a:b].tolist() for a, b in pairwise(starts)]
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -44,7 +46,9 @@ def test_decides_as_its_definition(
         expected = reference.access(request, reusable, now_s)
         found = index.access(np.array(request, np.int32), now_s, reusable=reusable)
         assert found == expected
-        present = {block for block in range(len(index.state.slot_of)) if index.state.slot_of[block] >= 0}
+        present = {
+            block for block in range(len(index.state.slot_of)) if index.state.slot_of[block] >= 0
+        }
         assert present == set(reference.entries)
 
 
