@@ -12,7 +12,7 @@ from greencache.bench import engine as e
 from greencache.controller.performance import ServingHardware
 from greencache.errors import InputError
 from greencache.tiers.policies import Policy
-from greencache.tiers.state import CAPACITY, TierState, allocate
+from greencache.tiers.state import HELD, PINNED, TierState, allocate
 from greencache.traces.requests import RequestTrace
 
 __all__ = ["BIN_S", "Rejections", "SimulatedRun", "StorageSetup", "admit", "simulate"]
@@ -88,8 +88,8 @@ class SimulatedRun:
     bins: NDArray[np.void] = field(repr=False)
     """A `greencache.bench.engine.BIN` record for each `BIN_S`."""
     end_s: float
-    capacity_blocks: dict[str, int]
-    block_accesses: int
+    leases_left: int
+    """Blocks still leased, written or held in any tier: 0 once every request is finished."""
     overloaded: str | None = None
 
 
@@ -229,11 +229,9 @@ def simulate(
         requests=engine.requests,
         bins=engine.bins[:used],
         end_s=float(clock[e.NOW_S]),
-        capacity_blocks={
-            "hbm": int(engine.hbm.meta[CAPACITY]),
-            "dram": int(engine.dram.meta[CAPACITY]),
-            "ssd": int(engine.ssd.meta[CAPACITY]),
-        },
-        block_accesses=int(trace.full_blocks.sum()),
+        leases_left=sum(
+            int(tier.meta[PINNED] + tier.meta[HELD])
+            for tier in (engine.hbm, engine.dram, engine.ssd)
+        ),
         overloaded=overloaded,
     )

@@ -85,12 +85,17 @@ class Part:
         return str(self.labels.get("title", self.name))
 
 
+def _is_quantity(raw: object) -> bool:
+    return isinstance(raw, dict) and "value" in raw
+
+
 def _lay_over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in changes.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _lay_over(old, value) if both and isinstance(old, dict) else value
+        # A figure is replaced whole: the range of the old one says nothing about the new one.
+        inside = isinstance(old, dict) and isinstance(value, dict) and not _is_quantity(value)
+        merged[key] = _lay_over(old, value) if inside else value
     return merged
 
 
@@ -106,10 +111,6 @@ def _quantity(where: str, raw: Mapping[str, Any], sources: Mapping[str, Source])
     if not 0 <= low <= value <= high < float("inf"):
         raise InputError(f"catalog: {where} needs 0 <= low <= value <= high")
     return Quantity(value, low, high, sources[key])
-
-
-def _is_quantity(raw: object) -> bool:
-    return isinstance(raw, dict) and "value" in raw
 
 
 class Catalog:

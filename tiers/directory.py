@@ -25,14 +25,14 @@ class DirectoryState(NamedTuple):
 
 
 @kernel
-def _home(high: np.uint64, low: np.uint64, size: int) -> int:
+def _home(high: np.uint64, low: np.uint64, size: int) -> np.int64:
     # splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): keys from traces are small
     # integers, and would crowd together without it.
     x = low ^ (high * np.uint64(0x9E3779B97F4A7C15))
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     x = x ^ (x >> np.uint64(31))
-    return int(x & np.uint64(size - 1))
+    return np.int64(x & np.uint64(size - 1))
 
 
 @kernel

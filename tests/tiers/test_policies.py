@@ -33,7 +33,7 @@ def prefix_requests(draw: st.DrawFn) -> list[list[int]]:
 
 @pytest.mark.parametrize("policy", POLICIES)
 @given(requests=prefix_requests(), capacity=st.integers(0, 25), steps=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_decides_as_its_definition(
     policy: str, requests: list[list[int]], capacity: int, steps: st.DataObject
 ) -> None:

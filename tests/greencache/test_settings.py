@@ -1,0 +1,82 @@
+"""Settings come from the environment and a file, and errors name the variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from greencache.errors import SettingsError
+from greencache.settings import load_settings, origins
+
+
+def test_defaults() -> None:
+    settings = load_settings()
+    assert settings.storage.ssd == 16 * 10**12
+    assert settings.slo.target == 0.9
+    assert {row.origin for row in origins(settings)} == {"default"}
+
+
+def test_the_environment_goes_before_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "greencache.toml"
+    file.write_text('[storage]\nssd = "8TB"\ndram = "1GiB"\n[carbon.factors]\nssd_kg_per_tb = 30\n')
+    monkeypatch.setenv("GREENCACHE_CONFIG", str(file))
+    monkeypatch.setenv("GREENCACHE_STORAGE__SSD", "4TB")
+    monkeypatch.setenv("GREENCACHE_SLO__TTFT", "1500ms")
+    settings = load_settings()
+    assert (settings.storage.ssd, settings.storage.dram) == (4 * 10**12, 2**30)
+    assert settings.slo.ttft == 1.5
+    assert settings.carbon.factors == {"ssd_kg_per_tb": 30.0}
+    found = {row.variable: (row.value, row.origin) for row in origins(settings)}
+    assert found["GREENCACHE_STORAGE__SSD"] == (4 * 10**12, "environment")
+    assert found["GREENCACHE_STORAGE__DRAM"] == (2**30, str(file))
+    assert found["GREENCACHE_CARBON__FACTORS__SSD_KG_PER_TB"] == (30.0, str(file))
+    assert found["GREENCACHE_ENGINE__MODEL"][1] == "default"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("GREENCACHE_STORAGE__SSD", "12XB", "'12XB' is not a size"),
+        ("GREENCACHE_SLO__TTFT", "soon", "'soon' is not a duration"),
+        ("GREENCACHE_SLO__TARGET", "2", "less than or equal to 1"),
+        ("GREENCACHE_CARBON__SCOPE", "all", "'attributable' or 'provisioned'"),
+        ("GREENCACHE_CARBON__FACTORS__PUE", "x", "valid number"),
+        ("GREENCACHE_STORAGE__SDD", "1TB", "did you mean GREENCACHE_STORAGE__SSD"),
+        ("GREENCACHE_CARBON__FACTORS__SSD_KG", "1", "is not a setting"),
+    ],
+)
+def test_a_wrong_variable_is_named(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SettingsError, match=complaint) as fault:
+        load_settings()
+    assert variable in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("[storage]\nssd = '12XB'", "GREENCACHE_STORAGE__SSD .*in .*: '12XB' is not a size"),
+        ("[storage]\nsdd = 1", "GREENCACHE_STORAGE__SDD is not a setting"),
+        ("storage = 3", "GREENCACHE_STORAGE is not a setting"),
+        ("[", "not a TOML file"),
+    ],
+)
+def test_a_wrong_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: str, complaint: str
+) -> None:
+    file = tmp_path / "greencache.toml"
+    file.write_text(content)
+    monkeypatch.setenv("GREENCACHE_CONFIG", str(file))
+    with pytest.raises(SettingsError, match=complaint):
+        load_settings()
+
+
+def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENCACHE_CONFIG", "/nowhere/greencache.toml")
+    with pytest.raises(SettingsError, match="GREENCACHE_CONFIG: cannot read"):
+        load_settings()

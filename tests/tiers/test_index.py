@@ -1,0 +1,248 @@
+"""Transactions, leases, resizing: nothing relied on is ever lost, nothing half-written is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import settings, strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
+from numpy.typing import NDArray
+
+from greencache.errors import BlockStateError, InputError
+from greencache.tiers import Lease, Policy, Reservation, TierIndex
+from greencache.tiers.state import COMMITTED, NONE, RESERVED
+
+
+def ids(*blocks: int) -> NDArray[np.int32]:
+    return np.array(blocks, np.int32)
+
+
+def test_blocks_are_found_only_after_commit() -> None:
+    index = TierIndex(4)
+    reservation = index.reserve(ids(0, 1, 2), now_s=0.0)
+    assert len(reservation) == 3
+    assert index.match(ids(0, 1, 2)) == 0
+    index.commit(reservation, now_s=1.0)
+    assert index.match(ids(0, 1, 2)) == 3
+    assert len(index) == 3
+
+
+def test_aborted_blocks_leave_no_trace() -> None:
+    index = TierIndex(4)
+    index.access(ids(0), now_s=0.0)
+    index.abort(index.reserve(ids(0, 1, 2), now_s=1.0), now_s=2.0)
+    assert index.match(ids(0, 1, 2)) == 1
+    assert len(index) == 1
+    assert len(index.reserve(ids(7, 8, 9), now_s=3.0)) == 3
+
+
+def test_a_second_writer_of_the_same_blocks_gets_none() -> None:
+    index = TierIndex(8)
+    first = index.reserve(ids(0, 1), now_s=0.0)
+    assert len(index.reserve(ids(0, 1), now_s=0.0)) == 0
+    index.commit(first, now_s=1.0)
+    assert index.match(ids(0, 1)) == 2
+
+
+def test_a_reservation_gets_what_fits_from_the_front() -> None:
+    index = TierIndex(2)
+    reservation = index.reserve(ids(0, 1, 2, 3), now_s=0.0)
+    assert reservation.ids.tolist() == [0, 1]
+    assert len(set(reservation.slots.tolist())) == 2
+
+
+def test_leased_blocks_are_not_evicted_and_others_are() -> None:
+    index = TierIndex(3)
+    index.access(ids(0, 1), now_s=0.0)
+    lease = index.acquire(ids(0, 1), now_s=1.0)
+    index.access(ids(5), now_s=2.0)
+    index.access(ids(6, 7), now_s=3.0)
+    assert index.match(ids(0, 1)) == 2
+    assert index.match(ids(6, 7)) == 1, "only one place was not leased"
+    index.release(lease, now_s=4.0)
+    index.access(ids(8, 9, 10), now_s=5.0)
+    assert index.match(ids(8, 9, 10)) == 3
+
+
+def test_a_shrink_takes_leased_blocks_when_their_lease_ends() -> None:
+    index = TierIndex(4)
+    index.access(ids(0, 1, 2, 3), now_s=0.0)
+    lease = index.acquire(ids(0, 1, 2), now_s=1.0)
+    assert index.resize(1, now_s=2.0) == 2
+    assert len(index) == 3
+    index.release(lease, now_s=3.0)
+    assert len(index) == 1
+    assert index.match(ids(0, 1, 2)) == 1, "the root goes last"
+
+
+def test_a_grown_tier_keeps_what_it_has() -> None:
+    index = TierIndex(2)
+    index.access(ids(0, 1), now_s=0.0)
+    assert index.resize(5, now_s=1.0) == 0
+    index.access(ids(0, 1, 2, 3, 4), now_s=2.0)
+    assert index.match(ids(0, 1, 2, 3, 4)) == 5
+
+
+def test_held_capacity_evicts_but_never_what_is_leased() -> None:
+    index = TierIndex(4)
+    index.access(ids(0, 1, 2, 3), now_s=0.0)
+    lease = index.acquire(ids(0, 1), now_s=1.0)
+    assert not index.hold(3, now_s=2.0)
+    assert len(index) == 4, "a hold that cannot be evicts nothing"
+    assert index.hold(2, now_s=2.0)
+    assert index.match(ids(0, 1, 2, 3)) == 2
+    index.unhold(2)
+    index.release(lease, now_s=3.0)
+    with pytest.raises(BlockStateError, match="cannot give back"):
+        index.unhold(1)
+
+
+def test_transactions_end_once() -> None:
+    index = TierIndex(4)
+    reservation = index.reserve(ids(0), now_s=0.0)
+    index.commit(reservation, now_s=0.0)
+    for end in (index.commit, index.abort):
+        with pytest.raises(BlockStateError):
+            end(reservation, now_s=1.0)
+    lease = index.acquire(ids(0), now_s=1.0)
+    index.release(lease, now_s=2.0)
+    with pytest.raises(BlockStateError):
+        index.release(lease, now_s=2.0)
+
+
+def test_a_negative_capacity_is_refused() -> None:
+    with pytest.raises(InputError):
+        TierIndex(-1)
+    with pytest.raises(InputError):
+        TierIndex(1).resize(-1, now_s=0.0)
+
+
+def test_unknown_ids_are_misses() -> None:
+    index = TierIndex(4)
+    assert index.match(ids(99)) == 0
+    assert 99 not in index
+    assert len(index.acquire(ids(99, 100), now_s=0.0)) == 0
+
+
+def chain_of(leaf: int) -> NDArray[np.int32]:
+    """The path to a node of the binary tree in which node n has children 2n + 1 and 2n + 2."""
+    path = [leaf]
+    while path[-1] > 0:
+        path.append((path[-1] - 1) // 2)
+    return np.array(path[::-1], np.int32)
+
+
+chains = st.integers(0, 62).map(chain_of)
+
+
+class IndexMachine(RuleBasedStateMachine):
+    """Any mix of readers, writers and resizes, against a plain record of what must hold."""
+
+    leases = Bundle("leases")
+    reservations = Bundle("reservations")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.index = TierIndex(8, Policy.LRU)
+        self.now_s = 0.0
+        self.leased: list[Lease] = []
+        self.reserved: list[Reservation] = []
+
+    def tick(self) -> float:
+        self.now_s += 1.0
+        return self.now_s
+
+    @rule(policy=st.sampled_from(list(Policy)), capacity=st.integers(0, 20))
+    def start_over(self, policy: Policy, capacity: int) -> None:
+        if not self.leased and not self.reserved and self.index.held_blocks == 0:
+            self.index = TierIndex(capacity, policy)
+
+    @rule(chain=chains, spare=st.integers(0, 1))
+    def serve(self, chain: NDArray[np.int32], spare: int) -> None:
+        before = self.index.match(chain)
+        limit = len(chain) - spare
+        assert self.index.access(chain, self.tick(), reusable=limit) == min(before, limit)
+
+    @rule(target=leases, chain=chains)
+    def acquire(self, chain: NDArray[np.int32]) -> Lease:
+        lease = self.index.acquire(chain, self.tick())
+        self.leased.append(lease)
+        return lease
+
+    @rule(lease=consumes(leases))
+    def release(self, lease: Lease) -> None:
+        self.leased = [other for other in self.leased if other is not lease]
+        self.index.release(lease, self.tick())
+
+    @rule(target=reservations, chain=chains)
+    def reserve(self, chain: NDArray[np.int32]) -> Reservation:
+        reservation = self.index.reserve(chain, self.tick())
+        self.reserved.append(reservation)
+        return reservation
+
+    @rule(reservation=consumes(reservations), keep=st.booleans())
+    def end(self, reservation: Reservation, keep: bool) -> None:
+        self.reserved = [other for other in self.reserved if other is not reservation]
+        if keep:
+            self.index.commit(reservation, self.tick())
+        else:
+            self.index.abort(reservation, self.tick())
+
+    @rule(capacity=st.integers(0, 20))
+    def resize(self, capacity: int) -> None:
+        over = self.index.resize(capacity, self.tick())
+        assert over == max(0, len(self.index) + self.index.held_blocks - capacity)
+
+    @rule(blocks=st.integers(0, 6))
+    def hold(self, blocks: int) -> None:
+        self.index.hold(blocks, self.tick())
+
+    @rule()
+    def unhold(self) -> None:
+        self.index.unhold(self.index.held_blocks)
+
+    @invariant()
+    def what_is_leased_is_there(self) -> None:
+        for lease in self.leased:
+            assert self.index.match(lease.ids) == len(lease.ids)
+
+    @invariant()
+    def what_is_reserved_is_kept_and_unseen(self) -> None:
+        state = self.index.state
+        taken: set[int] = set()
+        for reservation in self.reserved:
+            for block, slot in zip(reservation.ids, reservation.slots, strict=True):
+                assert state.slot_of[block] == slot
+                assert state.slots[slot]["status"] == RESERVED
+                taken.add(int(slot))
+        assert len(taken) == sum(len(reservation) for reservation in self.reserved)
+
+    @invariant()
+    def content_is_closed_under_prefixes_and_counted(self) -> None:
+        state = self.index.state
+        present = np.flatnonzero(state.slots["status"] != 0)
+        assert len(present) == len(self.index)
+        children = np.zeros(len(state.slots), int)
+        for slot in present:
+            block = state.slots[slot]
+            assert state.slot_of[block["id"]] == slot
+            if block["parent"] != NONE:
+                parent = state.slots[block["parent"]]
+                assert parent["status"] != 0
+                assert parent["id"] == (block["id"] - 1) // 2
+                if block["status"] == COMMITTED:
+                    assert parent["status"] == COMMITTED
+                children[block["parent"]] += 1
+            else:
+                assert block["id"] == 0
+        assert (children[present] == state.slots["children"][present]).all()
+
+    @invariant()
+    def capacity_is_kept_unless_it_is_pinned(self) -> None:
+        occupied = len(self.index) + self.index.held_blocks
+        if not self.leased and not self.reserved:
+            assert occupied <= max(self.index.capacity_blocks, self.index.held_blocks)
+
+
+TestIndexMachine = IndexMachine.TestCase
+TestIndexMachine.settings = settings(max_examples=150, stateful_step_count=40)

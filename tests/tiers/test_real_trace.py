@@ -1,0 +1,49 @@
+"""The store's LRU on the real conversation trace, against a reference that shares nothing with it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import pytest
+
+from greencache.bench.curve import measure_curve
+from greencache.tiers import Policy
+from greencache.traces import RequestTrace
+
+
+class OrderedPrefixLru:
+    """Prefix LRU on an ``OrderedDict``: parents are kept newer than their children.
+
+    So the oldest entry never has a child, and eviction is from the front alone. Each request's
+    blocks are moved to the back from the deepest to the first.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.blocks: OrderedDict[tuple[int, int], None] = OrderedDict()
+
+    def serve(self, names: list[int], reusable: int) -> int:
+        keys = list(enumerate(names))
+        hits = 0
+        while hits < reusable and keys[hits] in self.blocks:
+            hits += 1
+        kept = keys[: self.capacity]
+        for key in reversed(kept):
+            self.blocks[key] = None
+            self.blocks.move_to_end(key)
+        while len(self.blocks) > self.capacity:
+            self.blocks.popitem(last=False)
+        return hits
+
+
+@pytest.mark.parametrize("capacity", [300, 20_000])
+def test_prefix_lru_equals_the_reference(conversation: RequestTrace, capacity: int) -> None:
+    reference = OrderedPrefixLru(capacity)
+    expected = 0
+    for r in range(len(conversation)):
+        start = conversation.block_starts[r]
+        names = conversation.block_names[start : start + conversation.full_blocks[r]].tolist()
+        expected += reference.serve(names, int(conversation.reusable_blocks[r]))
+    curve = measure_curve(conversation, Policy.LRU, [capacity])
+    assert curve.points[0].prefix_hit_blocks == expected
+    assert expected > 10_000
