@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -17,7 +18,14 @@ from greencache.bench.replay import TIERS, Measured, PlanResult, Replay
 from greencache.bench.simulation import BIN_S
 from greencache.quantities import GIB, TB
 
-__all__ = ["carbon_by_component", "carbon_over_time", "hit_rate_by_tier", "overview", "ttft"]
+__all__ = [
+    "carbon_by_component",
+    "carbon_over_time",
+    "drawn",
+    "hit_rate_by_tier",
+    "overview",
+    "ttft",
+]
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -32,7 +40,6 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
-    "svg.fonttype": "none",
     "svg.hashsalt": "greencache",  # the same replay gives the same bytes
 }
 
@@ -169,6 +176,15 @@ def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> Figu
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
         return figure
+
+
+def drawn(figure: Figure, kind: str) -> bytes:
+    """The figure as ``svg`` or ``png``; the same figure gives the same bytes."""
+    content = io.BytesIO()
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    with mpl.rc_context(STYLE):
+        figure.savefig(content, format=kind, dpi=110, metadata=metadata)
+    return content.getvalue()
 
 
 def carbon_by_component(replay: Replay) -> Figure:

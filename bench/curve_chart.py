@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from greencache.bench.charts import STYLE
+from greencache.bench.charts import STYLE, drawn
 from greencache.bench.curve import Curve
 from greencache.quantities import format_bytes
 
@@ -47,6 +45,4 @@ def curve_picture(curve: Curve, block_bytes: int | None) -> bytes:
         axes.set_ylabel("hit rate")
         axes.set_title(f"{curve.trace}: hit rate over capacity, {curve.policy}")
         axes.legend(loc="upper left")
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=120)
-    return picture.getvalue()
+    return drawn(figure, "png")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -18,9 +16,7 @@ __all__ = ["html_report", "png_picture"]
 
 
 def _svg(figure: Figure) -> Markup:
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
+    svg = charts.drawn(figure, "svg").decode()
     return Markup(svg[svg.index("<svg") :])  # drawn by us, so it needs no escaping
 
 
@@ -110,6 +106,4 @@ def html_report(replay: Replay) -> str:
 
 def png_picture(replay: Replay) -> bytes:
     """Carbon, hit rate and TTFT in one picture."""
-    picture = io.BytesIO()
-    charts.overview(replay).savefig(picture, format="png", dpi=110)
-    return picture.getvalue()
+    return charts.drawn(charts.overview(replay), "png")

@@ -65,7 +65,12 @@ def test_nothing_imports_a_top_level_folder_by_its_own_name() -> None:
     for module, path in MODULES.items():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
-                assert node.module.split(".")[0] not in {"bench", "controller", "tiers", "traces"}, module
+                assert node.module.split(".")[0] not in {
+                    "bench",
+                    "controller",
+                    "tiers",
+                    "traces",
+                }, module
 
 
 def test_the_core_does_no_io_and_reads_no_clock() -> None:

@@ -165,7 +165,11 @@ def chats(draw: st.DrawFn) -> RequestTrace:
 )
 @settings(max_examples=60)
 def test_every_request_is_served_and_all_room_is_given_back(
-    hardware: ServingHardware, trace: RequestTrace, policy: Policy, dram_blocks: int, ssd_blocks: int
+    hardware: ServingHardware,
+    trace: RequestTrace,
+    policy: Policy,
+    dram_blocks: int,
+    ssd_blocks: int,
 ) -> None:
     block = hardware.layout.block_bytes
     storage = StorageSetup(

@@ -102,6 +102,6 @@ def test_what_cannot_run_is_refused(catalog: Catalog) -> None:
         serving_hardware(catalog, big, "4xH101")
     with pytest.raises(UnknownNameError, match="weight dtype"):
         serving_hardware(catalog, big, "4xH100", weight_dtype="fp7")
-    with pytest.raises(UnknownNameError, match="did you mean 'llama-3.1-8b'"):
+    with pytest.raises(UnknownNameError, match=r"did you mean 'llama-3\.1-8b'"):
         find_model("llama-3.1-9b")
     assert len(model_names()) == 4

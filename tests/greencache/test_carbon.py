@@ -114,7 +114,9 @@ def test_what_is_given_back_is_charged_only_if_provisioned() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(0, 16e12), st.floats(0, 1e6), st.floats(0, 1e14)), min_size=1, max_size=6
+        st.tuples(st.floats(0, 16e12), st.floats(0, 1e6), st.floats(0, 1e14)),
+        min_size=1,
+        max_size=6,
     )
 )
 def test_attributable_never_exceeds_provisioned(steps: list[tuple[float, float, float]]) -> None:
@@ -146,9 +148,9 @@ def test_sci_is_grams_per_thousand_output_tokens() -> None:
 
 
 def test_act_form() -> None:
-    """1 cm2 at 1.52 kWh and 0.5 kg/kWh, 0.2 gas, 0.5 material: 1.46 kg; yield 0.875, packaging 0.15.
+    """1 cm2 at 1.52 kWh and 0.5 kg/kWh, 0.2 kg gas, 0.5 kg material: 1.46 kg.
 
-    1.46 / 0.875 + 0.15 = 1.8186 kg.
+    At a yield of 0.875 and with 0.15 kg of packaging: 1.46 / 0.875 + 0.15 = 1.8186 kg.
     """
     kg = chip_kg(
         100,

@@ -1,4 +1,4 @@
-"""The store's LRU on the real conversation trace, against a reference that shares nothing with it."""
+"""The store's LRU on the real trace, against a reference that shares nothing with it."""
 
 from __future__ import annotations
 

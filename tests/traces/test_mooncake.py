@@ -128,13 +128,15 @@ def test_missing_files_and_directories_are_named(tmp_path: Path) -> None:
 
 _json = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*GOOD, "x"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*GOOD, "x"]), inner)
+    ),
     max_leaves=6,
 )
 _lines = (
     st.binary(max_size=60)
     | _json.map(lambda value: json.dumps(value).encode())
-    | st.fixed_dictionaries({key: _json for key in GOOD}).map(lambda v: json.dumps(v).encode())
+    | st.fixed_dictionaries(dict.fromkeys(GOOD, _json)).map(lambda v: json.dumps(v).encode())
     | st.just(line().encode())
 )
 

@@ -1,0 +1,325 @@
+"""The command line, as users meet it: results, and what it says to bad input."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from greencache.cli import main
+
+LINE = '{"timestamp": %d, "input_length": 1100, "output_length": 5, "hash_ids": [1, 2, %d]}\n'
+
+
+def greencache(*arguments: str | Path) -> int:
+    """Run the command line in this process; its exit status."""
+    previous = sys.argv
+    sys.argv = ["greencache", *map(str, arguments)]
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.argv = previous
+    return 0
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    path = tmp_path / "trace.jsonl"
+    path.write_text("".join(LINE % (i * 1000, i) for i in range(30)))
+    return path
+
+
+def test_replay_writes_a_table_json_html_and_png(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "html", "png")}
+    options = [f"--{kind}={path}" for kind, path in files.items()]
+    assert greencache("replay", trace, "--warmup", "0", *options) == 0
+    out = capsys.readouterr()
+    for plan in ("none", "hbm-only", "full", "best-static"):
+        assert plan in out.out
+    result = json.loads(files["json"].read_text())
+    assert [run["plan"] for run in result["runs"]] == ["none", "hbm-only", "full", "best-static"]
+    assert files["html"].read_text().startswith("<!doctype html>")
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    assert (
+        stat.S_IMODE(files["json"].stat().st_mode) & 0o044 == 0o044 & ~os.umask(os.umask(0)) & 0o777
+    )
+
+
+def test_json_to_standard_output_is_nothing_but_json(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert greencache("replay", trace, "--plans=hbm-only", "--json=-") == 0
+    assert json.loads(capsys.readouterr().out)["schema"] == "greencache.replay/1"
+    assert greencache("curve", trace, "--capacities=1,2,100", "--json=-") == 0
+    curve = json.loads(capsys.readouterr().out)
+    assert curve["schema"] == "greencache.curve/1"
+    assert curve["block_bytes"] is None
+    assert [point["capacity_blocks"] for point in curve["points"]] == [1, 2, 100]
+    assert curve["points"][-1]["hit_blocks"] == 58, "blocks 1 and 2 hit in all requests but one"
+    assert curve["accesses"] == 90
+
+
+def test_options_go_before_settings(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREENCACHE_STORAGE__POLICY", "lfu")
+    monkeypatch.setenv("GREENCACHE_CARBON__FACTORS__SSD_KG_PER_TB", "30")
+    arguments = ("replay", trace, "--plans=full", "--json=-", "--ssd=1TB")
+    assert greencache(*arguments) == 0
+    from_settings = json.loads(capsys.readouterr().out)
+    assert from_settings["runs"][0]["policy"] == "lfu"
+    assert from_settings["runs"][0]["capacity_bytes"][0][1]["ssd"] == 10**12
+    assert from_settings["factors"]["ssd_kg_per_tb"]["value"] == 30
+    assert greencache(*arguments, "--policy=lcs", "--ssd-kg-per-tb=160") == 0
+    from_options = json.loads(capsys.readouterr().out)
+    assert from_options["runs"][0]["policy"] == "lcs"
+    assert from_options["factors"]["ssd_kg_per_tb"]["value"] == 160
+
+
+def test_a_grid_of_ones_own(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grid = tmp_path / "grid.csv"
+    with grid.open("w") as file:
+        writer = csv.writer(file)
+        writer.writerow(["zone", "utc_hour", "gco2_per_kwh", "kind"])
+        writer.writerows(
+            [["HOME", f"2024-01-01T{h:02d}:00:00Z", 50 + h, "direct"] for h in range(9)]
+        )
+    for text in (f"{grid}", f"{grid}:HOME"):
+        start = ("--grid-start", "2024-01-01T05:00Z")
+        assert greencache("replay", trace, "--plans=full", "--json=-", "--grid", text, *start) == 0
+        result = json.loads(capsys.readouterr().out)["grid"]
+        assert (result["zone"], result["mean_gco2_per_kwh"], result["kind"]) == (
+            "HOME",
+            55.0,
+            "direct",
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--model=llama-9"], "unknown model 'llama-9'"),
+        (["--hardware=4xH101"], "unknown GPU 'H101'; did you mean 'H100'"),
+        (["--hardware=many"], "unknown GPU 'many'"),
+        (["--hardware=3xH100"], "1, 2, 4 or 8 GPUs"),
+        (["--policy=fifo"], "unknown policy 'fifo'"),
+        (["--plans=full,empty"], "unknown plan 'empty'"),
+        (["--grid=ATLANTIS"], "unknown zone 'ATLANTIS'"),
+        (["--grid=nowhere.csv"], "nowhere.csv: no such file"),
+        (["--grid=nowhere.csv:XX"], "nowhere.csv: no such file"),
+        (["--grid-start=tomorrow"], "'tomorrow' is not a time"),
+        (["--grid-start=1999-01-01T00:00Z"], "has no value at 1999"),
+        (["--ssd=12XB"], "'12XB' is not a size"),
+        (["--dram=lots"], "'lots' is not a size"),
+        (["--warmup=3h"], "--warmup 3h is longer than the trace"),
+        (["--slo-ttft=soon"], "'soon' is not a duration"),
+        (["--scope=none"], "unknown scope 'none'"),
+        (["--mean-rate=0"], "a mean rate is more than 0"),
+        (["--mean-rate=nan"], "a mean rate is more than 0"),
+        (["--ssd-kg-per-tb=-1"], "must be more than 0"),
+        (["--weight-dtype=fp7"], "unknown weight dtype"),
+        (["--kv-dtype=fp7"], "unknown KV dtype"),
+        (["--model=llama-3.1-70b", "--hardware=T4"], "use more GPUs"),
+    ],
+)
+def test_bad_options_are_one_clear_line_and_exit_2(
+    trace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
+    assert greencache("replay", trace, *arguments) == 2
+    out = capsys.readouterr()
+    assert out.out == ""
+    assert out.err.startswith("error: ")
+    assert complaint in out.err
+    assert out.err.count("\n") == 1
+    assert "Traceback" not in out.err
+
+
+@pytest.mark.parametrize("command", ["replay", "curve"])
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "empty"),
+        (b"{]\n", "line 1: not a request"),
+        (bytes(range(256)) * 20, "line 1: not a request"),
+        (b'{"timestamp": "x"}\n', "line 1: not a request"),
+        ((LINE % (5, 1)).encode() + (LINE % (4, 1)).encode(), "line 2: timestamp goes back"),
+        ((LINE % (-1, 1)).encode(), "line 1: timestamp is -1"),
+        (LINE.replace("1100", "-3").encode() % (0, 1), "line 1: input_length is -3"),
+    ],
+)
+def test_bad_traces_are_one_clear_line_and_exit_2(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    content: bytes,
+    complaint: str,
+) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(content)
+    assert greencache(command, path) == 2
+    err = capsys.readouterr().err
+    assert complaint in err
+    assert str(path) in err
+    assert err.count("\n") == 1
+
+
+def test_missing_traces_and_directories_exit_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert greencache("replay", tmp_path / "none.jsonl") == 2
+    assert "no such file" in capsys.readouterr().err
+    assert greencache("curve", tmp_path) == 2
+    assert "is a directory" in capsys.readouterr().err
+
+
+def test_bad_lines_can_be_skipped_and_are_counted(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace.write_text("nonsense\n" + trace.read_text())
+    assert greencache("replay", trace, "--plans=hbm-only") == 2
+    capsys.readouterr()
+    assert greencache("replay", trace, "--plans=hbm-only", "--skip-bad") == 0
+    assert "1 malformed lines skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--json", "--html", "--png"])
+def test_unwritable_output_exits_1_and_leaves_nothing(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    missing = tmp_path / "none" / "out"
+    for target in (missing, tmp_path, Path("/proc/out")):
+        before = sorted(tmp_path.rglob("*"))
+        assert greencache("replay", trace, "--plans=hbm-only", option, target) == 1
+        assert f"error: cannot write {target}" in capsys.readouterr().err
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_full_disk_exits_1_and_keeps_what_was_there(
+    trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A file size limit makes the write fail after it began, as a full disk does."""
+    target = tmp_path / "out.json"
+    target.write_text("what was there")
+    code = (
+        "import resource, signal, sys\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "from pathlib import Path\n"
+        "from greencache.cli.output import write_output\n"
+        "from greencache.errors import OutputError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "try:\n"
+        "    write_output(Path(sys.argv[1]), b'x' * 5000)\n"
+        "except OutputError as fault:\n"
+        "    print(fault)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(target)], capture_output=True, text=True, check=True
+    )
+    assert "cannot write" in done.stdout
+    assert target.read_text() == "what was there"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_curve_in_bytes_and_as_a_picture(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "curve.png"
+    arguments = ("curve", trace, "--model=llama-3.1-8b", "--policy=lcs", "--capacities=1GiB,64MiB")
+    assert greencache(*arguments, "--png", picture, "--json=-") == 0
+    curve = json.loads(capsys.readouterr().out)
+    assert curve["block_bytes"] == 64 * 2**20
+    assert [point["capacity_bytes"] for point in curve["points"]] == [64 * 2**20, 2**30]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--capacities=1GB"], "give --model to use bytes"),
+        (["--capacities=-4"], "not a number of blocks"),
+        (["--capacities=,"], "at least one capacity"),
+        (["--policy=best"], "unknown policy"),
+        (["--model=gpt-5"], "unknown model"),
+        (["--model=llama-3.1-8b", "--capacities=12XB"], "'12XB' is not a size"),
+    ],
+)
+def test_bad_curve_options_exit_2(
+    trace: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], complaint: str
+) -> None:
+    assert greencache("curve", trace, *arguments) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_settings_are_listed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREENCACHE_STORAGE__SSD", "8TB")
+    assert greencache("settings") == 0
+    table = capsys.readouterr().out
+    assert "GREENCACHE_ENGINE__MODEL" in table
+    assert any(
+        "GREENCACHE_STORAGE__SSD" in row and "environment" in row for row in table.splitlines()
+    )
+    assert greencache("settings", "--json=-") == 0
+    listed = json.loads(capsys.readouterr().out)["settings"]
+    assert listed["GREENCACHE_STORAGE__SSD"]["value"] == 8 * 10**12
+
+
+def test_a_wrong_setting_exits_2(
+    trace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GREENCACHE_STORAGE__SSD", "12XB")
+    assert greencache("replay", trace) == 2
+    assert "GREENCACHE_STORAGE__SSD: '12XB' is not a size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--nonsense"], ["nonsense"], ["replay", "a", "b"]])
+def test_wrong_usage_exits_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert greencache(*arguments) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_is_light_and_says_what_there_is() -> None:
+    """``--help`` must not load the heavy parts: it is what people type first."""
+    code = (
+        "import sys\n"
+        "sys.argv = ['greencache', '--help']\n"
+        "from greencache.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "finally:\n"
+        "    heavy = {'numba', 'numpy', 'matplotlib', 'pydantic', 'jinja2'} & set(sys.modules)\n"
+        "    print('HEAVY', sorted(heavy))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "HEAVY []" in done.stdout
+    for command in ("replay", "curve", "settings"):
+        assert command in done.stdout
+
+
+def test_the_installed_command_runs_end_to_end(trace: Path, tmp_path: Path) -> None:
+    """As installed: its own process, from another folder."""
+    command = Path(sys.executable).with_name("greencache")
+    done = subprocess.run(
+        [command, "replay", trace, "--plans=hbm-only,full", "--json=out.json"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "hbm-only" in done.stdout
+    assert json.loads((tmp_path / "out.json").read_text())["runs"][1]["plan"] == "full"
