@@ -168,7 +168,7 @@ def _draw_ttft(axes: Axes, replay: Replay) -> None:
     axes.set_xlabel("time to first token, s (log scale)")
     axes.set_ylabel("requests at or below")
     axes.set_title("TTFT distribution")
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="upper left", fontsize=8, frameon=True, framealpha=1, edgecolor="none")
 
 
 def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> Figure:

@@ -94,8 +94,9 @@ def _lay_over(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     for key, value in changes.items():
         old = merged.get(key)
         # A figure is replaced whole: the range of the old one says nothing about the new one.
-        inside = isinstance(old, dict) and isinstance(value, dict) and not _is_quantity(value)
-        merged[key] = _lay_over(old, value) if inside else value
+        if isinstance(old, dict) and isinstance(value, dict) and not _is_quantity(value):
+            value = _lay_over(old, value)
+        merged[key] = value
     return merged
 
 

@@ -36,7 +36,7 @@ def _home(high: np.uint64, low: np.uint64, size: int) -> np.int64:
 
 
 @kernel
-def _locate(state: DirectoryState, high: np.uint64, low: np.uint64) -> int:
+def _locate(state: DirectoryState, high: np.uint64, low: np.uint64) -> np.int64:
     """Where in the table the key is, or the empty place where it would go."""
     size = len(state.table)
     at = _home(high, low, size)

@@ -49,7 +49,7 @@ def test_a_decode_step_alone_reads_the_weights_once(hardware: ServingHardware) -
 def test_a_long_prefill_is_bound_by_arithmetic(hardware: ServingHardware) -> None:
     """4,096 tokens: 2 x 6.98 B x 4,096 + 4 x 131,072 x 4,096 x 4,097 / 2 operations, and a head."""
     model = find_model("llama-3.1-8b")
-    flops = 2 * model.layer_parameters * 4096 + 2 * model.head_parameters
+    flops = 2.0 * model.layer_parameters * 4096 + 2 * model.head_parameters
     flops += 4 * 32 * 4096 * 4096 * 4097 / 2
     expected_s = flops / (0.45 * 989.4e12) + hardware.rates.overhead_s
     assert hardware.prefill_s(4096) == pytest.approx(expected_s, rel=1e-6)
