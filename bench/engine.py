@@ -73,7 +73,8 @@ REQUEST = np.dtype(
         ("arrival_s", np.float64),
         ("input_tokens", np.int64),
         ("output_tokens", np.int64),
-        ("first_id", np.int64),  # where its block ids begin in ``Engine.ids``
+        ("first_id", np.int64),  # where the ids of its full blocks begin in ``Engine.ids``
+        ("end_id", np.int64),  # and end
         ("full", np.int64),  # full blocks of its prompt
         ("reusable", np.int64),  # those of them that may hit
         # What became of it; times are NaN until they come.
@@ -127,12 +128,6 @@ class Engine(NamedTuple):
 
 
 @kernel
-def _chain(engine: Engine, r: int) -> NDArray[np.int32]:
-    first = engine.requests[r].first_id
-    return engine.ids[first : first + engine.requests[r].full]
-
-
-@kernel
 def _blocks_needed(engine: Engine, r: int) -> int:
     tokens = engine.requests[r].input_tokens + engine.requests[r].output_tokens
     return -(-tokens // engine.config.block_tokens)
@@ -165,7 +160,7 @@ def _load(engine: Engine, from_dram: int, from_ssd: int) -> float:
 def _start(engine: Engine, r: int) -> bool:
     """Give the request its place in HBM and begin to load its hits; False if HBM is full."""
     request, now_s = engine.requests[r], engine.clock[NOW_S]
-    ids, reusable = _chain(engine, r), request.reusable
+    ids, reusable = engine.ids[request.first_id : request.end_id], request.reusable
     in_hbm = match(engine.hbm, ids, reusable) if engine.config.reuse_hbm else 0
     lease(engine.hbm, ids, in_hbm)
     if not hold(engine.hbm, _blocks_needed(engine, r) - in_hbm, now_s):
@@ -210,7 +205,7 @@ def _write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
 def _publish(engine: Engine, r: int) -> None:
     """Store the full blocks of a prompt that is computed, and end its leases in DRAM and SSD."""
     request, now_s = engine.requests[r], engine.clock[NOW_S]
-    ids, full = _chain(engine, r), request.full
+    ids, full = engine.ids[request.first_id : request.end_id], request.full
     if engine.config.reuse_hbm:
         unhold(engine.hbm, full - request.hbm_blocks)
         store(engine.hbm, ids, full, now_s)
@@ -224,13 +219,13 @@ def _publish(engine: Engine, r: int) -> None:
 
 @kernel
 def _finish(engine: Engine, r: int) -> None:
-    now_s = engine.clock[NOW_S]
-    engine.requests[r].finish_s = now_s
+    request, now_s = engine.requests[r], engine.clock[NOW_S]
+    request.finish_s = now_s
     engine.counts[FINISHED] += 1
     named = 0
     if engine.config.reuse_hbm:
-        named = engine.requests[r].full
-        unlease(engine.hbm, _chain(engine, r), named, now_s)
+        named = request.full
+        unlease(engine.hbm, engine.ids[request.first_id : request.end_id], named, now_s)
     unhold(engine.hbm, _blocks_needed(engine, r) - named)
 
 

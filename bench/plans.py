@@ -12,9 +12,9 @@ __all__ = ["Plan", "best_static_candidates", "parse_plans"]
 
 _NAMES = ("none", "hbm-only", "full", "static:SIZE", "best-static")
 
-_SHARES = (0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-"""Sizes that best-static tries, of what is installed: halves, because hit rate over capacity is
-close to logarithmic in such traces."""
+_SHARES = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
+"""Sizes that best-static tries, of what is installed: finer where small, because hit rate over
+capacity is close to logarithmic in such traces."""
 
 
 @dataclass(frozen=True, slots=True)

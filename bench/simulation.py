@@ -137,6 +137,7 @@ def _requests(trace: RequestTrace) -> NDArray[np.void]:
     requests["input_tokens"] = trace.input_tokens
     requests["output_tokens"] = trace.output_tokens
     requests["first_id"] = trace.block_starts[:-1]
+    requests["end_id"] = trace.block_starts[:-1] + trace.full_blocks
     requests["full"] = trace.full_blocks
     requests["reusable"] = trace.reusable_blocks
     requests["first_token_s"] = np.nan

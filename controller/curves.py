@@ -38,10 +38,12 @@ def _sum_through(tree: NDArray[np.int64], at: int) -> int:
 
 
 @kernel
-def _distances(ids: NDArray[np.int32], unique: int) -> NDArray[np.int64]:
-    tree = np.zeros(len(ids) + 1, np.int64)
-    last = np.full(unique, NEVER, np.int64)
-    distances = np.empty(len(ids), np.int64)
+def _measure(
+    ids: NDArray[np.int32],
+    last: NDArray[np.int64],
+    tree: NDArray[np.int64],
+    distances: NDArray[np.int64],
+) -> None:
     present = 0
     for now in range(len(ids)):
         before = last[ids[now]]
@@ -53,7 +55,6 @@ def _distances(ids: NDArray[np.int32], unique: int) -> NDArray[np.int64]:
             _add(tree, before, -1)
         _add(tree, now, 1)
         last[ids[now]] = now
-    return distances
 
 
 def lru_stack_distances(ids: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -67,7 +68,9 @@ def lru_stack_distances(ids: NDArray[np.int32]) -> NDArray[np.int64]:
         Blocks in order of access, named by small integers from 0.
     """
     unique = int(ids.max()) + 1 if len(ids) else 0
-    distances: NDArray[np.int64] = _distances(ids, unique)
+    last = np.full(unique, NEVER, np.int64)
+    distances = np.empty(len(ids), np.int64)
+    _measure(ids, last, np.zeros(len(ids) + 1, np.int64), distances)
     return distances
 
 

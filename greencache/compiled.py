@@ -47,6 +47,10 @@ def _cache_dir(files: frozenset[str]) -> Path:
 def kernel(function: F) -> F:
     """Compile ``function`` with numba on first call, without the GIL, cached between processes.
 
+    Kernels count no references: they may not create arrays, nor return any but their arguments.
+    Counting them for every array of a state passed between small functions took nine tenths of the
+    replay's time.
+
     Constants must live in the module of a kernel or state type that ``function``'s module imports
     by name: that is how an edit to them is noticed. ``NUMBA_CACHE_DIR`` overrides where the
     machine code is kept.
@@ -57,7 +61,7 @@ def kernel(function: F) -> F:
     if not chosen:
         _config.CACHE_DIR = str(_cache_dir(files))
     try:
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(function)
+        compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
     finally:
         _config.CACHE_DIR = chosen
     return cast("F", compiled)

@@ -60,37 +60,44 @@ def _intern(state: DirectoryState, count: int, high: np.uint64, low: np.uint64) 
 
 @kernel
 def _find_all(
-    state: DirectoryState, high: NDArray[np.uint64], low: NDArray[np.uint64]
-) -> NDArray[np.int32]:
-    ids = np.empty(len(low), np.int32)
+    state: DirectoryState,
+    high: NDArray[np.uint64],
+    low: NDArray[np.uint64],
+    ids: NDArray[np.int32],
+) -> None:
     for i in range(len(low)):
         ids[i] = state.table[_locate(state, high[i], low[i])]
-    return ids
 
 
 @kernel
 def _intern_all(
-    state: DirectoryState, count: int, high: NDArray[np.uint64], low: NDArray[np.uint64]
-) -> tuple[NDArray[np.int32], int]:
-    ids = np.empty(len(low), np.int32)
+    state: DirectoryState,
+    count: int,
+    high: NDArray[np.uint64],
+    low: NDArray[np.uint64],
+    ids: NDArray[np.int32],
+) -> int:
     for i in range(len(low)):
         ids[i] = _intern(state, count, high[i], low[i])
         count = max(count, ids[i] + 1)
-    return ids, count
+    return count
 
 
 @kernel
 def _intern_chains(
-    state: DirectoryState, count: int, names: NDArray[np.int64], starts: NDArray[np.int64]
-) -> tuple[NDArray[np.int32], int]:
-    ids = np.empty(len(names), np.int32)
+    state: DirectoryState,
+    count: int,
+    names: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    ids: NDArray[np.int32],
+) -> int:
     for chain in range(len(starts) - 1):
         parent = -1
         for i in range(starts[chain], starts[chain + 1]):
             ids[i] = _intern(state, count, np.uint64(parent), np.uint64(names[i]))
             count = max(count, ids[i] + 1)
             parent = ids[i]
-    return ids, count
+    return count
 
 
 class KeyDirectory:
@@ -124,7 +131,8 @@ class KeyDirectory:
         # Twice as many places as keys, so that a search takes a step or two.
         state = DirectoryState(np.full(2 * size, EMPTY, np.int32), high, low)
         count = self._count
-        _intern_all(state, 0, self._state.high[:count], self._state.low[:count])
+        known = np.empty(count, np.int32)
+        _intern_all(state, 0, self._state.high[:count], self._state.low[:count], known)
         self._state = state
 
     @staticmethod
@@ -136,13 +144,15 @@ class KeyDirectory:
 
     def find(self, keys: list[bytes]) -> NDArray[np.int32]:
         """Ids of the keys, -1 for those not known."""
-        found: NDArray[np.int32] = _find_all(self._state, *self._split(keys))
-        return found
+        ids = np.empty(len(keys), np.int32)
+        _find_all(self._state, *self._split(keys), ids)
+        return ids
 
     def intern(self, keys: list[bytes]) -> NDArray[np.int32]:
         """Ids of the keys; those not known get the next ones."""
         self._make_room(len(keys))
-        ids, self._count = _intern_all(self._state, self._count, *self._split(keys))
+        ids = np.empty(len(keys), np.int32)
+        self._count = _intern_all(self._state, self._count, *self._split(keys), ids)
         return ids
 
     def intern_chains(
@@ -158,5 +168,6 @@ class KeyDirectory:
             Where each request begins in ``names``, and at last the length of ``names``.
         """
         self._make_room(len(names))
-        ids, self._count = _intern_chains(self._state, self._count, names, starts)
+        ids = np.empty(len(names), np.int32)
+        self._count = _intern_chains(self._state, self._count, names, starts, ids)
         return ids

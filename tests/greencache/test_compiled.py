@@ -1,0 +1,52 @@
+"""Machine code is kept between processes and never outlives what it was made from."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from greencache import compiled
+from greencache.bench import engine
+from greencache.tiers import transactions
+
+
+def test_a_kernel_depends_on_every_file_it_reaches() -> None:
+    """The engine calls the index and the roofline: an edit there must compile the engine anew."""
+    names = {Path(name).name for name in compiled._sources[engine.advance.__module__]}
+    assert names >= {
+        "engine.py", "transactions.py", "policies.py", "candidates.py", "state.py",
+        "performance.py",
+    }  # fmt: skip
+    assert "engine.py" not in {
+        Path(name).name for name in compiled._sources[transactions.store.__module__]
+    }
+
+
+def test_an_edit_gives_another_cache_folder(tmp_path: Path) -> None:
+    source = tmp_path / "kernel.py"
+    source.write_text("a = 1\n")
+    before = compiled._cache_dir(frozenset([str(source)]))
+    assert compiled._cache_dir(frozenset([str(source)])) == before
+    source.write_text("a = 12\n")
+    assert compiled._cache_dir(frozenset([str(source)])) != before
+
+
+def test_a_home_that_cannot_be_written_is_no_obstacle() -> None:
+    """A service account may have no home: kernels are then compiled in every process."""
+    code = (
+        "import numpy as np\n"
+        "from greencache.controller.curves import lru_stack_distances\n"
+        "print(lru_stack_distances(np.array([0, 1, 0], np.int32)).tolist())\n"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "NUMBA_CACHE_DIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment | {"HOME": "/proc/nowhere", "XDG_CACHE_HOME": "/proc/nowhere"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[-1, -1, 2]\n"
