@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import kernel
+from greencache.compiled import kernel, subroutine
 from greencache.controller.performance import Rates, step_cost
 from greencache.tiers.state import USED, TierState
 from greencache.tiers.transactions import (
@@ -127,13 +127,13 @@ class Engine(NamedTuple):
     decoding: NDArray[np.int64]
 
 
-@kernel
+@subroutine
 def _blocks_needed(engine: Engine, r: int) -> int:
     tokens = engine.requests[r].input_tokens + engine.requests[r].output_tokens
     return -(-tokens // engine.config.block_tokens)
 
 
-@kernel
+@subroutine
 def _load(engine: Engine, from_dram: int, from_ssd: int) -> float:
     """Ask for blocks from DRAM and SSD; when all are in HBM.
 
@@ -156,7 +156,7 @@ def _load(engine: Engine, from_dram: int, from_ssd: int) -> float:
     return ready_s
 
 
-@kernel
+@subroutine
 def _start(engine: Engine, r: int) -> bool:
     """Give the request its place in HBM and begin to load its hits; False if HBM is full."""
     request, now_s = engine.requests[r], engine.clock[NOW_S]
@@ -186,7 +186,7 @@ def _start(engine: Engine, r: int) -> bool:
     return True
 
 
-@kernel
+@subroutine
 def _write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
     """Store a prompt on SSD, or drop what is new of it if writing lags."""
     config, clock = engine.config, engine.clock
@@ -201,7 +201,7 @@ def _write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
     totals.written_bytes += new_bytes
 
 
-@kernel
+@subroutine
 def _publish(engine: Engine, r: int) -> None:
     """Store the full blocks of a prompt that is computed, and end its leases in DRAM and SSD."""
     request, now_s = engine.requests[r], engine.clock[NOW_S]
@@ -217,7 +217,7 @@ def _publish(engine: Engine, r: int) -> None:
     unlease(engine.ssd, ids, request.leased_ssd, now_s)
 
 
-@kernel
+@subroutine
 def _finish(engine: Engine, r: int) -> None:
     request, now_s = engine.requests[r], engine.clock[NOW_S]
     request.finish_s = now_s
@@ -229,7 +229,7 @@ def _finish(engine: Engine, r: int) -> None:
     unhold(engine.hbm, _blocks_needed(engine, r) - named)
 
 
-@kernel
+@subroutine
 def _spend(engine: Engine, duration_s: float, power_w: float, busy: bool) -> None:
     """Let time pass at a power, shared out over the bins that it spans."""
     bin_s = engine.config.bin_s
@@ -249,7 +249,7 @@ def _spend(engine: Engine, duration_s: float, power_w: float, busy: bool) -> Non
     engine.clock[NOW_S] = end_s
 
 
-@kernel
+@subroutine
 def _end_answers(engine: Engine) -> None:
     """Finish every answer that had its last token in the step just done."""
     kept = 0
@@ -265,7 +265,7 @@ def _end_answers(engine: Engine) -> None:
     engine.counts[DECODING] = kept
 
 
-@kernel
+@subroutine
 def _end_prompts(engine: Engine) -> None:
     """Give every prompt that is computed its first token, and start its answer."""
     kept = 0
@@ -288,7 +288,7 @@ def _end_prompts(engine: Engine) -> None:
     engine.counts[PREFILLING] = kept
 
 
-@kernel
+@subroutine
 def _mixed_step(engine: Engine) -> bool:
     """One step with prompts in it; False, and nothing done, if no prompt is ready."""
     now_s, running = engine.clock[NOW_S], engine.counts[DECODING]
@@ -324,7 +324,7 @@ def _mixed_step(engine: Engine) -> bool:
     return True
 
 
-@kernel
+@subroutine
 def _decode(engine: Engine, until_s: float) -> None:
     """Step a batch without prompts until an answer ends or, about, until ``until_s``."""
     running, context = engine.counts[DECODING], engine.clock[CONTEXT]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import kernel
+from greencache.compiled import kernel, subroutine
 
 __all__ = ["NEVER", "hits_at", "lru_stack_distances"]
 
@@ -19,7 +19,7 @@ NEVER = -1
 """Distance of a first access: a miss at any capacity."""
 
 
-@kernel
+@subroutine
 def _add(tree: NDArray[np.int64], at: int, amount: int) -> None:
     at += 1
     while at < len(tree):
@@ -27,7 +27,7 @@ def _add(tree: NDArray[np.int64], at: int, amount: int) -> None:
         at += at & -at
 
 
-@kernel
+@subroutine
 def _sum_through(tree: NDArray[np.int64], at: int) -> int:
     at += 1
     total = 0

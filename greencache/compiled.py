@@ -18,7 +18,7 @@ import numba
 
 _config: Any = numba.config
 
-__all__ = ["kernel"]
+__all__ = ["kernel", "subroutine"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +44,22 @@ def _cache_dir(files: frozenset[str]) -> Path:
     return Path(root) / "greencache" / "compiled" / digest
 
 
+def _compile(function: F, **options: bool) -> F:
+    files = _reached_sources(function)
+    _sources[function.__module__] = files
+    chosen = _config.CACHE_DIR
+    if not chosen:
+        _config.CACHE_DIR = str(_cache_dir(files))
+    njit: Any = numba.njit  # typed without its private options
+    try:
+        compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, **options)(
+            function
+        )
+    finally:
+        _config.CACHE_DIR = chosen
+    return cast("F", compiled)
+
+
 def kernel(function: F) -> F:
     """Compile ``function`` with numba on first call, without the GIL, cached between processes.
 
@@ -55,13 +71,12 @@ def kernel(function: F) -> F:
     by name: that is how an edit to them is noticed. ``NUMBA_CACHE_DIR`` overrides where the
     machine code is kept.
     """
-    files = _reached_sources(function)
-    _sources[function.__module__] = files
-    chosen = _config.CACHE_DIR
-    if not chosen:
-        _config.CACHE_DIR = str(_cache_dir(files))
-    try:
-        compiled = numba.njit(cache=True, nogil=True, error_model="numpy", _nrt=False)(function)
-    finally:
-        _config.CACHE_DIR = chosen
-    return cast("F", compiled)
+    return _compile(function)
+
+
+def subroutine(function: F) -> F:
+    """Compile ``function`` as `kernel` does, to be called from kernels only.
+
+    Without the code that takes Python's arguments apart it compiles in a fraction of the time.
+    """
+    return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True)

@@ -7,13 +7,13 @@ that keep no order (sieve, lcs) the same array is a plain set, and pushing does 
 
 from __future__ import annotations
 
-from greencache.compiled import kernel
+from greencache.compiled import subroutine
 from greencache.tiers.state import CANDIDATES, NONE, TierState
 
 __all__ = ["add", "discard", "reorder"]
 
 
-@kernel
+@subroutine
 def goes_before(state: TierState, a: int, b: int) -> bool:
     """Whether slot ``a`` is evicted before slot ``b``."""
     if state.slots[a].priority != state.slots[b].priority:
@@ -21,13 +21,13 @@ def goes_before(state: TierState, a: int, b: int) -> bool:
     return state.slots[a].touched < state.slots[b].touched
 
 
-@kernel
+@subroutine
 def _put(state: TierState, position: int, slot: int) -> None:
     state.heap[position] = slot
     state.slots[slot].place = position
 
 
-@kernel
+@subroutine
 def _sift_up(state: TierState, position: int) -> int:
     slot = state.heap[position]
     while position > 0:
@@ -40,7 +40,7 @@ def _sift_up(state: TierState, position: int) -> int:
     return position
 
 
-@kernel
+@subroutine
 def _sift_down(state: TierState, position: int) -> None:
     slot = state.heap[position]
     length = state.meta[CANDIDATES]
@@ -57,13 +57,13 @@ def _sift_down(state: TierState, position: int) -> None:
     _put(state, position, slot)
 
 
-@kernel
+@subroutine
 def reorder(state: TierState, slot: int) -> None:
     """Restore the order after the priority of a candidate changed."""
     _sift_down(state, _sift_up(state, state.slots[slot].place))
 
 
-@kernel
+@subroutine
 def add(state: TierState, slot: int, ordered: bool) -> None:
     """Make ``slot`` a candidate; it must not be one."""
     _put(state, state.meta[CANDIDATES], slot)
@@ -72,7 +72,7 @@ def add(state: TierState, slot: int, ordered: bool) -> None:
         _sift_up(state, state.slots[slot].place)
 
 
-@kernel
+@subroutine
 def discard(state: TierState, slot: int, ordered: bool) -> None:
     """Make ``slot`` no candidate, if it is one."""
     position = state.slots[slot].place

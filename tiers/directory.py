@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.blocks import KEY_BYTES
-from greencache.compiled import kernel
+from greencache.compiled import kernel, subroutine
 from greencache.errors import InputError
 
 __all__ = ["KeyDirectory"]
@@ -24,7 +24,7 @@ class DirectoryState(NamedTuple):
     low: NDArray[np.uint64]
 
 
-@kernel
+@subroutine
 def _home(high: np.uint64, low: np.uint64, size: int) -> np.int64:
     # splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): keys from traces are small
     # integers, and would crowd together without it.
@@ -35,7 +35,7 @@ def _home(high: np.uint64, low: np.uint64, size: int) -> np.int64:
     return np.int64(x & np.uint64(size - 1))
 
 
-@kernel
+@subroutine
 def _locate(state: DirectoryState, high: np.uint64, low: np.uint64) -> np.int64:
     """Where in the table the key is, or the empty place where it would go."""
     size = len(state.table)
@@ -47,7 +47,7 @@ def _locate(state: DirectoryState, high: np.uint64, low: np.uint64) -> np.int64:
         at = (at + 1) & (size - 1)
 
 
-@kernel
+@subroutine
 def _intern(state: DirectoryState, count: int, high: np.uint64, low: np.uint64) -> int:
     """Id of the key; ``count`` itself if it is new, which then is its id."""
     at = _locate(state, high, low)

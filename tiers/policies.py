@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from greencache.compiled import kernel
+from greencache.compiled import subroutine
 from greencache.errors import UnknownNameError
 from greencache.tiers.state import (
     CANDIDATES,
@@ -90,13 +90,13 @@ class Policy(StrEnum):
         return list(Policy).index(self)
 
 
-@kernel
+@subroutine
 def keeps_order(state: TierState) -> bool:
     """Whether candidates are kept in a heap: true where time alone does not change their order."""
     return state.meta[POLICY] != SIEVE and state.meta[POLICY] != LCS
 
 
-@kernel
+@subroutine
 def score(state: TierState, slot: int) -> float:
     """Priority of a block just accessed; the lowest goes first, equal ones by last touch."""
     policy = state.meta[POLICY]
@@ -110,7 +110,7 @@ def score(state: TierState, slot: int) -> float:
     return 0.0
 
 
-@kernel
+@subroutine
 def savings(state: TierState, slot: int, now_s: float) -> float:
     """Value that Least Carbon Savings keeps a block for; the lowest goes first.
 
@@ -134,14 +134,14 @@ def savings(state: TierState, slot: int, now_s: float) -> float:
     return accesses * accesses / age_s
 
 
-@kernel
+@subroutine
 def _draw(state: TierState, bound: int) -> int:
     # Knuth's 64-bit linear congruential step; its high bits are random enough to sample with.
     state.meta[DRAWS] = state.meta[DRAWS] * 6364136223846793005 + 1442695040888963407
     return ((state.meta[DRAWS] >> 33) & 0x7FFFFFFF) % bound
 
 
-@kernel
+@subroutine
 def _least_savings(state: TierState, now_s: float) -> int:
     count = state.meta[CANDIDATES]
     exact = count <= LCS_SAMPLE
@@ -161,7 +161,7 @@ def _least_savings(state: TierState, now_s: float) -> int:
     return best
 
 
-@kernel
+@subroutine
 def _sieve_hand(state: TierState) -> int:
     # The first pass may only clear marks; the second then finds a candidate, since there is one.
     slot = state.meta[HAND]
@@ -177,7 +177,7 @@ def _sieve_hand(state: TierState) -> int:
     return NONE
 
 
-@kernel
+@subroutine
 def choose_victim(state: TierState, now_s: float) -> int:
     """Slot of the candidate to evict now, or `NONE` if there is no candidate."""
     if state.meta[CANDIDATES] == 0:
@@ -193,7 +193,7 @@ def choose_victim(state: TierState, now_s: float) -> int:
     return victim
 
 
-@kernel
+@subroutine
 def enqueue(state: TierState, slot: int, before: int) -> None:
     """Enter a new block into the sieve queue: just older than ``before``, or as the newest."""
     if before == NONE:
@@ -210,7 +210,7 @@ def enqueue(state: TierState, slot: int, before: int) -> None:
         state.slots[older].newer = slot
 
 
-@kernel
+@subroutine
 def dequeue(state: TierState, slot: int) -> None:
     """Take a block out of the sieve queue; the hand moves on if it pointed there."""
     newer, older = state.slots[slot].newer, state.slots[slot].older

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import kernel
+from greencache.compiled import subroutine
 
 __all__ = ["NONE", "SLOT", "TierState", "allocate", "grow", "is_candidate", "occupied"]
 
@@ -134,13 +134,13 @@ def grow(state: TierState, slots: int, ids: int) -> TierState:
     return state
 
 
-@kernel
+@subroutine
 def occupied(state: TierState) -> int:
     """Blocks of capacity taken: slots in use, and what is held without a slot."""
     return state.meta[USED] + state.meta[HELD]
 
 
-@kernel
+@subroutine
 def is_candidate(state: TierState, slot: int) -> bool:
     """Whether the block may be evicted now: committed, no reader, nothing that builds on it."""
     block = state.slots[slot]

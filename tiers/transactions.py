@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import kernel
+from greencache.compiled import kernel, subroutine
 from greencache.tiers.candidates import add, discard, reorder
 from greencache.tiers.policies import (
     SIEVE,
@@ -61,7 +61,7 @@ __all__ = [
 Ids = NDArray[np.int32]
 
 
-@kernel
+@subroutine
 def _settle(state: TierState, slot: int) -> None:
     """Enter or leave the candidates, after anything changed that decides it."""
     if is_candidate(state, slot):
@@ -100,7 +100,7 @@ def touch(state: TierState, ids: Ids, stop: int, now_s: float, counted: bool) ->
             reorder(state, slot)
 
 
-@kernel
+@subroutine
 def _remove(state: TierState, slot: int) -> None:
     """Forget a block without children; its parent may become a candidate."""
     discard(state, slot, keeps_order(state))
@@ -119,7 +119,7 @@ def _remove(state: TierState, slot: int) -> None:
         _settle(state, parent)
 
 
-@kernel
+@subroutine
 def evict_one(state: TierState, now_s: float) -> int:
     """Evict the block that the policy names; its id, or `NONE` if no block may go."""
     slot = choose_victim(state, now_s)
@@ -131,7 +131,7 @@ def evict_one(state: TierState, now_s: float) -> int:
     return victim
 
 
-@kernel
+@subroutine
 def make_room(state: TierState, blocks: int, now_s: float) -> bool:
     """Evict until ``blocks`` more fit; False if not enough may go (some may have gone by then)."""
     while occupied(state) + blocks > state.meta[CAPACITY]:
@@ -261,7 +261,7 @@ def abort(state: TierState, slot: int) -> None:
     _remove(state, slot)
 
 
-@kernel
+@subroutine
 def store(state: TierState, ids: Ids, stop: int, now_s: float) -> int:
     """Store what is missing of ``ids[:stop]`` at once and renew all of it; how many are new.
 
