@@ -128,33 +128,10 @@ def replay(
 
       greencache replay my.jsonl.gz --model llama-3.1-70b --hardware 8xH100 --plans hbm-only,full
     """
+    options = locals()
     from greencache.cli import replay as command
 
-    command.run(
-        command.Options(
-            trace=trace,
-            plans=plans,
-            policy=policy,
-            model=model,
-            hardware=hardware,
-            weight_dtype=weight_dtype,
-            kv_dtype=kv_dtype,
-            dram=dram,
-            ssd=ssd,
-            ssd_kg_per_tb=ssd_kg_per_tb,
-            grid=grid,
-            grid_start=grid_start,
-            mean_rate=mean_rate,
-            warmup=warmup,
-            slo_ttft=slo_ttft,
-            slo_tpot=slo_tpot,
-            scope=scope,
-            skip_bad=skip_bad,
-            json=json,
-            html=html,
-            png=png,
-        )
-    )
+    command.run(command.Options(**options))
 
 
 @app.command()
@@ -192,20 +169,10 @@ def curve(
     in the order of the trace, as cache simulators do (hit_blocks), and by leading prefix of full
     blocks, as an engine can use them (hit_rate_tokens). The other policies count by prefix.
     """
+    options = locals()
     from greencache.cli import curve as command
 
-    command.run(
-        command.Options(
-            trace=trace,
-            policy=policy,
-            capacities=capacities,
-            model=model,
-            kv_dtype=kv_dtype,
-            skip_bad=skip_bad,
-            json=json,
-            png=png,
-        )
-    )
+    command.run(command.Options(**options))
 
 
 @app.command()

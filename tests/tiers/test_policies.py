@@ -52,6 +52,17 @@ def test_decides_as_its_definition(
         assert present == set(reference.entries)
 
 
+@given(requests=prefix_requests(), capacity=st.integers(0, 24), more=st.integers(1, 8))
+@settings(max_examples=150)
+def test_more_capacity_never_loses_a_hit_under_lru(
+    requests: list[list[int]], capacity: int, more: int
+) -> None:
+    small, large = TierIndex(capacity), TierIndex(capacity + more)
+    for now_s, request in enumerate(requests):
+        ids = np.array(request, np.int32)
+        assert small.access(ids, now_s) <= large.access(ids, now_s)
+
+
 def test_an_unknown_policy_names_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'lru'"):
         TierIndex(1, "lur")
