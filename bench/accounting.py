@@ -113,7 +113,7 @@ def account(
         "dram": factors.dram_w_per_gb.value * dram_bytes / GB * seconds,
         "ssd": ssd_j,
     }
-    ledger = factors.ledger(factors.drives(installed.ssd_bytes))
+    ledger = factors.ledger(installed.ssd_bytes)
     ledger.record(ssd_bytes, window_s, float(bins["written_bytes"].sum()))
 
     def machine_g(kg: Quantity, share: float, lifetime_years: Quantity) -> float:

@@ -63,7 +63,7 @@ class Config(NamedTuple):
     ssd_read_bytes_per_s: float
     ssd_write_bytes_per_s: float
     ssd_backlog_s: float
-    """A store that would find more than this still to be written is dropped."""
+    """A store that would take longer than this to be written, after all before it, is dropped."""
     bin_s: float
 
 
@@ -87,7 +87,7 @@ REQUEST = np.dtype(
         ("ready_s", np.float64),  # when its hits are in HBM
         ("computed", np.int64),  # tokens of its prompt in HBM
         ("last_step", np.int64),  # decode step at which its answer ends
-        ("leased_dram", np.int64),  # blocks leased there while they are loaded
+        ("leased_dram", np.int64),  # blocks leased there until the prompt is computed
         ("leased_ssd", np.int64),
     ]
 )
@@ -188,15 +188,19 @@ def _start(engine: Engine, r: int) -> bool:
 
 @subroutine
 def _write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
-    """Store a prompt on SSD, or drop what is new of it if writing lags."""
+    """Store a prompt on SSD, or drop what is new of it if writing it would lag too far behind.
+
+    What is stored can be read at once: until it is on flash, from the buffer it is written from.
+    """
     config, clock = engine.config, engine.clock
     now_s = clock[NOW_S]
     totals = engine.bins[int(now_s / config.bin_s)]
-    if clock[SSD_WRITE_FREE_S] - now_s > config.ssd_backlog_s:
-        totals.dropped_bytes += (len(ids) - match(engine.ssd, ids, len(ids))) * config.block_bytes
+    missing_bytes = (len(ids) - match(engine.ssd, ids, len(ids))) * config.block_bytes
+    begin_s = max(now_s, clock[SSD_WRITE_FREE_S])
+    if begin_s + missing_bytes / config.ssd_write_bytes_per_s > now_s + config.ssd_backlog_s:
+        totals.dropped_bytes += missing_bytes
         return
     new_bytes = store(engine.ssd, ids, len(ids), now_s) * config.block_bytes
-    begin_s = max(now_s, clock[SSD_WRITE_FREE_S])
     clock[SSD_WRITE_FREE_S] = begin_s + new_bytes / config.ssd_write_bytes_per_s
     totals.written_bytes += new_bytes
 
@@ -238,7 +242,7 @@ def _spend(engine: Engine, duration_s: float, power_w: float, busy: bool) -> Non
     where = int(at_s / bin_s)
     while at_s < end_s:
         upto_s = min(end_s, (where + 1) * bin_s)
-        totals = engine.bins[where]
+        totals = engine.bins[min(where, len(engine.bins) - 1)]  # never beyond, whatever the rates
         totals.gpu_j += power_w * (upto_s - at_s)
         if busy:
             totals.busy_s += upto_s - at_s
@@ -331,10 +335,16 @@ def _decode(engine: Engine, until_s: float) -> None:
     first_end = engine.requests[engine.decoding[0]].last_step
     for i in range(1, running):
         first_end = min(first_end, engine.requests[engine.decoding[i]].last_step)
+    left_s = until_s - engine.clock[NOW_S]
+    steps = first_end - engine.counts[DECODE_STEPS]
     first = step_cost(engine.rates, running, running, context, context)
-    available = int((until_s - engine.clock[NOW_S]) / first.duration_s) + 1
-    steps = max(1, min(first_end - engine.counts[DECODE_STEPS], available))
-    # Duration and energy of a step are linear in the context, so the middle one is the mean.
+    steps = max(1, min(steps, int(left_s / first.duration_s) + 1))
+    # Later steps take longer: fewer fit than by the first one's duration. Those that this leaves
+    # are taken by the next call.
+    middle = context + running * (steps - 1) / 2
+    step = step_cost(engine.rates, running, running, middle, middle)
+    steps = max(1, min(steps, int(left_s / step.duration_s) + 1))
+    # Duration and power change so little over the steps that the middle one stands for the mean.
     middle = context + running * (steps - 1) / 2
     step = step_cost(engine.rates, running, running, middle, middle)
     _spend(engine, steps * step.duration_s, step.power_w, True)

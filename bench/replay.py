@@ -18,6 +18,7 @@ from greencache.bench.simulation import (
     SimulatedRun,
     StorageSetup,
     admit,
+    deadline_s,
     simulate,
 )
 from greencache.carbon import Scope, sci_g
@@ -136,10 +137,7 @@ class Replay:
         other = self.result(versus)
         if other is None or not (other.valid and result.valid):
             return None
-        assert other.measured is not None
-        assert result.measured is not None
-        mine = result.measured.sci_g_per_1k_output_tokens
-        return 1 - mine / other.measured.sci_g_per_1k_output_tokens
+        return 1 - _sci(result) / _sci(other)
 
 
 def _latencies(
@@ -197,7 +195,7 @@ def _run_plan(
     plan: Plan,
     on_progress: Callable[[float], None] | None = None,
 ) -> PlanResult:
-    drives = setup.factors.drives(plan.ssd_bytes)
+    drives = max(1, setup.factors.drives(plan.ssd_bytes))
     storage = StorageSetup(
         reuse_hbm=plan.reuse_hbm,
         dram_bytes=plan.dram_bytes,
@@ -222,36 +220,30 @@ def _run_plan(
 def _best_static(
     setup: ReplaySetup, admitted: RequestTrace, on_progress: Callable[[float], None]
 ) -> tuple[PlanResult, int]:
-    """The valid fixed size with the least grams per output token, in hindsight."""
+    """The valid fixed size with the least grams per output token, in hindsight; how many tried."""
     candidates = best_static_candidates(setup.installed)
-    workers = min(len(candidates), os.cpu_count() or 1)
-    results: list[PlanResult] = []
+    best: PlanResult | None = None
+    last: PlanResult | None = None
     # The engine runs without the GIL, so threads are enough.
-    with ThreadPoolExecutor(workers) as pool:
-        for result in pool.map(lambda plan: _run_plan(setup, admitted, plan), candidates):
-            results.append(result)
-            on_progress(len(results) / len(candidates))
-    valid = [result for result in results if result.valid]
-    if not valid:
-        reasons = {result.invalid_because for result in results}
-        largest = results[-1]
-        return (
-            PlanResult(
-                "best-static",
-                largest.dram_bytes,
-                largest.ssd_bytes,
-                f"none of {len(results)} fixed sizes is valid; at the largest: "
-                f"{largest.invalid_because if len(reasons) > 1 else reasons.pop()}",
-                None,
-            ),
-            len(results),
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        tried = pool.map(lambda plan: _run_plan(setup, admitted, plan), candidates)
+        for done, last in enumerate(tried, 1):
+            if last.valid and (best is None or _sci(last) < _sci(best)):
+                best = last
+            on_progress(done / len(candidates))
+    if best is None:
+        assert last is not None
+        because = (
+            f"none of {len(candidates)} fixed sizes is valid; at the largest: "
+            f"{last.invalid_because}"
         )
+        best = PlanResult("best-static", last.dram_bytes, last.ssd_bytes, because, None)
+    return best, len(candidates)
 
-    def grams(result: PlanResult) -> float:
-        assert result.measured is not None
-        return result.measured.sci_g_per_1k_output_tokens
 
-    return min(valid, key=grams), len(results)
+def _sci(result: PlanResult) -> float:
+    assert result.measured is not None
+    return result.measured.sci_g_per_1k_output_tokens
 
 
 def run_replay(
@@ -285,6 +277,9 @@ def run_replay(
             f"no request arrives after a warm-up of {setup.warmup_s:g} s: the trace lasts "
             f"{setup.trace.duration_s:g} s"
         )
+    # The grid must reach to where the last answer may end, before anything long is begun.
+    setup.grid.at(np.array([0.0, deadline_s(admitted)]))
+    admitted.block_ids  # noqa: B018 - computed once, before threads ask for it
     # One request first, so that compiling is not counted as simulating.
     simulate(admitted.select(np.arange(len(admitted)) == 0), setup.hardware, StorageSetup())
     began_s = clock()
@@ -298,11 +293,7 @@ def run_replay(
 
         if plan.hindsight:
             best, tried = _best_static(setup, admitted, report)
-            results.append(
-                PlanResult(
-                    plan.name, best.dram_bytes, best.ssd_bytes, best.invalid_because, best.measured
-                )
-            )
+            results.append(best)
             simulations += tried
         else:
             results.append(_run_plan(setup, admitted, plan, report))

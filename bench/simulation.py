@@ -15,7 +15,7 @@ from greencache.tiers.policies import Policy
 from greencache.tiers.state import HELD, PINNED, TierState, allocate
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["BIN_S", "Rejections", "SimulatedRun", "StorageSetup", "admit", "simulate"]
+__all__ = ["BIN_S", "Rejections", "SimulatedRun", "StorageSetup", "admit", "deadline_s", "simulate"]
 
 BIN_S = 60.0
 """Energy, carbon and fill are kept by the minute."""
@@ -60,6 +60,10 @@ class StorageSetup:
     policy: Policy = Policy.LRU
     ssd_read_bytes_per_s: float = np.inf
     ssd_write_bytes_per_s: float = np.inf
+
+    def __post_init__(self) -> None:
+        if min(self.ssd_read_bytes_per_s, self.ssd_write_bytes_per_s) <= 0:
+            raise InputError("an SSD reads and writes more than 0 bytes per second")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,11 @@ def admit(trace: RequestTrace, hardware: ServingHardware) -> tuple[RequestTrace,
     if rejections.total == 0:
         return trace, rejections
     return trace.select(~(too_long | too_large)), rejections
+
+
+def deadline_s(trace: RequestTrace) -> float:
+    """When every request must have started, or the engine is overloaded."""
+    return float(trace.arrival_s[-1]) + max(DRAIN_S, DRAIN_SHARE * trace.duration_s)
 
 
 def _tier(
@@ -206,20 +215,20 @@ def simulate(
     engine = _engine(trace, hardware, storage)
     clock, counts = engine.clock, engine.counts
     total, last_arrival_s = len(trace), float(trace.arrival_s[-1])
-    deadline_s = last_arrival_s + max(DRAIN_S, DRAIN_SHARE * trace.duration_s)
+    latest_s = deadline_s(trace)
     chunk_s = max(trace.duration_s / 20, 30.0)
     overloaded = None
     while counts[e.FINISHED] < total and overloaded is None:
         started = counts[e.NEXT] == total
         until_s = clock[e.NOW_S] + chunk_s
-        if not started and clock[e.NOW_S] < deadline_s:
-            until_s = min(until_s, deadline_s)
+        if not started and clock[e.NOW_S] < latest_s:
+            until_s = min(until_s, latest_s)
         engine = _with_bins(engine, until_s)
         e.advance(engine, until_s)
         if on_progress is not None:
             on_progress(counts[e.FINISHED] / total)
         waiting = total - int(counts[e.NEXT])
-        if clock[e.NOW_S] >= deadline_s and waiting:
+        if clock[e.NOW_S] >= latest_s and waiting:
             late_s = clock[e.NOW_S] - last_arrival_s
             overloaded = (
                 f"overloaded: {waiting} of {total} requests had not started {late_s:.0f} s after "

@@ -121,7 +121,8 @@ class ServingHardware:
     kv_bytes:
         HBM left for KV, over all GPUs.
     host_link_bytes_per_s:
-        Between host DRAM and HBM, one direction, over all GPUs, achieved.
+        Between host DRAM and HBM, one direction, over all GPUs, achieved: what the links carry,
+        or the DRAM if that is less.
     """
 
     name: str
@@ -133,11 +134,6 @@ class ServingHardware:
     rates: Rates
     kv_bytes: float
     host_link_bytes_per_s: float
-
-    def prefill_s(self, tokens: int, cached_tokens: int = 0) -> float:
-        """Time to compute ``tokens`` after ``cached_tokens`` in one step, on an idle engine."""
-        attended = tokens * (cached_tokens + (tokens + 1) / 2)
-        return float(step_cost(self.rates, tokens, 1, attended, cached_tokens).duration_s)
 
 
 def parse_hardware(text: str) -> tuple[int, str]:
@@ -219,5 +215,8 @@ def serving_hardware(
         layout=layout,
         rates=rates,
         kv_bytes=memory_bytes - weight_bytes,
-        host_link_bytes_per_s=gpus * gpu["host_link_bytes_per_s"].value * link,
+        host_link_bytes_per_s=min(
+            gpus * gpu["host_link_bytes_per_s"].value * link,
+            catalog.part("dram", "DDR5")["bytes_per_s"].value,
+        ),
     )

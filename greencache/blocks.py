@@ -103,8 +103,7 @@ class KVLayout:
     @property
     def bytes_per_token(self) -> float:
         """Bytes of KV that one token takes, over all groups and ranks."""
-        elements = sum(group.elements_per_token for group in self.groups)
-        return elements * DTYPE_BYTES[self.dtype]
+        return self.block_bytes / self.block_tokens
 
     @property
     def block_bytes(self) -> int:
@@ -136,11 +135,11 @@ def block_keys(layout: KVLayout, tokens: Sequence[int], *, tenant_salt: bytes = 
     Raises
     ------
     InputError
-        If a token id does not fit in 32 unsigned bits.
+        If a token id is not a whole number that fits in 32 unsigned bits.
     """
-    ids = np.asarray(tokens, dtype=np.int64)
-    if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
-        raise InputError("token ids must lie in 0..2**32-1")
+    ids = np.asarray(tokens)
+    if ids.size and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() >= 2**32):
+        raise InputError("token ids must be whole numbers in 0..2**32-1")
     raw = ids.astype("<u4").tobytes()
     seed = layout.namespace + len(tenant_salt).to_bytes(8, "little") + tenant_salt
     key = bytes(KEY_BYTES)

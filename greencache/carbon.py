@@ -13,6 +13,7 @@ is of what is allocated (scope *attributable*) or all that is installed (scope *
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = [
 ]
 
 J_PER_KWH = 3.6e6
+_MOST_DRIVES = 100_000
 G_PER_KG = 1e3
 
 
@@ -155,10 +157,10 @@ class DriveLedger:
 
     Parameters
     ----------
-    drives:
-        Installed drives.
+    installed_bytes:
+        Capacity installed, in drives of ``drive_bytes``; the last one may be smaller.
     drive_bytes:
-        Capacity of one.
+        Capacity of one drive.
     kg_per_drive:
         Kilograms to make one.
     lifetime_years:
@@ -171,7 +173,7 @@ class DriveLedger:
 
     def __init__(
         self,
-        drives: int,
+        installed_bytes: float,
         *,
         drive_bytes: float,
         kg_per_drive: float,
@@ -179,20 +181,24 @@ class DriveLedger:
         rated_write_bytes: float,
         write_amplification: float = 1.0,
     ) -> None:
-        if drives < 0 or drive_bytes <= 0 or lifetime_years <= 0 or rated_write_bytes <= 0:
-            raise InputError("an SSD ledger needs drives >= 0 and sizes and lifetimes above 0")
-        self._drive_bytes = drive_bytes
-        self._kg_per_drive = kg_per_drive
+        if installed_bytes < 0 or min(drive_bytes, lifetime_years, rated_write_bytes) <= 0:
+            raise InputError("an SSD ledger needs sizes and lifetimes above 0")
+        drives = math.ceil(installed_bytes / drive_bytes)
+        if drives > _MOST_DRIVES:
+            raise InputError(f"{drives:,} drives are more than one host holds ({_MOST_DRIVES:,})")
+        self._first_byte = np.arange(drives) * float(drive_bytes)
+        self._size_bytes = np.minimum(drive_bytes, installed_bytes - self._first_byte)
+        self._kg = kg_per_drive * self._size_bytes / drive_bytes
+        self._rated_bytes = rated_write_bytes * self._size_bytes / drive_bytes / write_amplification
         self._lifetime_s = lifetime_years * YEAR_S
-        self._rated_write_bytes = rated_write_bytes / write_amplification
         self._share_s = np.zeros(drives)
         self._written_bytes = np.zeros(drives)
         self._period_s = 0.0
 
     @property
-    def drives(self) -> int:
-        """Installed drives."""
-        return len(self._share_s)
+    def installed_bytes(self) -> float:
+        """Capacity installed."""
+        return float(self._size_bytes.sum())
 
     def record(self, allocated_bytes: float, duration_s: float, written_bytes: float) -> None:
         """Note an interval: how much was allocated, how long, and how much was written.
@@ -202,29 +208,31 @@ class DriveLedger:
         InputError
             If more is allocated than is installed, or something is written to no allocation.
         """
-        installed = self.drives * self._drive_bytes
-        if allocated_bytes > installed:
-            raise InputError(f"{allocated_bytes:g} bytes allocated of {installed:g} installed")
+        if allocated_bytes > self.installed_bytes:
+            raise InputError(
+                f"{allocated_bytes:g} bytes allocated of {self.installed_bytes:g} installed"
+            )
         if written_bytes and not allocated_bytes:
             raise InputError(f"{written_bytes:g} bytes written to no allocated SSD")
-        first_byte = np.arange(self.drives) * self._drive_bytes
-        share = np.clip((allocated_bytes - first_byte) / self._drive_bytes, 0, 1)
-        self._share_s += share * duration_s
+        allocated = np.clip(allocated_bytes - self._first_byte, 0, self._size_bytes)
+        self._share_s += allocated / self._size_bytes * duration_s
         self._period_s += duration_s
         if written_bytes:
-            self._written_bytes += written_bytes * share / share.sum()
+            self._written_bytes += written_bytes * allocated / allocated.sum()
 
     def embodied_g(self, scope: Scope, *, wear: bool = True) -> float:
         """Grams used up so far; ``wear=False`` counts age alone."""
-        used_s = self._share_s if scope is Scope.ATTRIBUTABLE else self._period_s
-        by_age = np.broadcast_to(used_s / self._lifetime_s, self._share_s.shape)
-        by_writes = self._written_bytes / self._rated_write_bytes
-        spent = np.maximum(by_age, by_writes) if wear else by_age
-        return float(spent.sum()) * self._kg_per_drive * G_PER_KG
+        by_age = self._by_age(scope)
+        spent = np.maximum(by_age, self._by_writes()) if wear else by_age
+        return float(np.dot(spent, self._kg)) * G_PER_KG
 
     def wear_bound_drives(self, scope: Scope) -> int:
         """How many drives writes use up faster than age does."""
+        return int((self._by_writes() > self._by_age(scope)).sum())
+
+    def _by_age(self, scope: Scope) -> NDArray[np.float64]:
         used_s = self._share_s if scope is Scope.ATTRIBUTABLE else self._period_s
-        return int(
-            (self._written_bytes / self._rated_write_bytes > used_s / self._lifetime_s).sum()
-        )
+        return np.broadcast_to(used_s / self._lifetime_s, self._share_s.shape)
+
+    def _by_writes(self) -> NDArray[np.float64]:
+        return self._written_bytes / self._rated_bytes

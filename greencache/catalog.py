@@ -109,8 +109,8 @@ def _quantity(where: str, raw: Mapping[str, Any], sources: Mapping[str, Source])
         low, high = float(raw.get("low", value)), float(raw.get("high", value))
     except (KeyError, TypeError, ValueError):
         raise InputError(f"catalog: {where} needs a number as its value") from None
-    if not 0 <= low <= value <= high < float("inf"):
-        raise InputError(f"catalog: {where} needs 0 <= low <= value <= high")
+    if not 0 < low <= value <= high < float("inf"):
+        raise InputError(f"catalog: {where} needs 0 < low <= value <= high")
     return Quantity(value, low, high, sources[key])
 
 

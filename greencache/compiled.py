@@ -1,8 +1,9 @@
 """Compilation of hot loops, cached on disk and never stale.
 
 numba's own cache looks only at the file of the compiled function: edit a kernel that it calls in
-another file, and yesterday's machine code is run. Here the cache folder is named after every
-source file that the function reaches, so an edit to any of them compiles anew.
+another file, and yesterday's machine code is run. Here the cache folder is named after the content
+of every source file that the function reaches, so an edit to any of them compiles anew. Where no
+folder can be written, nothing is kept and each process compiles.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -36,25 +38,32 @@ def _reached_sources(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(files)
 
 
-def _cache_dir(files: frozenset[str]) -> Path:
-    stats = [(name, os.stat(name)) for name in sorted(files)]  # noqa: PTH116 - names, not paths
-    stamp = repr([(name, s.st_mtime_ns, s.st_size) for name, s in stats])
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    digest = hashlib.sha256(stamp.encode()).hexdigest()[:16]
-    return Path(root) / "greencache" / "compiled" / digest
+def _cache_dir(files: frozenset[str]) -> Path | None:
+    """Where machine code made from ``files`` is kept; None if nothing can be kept."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for name in sorted(files):
+        digest.update(Path(name).read_bytes())
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = root / "greencache" / "compiled" / digest.hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except (OSError, RuntimeError):  # the latter where there is no home at all
+        return None
 
 
 def _compile(function: F, **options: bool) -> F:
     files = _reached_sources(function)
     _sources[function.__module__] = files
+    folder = _cache_dir(files)
     chosen = _config.CACHE_DIR
-    if not chosen:
-        _config.CACHE_DIR = str(_cache_dir(files))
+    if folder is not None and not chosen:
+        _config.CACHE_DIR = str(folder)
     njit: Any = numba.njit  # typed without its private options
+    options |= {"cache": folder is not None, "nogil": True, "_nrt": False}
     try:
-        compiled = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, **options)(
-            function
-        )
+        compiled = njit(error_model="numpy", **options)(function)
     finally:
         _config.CACHE_DIR = chosen
     return cast("F", compiled)

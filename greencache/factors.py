@@ -82,6 +82,8 @@ class Factors:
             if not (math.isfinite(value) and value > 0):
                 raise InputError(f"carbon factor {name} must be more than 0, not {value:g}")
             known[name] = given(value, name)
+        if known["pue"].value < 1:
+            raise InputError(f"PUE is 1 or more, not {known['pue'].value:g}")
         return cls(**known)
 
     def as_json(self) -> dict[str, Any]:
@@ -92,10 +94,10 @@ class Factors:
         """Drives that hold a capacity."""
         return math.ceil(ssd_bytes / self.ssd_drive_bytes.value)
 
-    def ledger(self, drives: int) -> DriveLedger:
-        """A ledger for so many drives."""
+    def ledger(self, installed_bytes: float) -> DriveLedger:
+        """A ledger for so much SSD."""
         return DriveLedger(
-            drives,
+            installed_bytes,
             drive_bytes=self.ssd_drive_bytes.value,
             kg_per_drive=self.ssd_kg_per_tb.value * self.ssd_drive_bytes.value / TB,
             lifetime_years=self.ssd_lifetime_years.value,

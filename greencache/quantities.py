@@ -36,6 +36,9 @@ _SECOND_UNITS = {
     "w": 7 * 24 * HOUR_S,
     "y": YEAR_S,
 }
+_LARGEST_BYTES = 10**18
+"""Far above any machine, and still well inside 64 bits with room for sums."""
+
 _NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?|\.[0-9]+)\s*([a-z]*)\s*", re.I)
 
 
@@ -57,7 +60,10 @@ def parse_bytes(text: str | int) -> int:
     QuantityError
         If it is not a number with a known unit.
     """
-    return round(_parse(text, dict(_BYTE_UNITS), "size", "64GiB, 1.5TB or 0"))
+    count = round(_parse(text, dict(_BYTE_UNITS), "size", "64GiB, 1.5TB or 0"))
+    if count >= _LARGEST_BYTES:
+        raise QuantityError(f"{text!r} is too large a size; the largest is 1000 PB")
+    return count
 
 
 def parse_s(text: str | float) -> float:
@@ -74,6 +80,6 @@ def parse_s(text: str | float) -> float:
 def format_bytes(count: float) -> str:
     """Write a size as people write storage sizes, in decimal units: ``1.5 TB``."""
     for unit, scale in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.3g} {unit}"
+        if count >= 0.9995 * scale:  # what rounds up to 1000 of the next smaller unit
+            return f"{float(f'{count / scale:.3g}'):g} {unit}"
     return f"{count:.0f} B"

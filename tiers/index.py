@@ -137,16 +137,18 @@ class TierIndex:
         """Capacity set aside by `hold`."""
         return int(self._state.meta[HELD])
 
-    def ensure(self, ids: Ids) -> None:
-        """Make room in the arrays for storing ``ids``; every method that stores does so itself."""
+    def _ensure(self, ids: Ids) -> None:
+        """Make room in the arrays for storing ``ids``."""
+        if len(ids) and ids.min() < 0:
+            raise BlockStateError("only blocks that have an id can be stored: intern their keys")
         slots = min(self.capacity_blocks, len(self) + len(ids))
         highest = int(ids.max()) + 1 if len(ids) else 0
         if slots > len(self._state.slots) or highest > len(self._state.slot_of):
             self._state = grow(self._state, slots, highest)
 
     def _known(self, ids: Ids) -> int:
-        """How many leading ids the arrays know of at all."""
-        unknown = np.flatnonzero(ids >= len(self._state.slot_of))
+        """How many leading ids the arrays know of at all; `KeyDirectory.find` gives -1 for none."""
+        unknown = np.flatnonzero((ids < 0) | (ids >= len(self._state.slot_of)))
         return int(unknown[0]) if len(unknown) else len(ids)
 
     def match(self, ids: Ids) -> int:
@@ -179,7 +181,7 @@ class TierIndex:
         As many as there is room for, from the front; none where another writer has reserved the
         next block already. Prefix and slots are kept until `commit` or `abort`.
         """
-        self.ensure(ids)
+        self._ensure(ids)
         state = self._state
         present = self.match(ids)
         prefix = Lease(ids[:present].copy())
@@ -244,12 +246,14 @@ class TierIndex:
         reusable:
             How many leading blocks may hit; by default all.
         """
-        self.ensure(ids)
+        self._ensure(ids)
         limit = len(ids) if reusable is None else min(reusable, len(ids))
         return int(transactions.access(self._state, ids, limit, len(ids), now_s))
 
     def hold(self, blocks: int, now_s: float) -> bool:
         """Set capacity aside for blocks without identity; False, and nothing evicted, if full."""
+        if blocks < 0:
+            raise BlockStateError(f"cannot hold {blocks} blocks")
         return bool(transactions.hold(self._state, blocks, now_s))
 
     def unhold(self, blocks: int) -> None:

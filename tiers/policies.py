@@ -11,13 +11,15 @@ among candidates. A block counts as accessed when it is stored and at each hit.
     The one with fewest accesses, then the one touched longest ago.
 ``gdsf``
     Greedy-Dual-Size-Frequency (Cherkasova, HP Labs TR 98-69, 1998): lowest
-    ``inflation + accesses * cost / size``, where ``inflation`` is the value of the last block
-    evicted. All blocks of a tier have one size; the cost is that of recomputing the block, which
+    ``inflation + accesses * cost / size``, where ``inflation`` is the highest value evicted so
+    far. All blocks of a tier have one size; the cost is that of recomputing the block, which
     grows with its depth because attention runs over all that precedes it.
 ``sieve``
     SIEVE (Zhang et al., NSDI 2024): a queue in order of insertion and a hand that moves from old
     to new, clears the mark of blocks visited since it last passed and evicts the first unmarked
-    one. Blocks that are not candidates are passed over and keep their mark.
+    one. Blocks that are not candidates are passed over and keep their mark. Where few blocks are
+    ever hit, the hand never comes round and those that were hit stay: on the Mooncake conversation
+    trace it makes the same choices as ``lfu``.
 ``lcs``
     Least Carbon Savings, see `savings`.
 """
@@ -115,7 +117,8 @@ def savings(state: TierState, slot: int, now_s: float) -> float:
     """Value that Least Carbon Savings keeps a block for; the lowest goes first.
 
     The published idea (GreenCache, arXiv 2505.23970) sets what a cached item has saved, tokens
-    and hits, against what keeping it costs, size and age::
+    and hits, against what keeping it costs, size and age. Its formula could not be read in print;
+    ours is the plainest that says the same::
 
         S = tokens_saved * hits / (size * age)
 
@@ -189,7 +192,8 @@ def choose_victim(state: TierState, now_s: float) -> int:
         return _least_savings(state, now_s)
     victim = state.heap[0]
     if policy == GDSF:
-        state.weights[INFLATION] = state.slots[victim].priority
+        # A cheaper parent may follow its child: the clock must not go back for it.
+        state.weights[INFLATION] = max(state.weights[INFLATION], state.slots[victim].priority)
     return victim
 
 

@@ -40,7 +40,7 @@ META_LENGTH = 14
 # Positions in ``TierState.weights``.
 COST_BASE = 0  # cost of recomputing the first block of a prefix
 COST_PER_DEPTH = 1  # what each block before it adds: attention over a longer context
-INFLATION = 2  # gdsf: value of the last block evicted
+INFLATION = 2  # gdsf: highest value evicted so far
 WEIGHTS_LENGTH = 3
 
 # Values of ``status``.

@@ -92,12 +92,29 @@ def test_loads_wait_for_their_bytes(hardware: ServingHardware) -> None:
 
 
 def test_saves_are_dropped_when_writing_lags(hardware: ServingHardware) -> None:
-    """At 1 MB/s the first prompt takes minutes to write: the next ones are not stored."""
-    slow = StorageSetup(ssd_bytes=10**12, ssd_write_bytes_per_s=1e6, ssd_read_bytes_per_s=1e9)
-    run = simulate(fresh_prompts(5, 1.0), hardware, slow)
+    """Each prompt takes 4 s to write and one comes each second: the third would end after 10 s.
+
+    Writes end at about 4 and 8 s; the third, at 2 s, would end at 12 s, as late as 10 s allow.
+    """
     prompt_bytes = 4 * hardware.layout.block_bytes
-    assert run.bins["written_bytes"].sum() == prompt_bytes
-    assert run.bins["dropped_bytes"].sum() == 4 * prompt_bytes
+    rate = prompt_bytes / 4.0
+    slow = StorageSetup(ssd_bytes=10**12, ssd_write_bytes_per_s=rate, ssd_read_bytes_per_s=1e9)
+    run = simulate(fresh_prompts(4, 1.0), hardware, slow)
+    assert run.bins["written_bytes"].sum() == 3 * prompt_bytes
+    assert run.bins["dropped_bytes"].sum() == prompt_bytes
+    never = StorageSetup(ssd_bytes=10**12, ssd_write_bytes_per_s=1e6, ssd_read_bytes_per_s=1e9)
+    assert simulate(fresh_prompts(4, 1.0), hardware, never).bins["written_bytes"].sum() == 0
+
+
+def test_an_arrival_interrupts_a_decoding_batch(hardware: ServingHardware) -> None:
+    """Its prompt waits for the step under way, however much steps have grown since the last one."""
+    early = [(0.0, 1_000, 2_000, [2 * i, 2 * i + 1]) for i in range(100)]
+    run = simulate(make_trace([*early, (20.0, 600, 1, [900, 901])]), hardware, NOTHING)
+    context = 100 * 3_000.0
+    step_s = step_cost(hardware.rates, 100.0, 100.0, context, context).duration_s
+    own_s = step_cost(hardware.rates, 700.0, 101.0, context + 600 * 300, context).duration_s
+    assert run.requests["finish_s"][0] > 20.0
+    assert ttft(run)[-1] <= step_s + own_s
 
 
 def test_an_overloaded_engine_says_so(hardware: ServingHardware) -> None:

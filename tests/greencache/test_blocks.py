@@ -54,8 +54,9 @@ def test_tenants_share_no_key() -> None:
 
 
 def test_token_ids_out_of_range_are_refused() -> None:
-    with pytest.raises(InputError, match="token ids"):
-        block_keys(LAYOUT, [-1, 2, 3, 4])
+    for wrong in ([-1, 2, 3, 4], [2**32], [2**64], [1.9, 2.0, 3.0, 4.0]):
+        with pytest.raises(InputError, match="token ids"):
+            block_keys(LAYOUT, wrong)  # type: ignore[arg-type]
 
 
 def test_llama_70b_takes_320_kib_a_token() -> None:

@@ -23,9 +23,9 @@ DRIVE_BYTES = 8 * TB
 DRIVE_KG = 240.0  # 30 kg/TB
 
 
-def ledger(drives: int = 2, *, rated: float = 14e15, waf: float = 1.0) -> DriveLedger:
+def ledger(drives: float = 2, *, rated: float = 14e15, waf: float = 1.0) -> DriveLedger:
     return DriveLedger(
-        drives,
+        drives * DRIVE_BYTES,
         drive_bytes=DRIVE_BYTES,
         kg_per_drive=DRIVE_KG,
         lifetime_years=5,
@@ -112,6 +112,20 @@ def test_what_is_given_back_is_charged_only_if_provisioned() -> None:
     assert drives.embodied_g(Scope.PROVISIONED) == pytest.approx(hour)
 
 
+def test_a_smaller_last_drive_is_charged_for_its_size() -> None:
+    """12 TB in drives of 8 TB: one and a half, 360 kg over 43,830 hours, 8.214 g an hour.
+
+    Its endurance is half as well: 7 TB written to its 4 TB is a thousandth of 120 kg.
+    """
+    drives = ledger(1.5)
+    drives.record(0.0, HOUR_S, 0.0)
+    assert drives.installed_bytes == 12 * TB
+    assert drives.embodied_g(Scope.PROVISIONED) == pytest.approx(8.214, abs=1e-3)
+    worn = ledger(0.5)
+    worn.record(4 * TB, 1.0, 7 * TB)
+    assert worn.embodied_g(Scope.ATTRIBUTABLE) == pytest.approx(120.0)
+
+
 @given(
     st.lists(
         st.tuples(st.floats(0, 16e12), st.floats(0, 1e6), st.floats(0, 1e14)),
@@ -135,6 +149,8 @@ def test_what_cannot_be_is_refused() -> None:
         ledger().record(0.0, 1.0, 5.0)
     with pytest.raises(InputError):
         ledger(1, rated=0.0)
+    with pytest.raises(InputError, match="more than one host holds"):
+        ledger(1e6)
 
 
 def test_a_gpu_by_time() -> None:

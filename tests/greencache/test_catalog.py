@@ -23,7 +23,7 @@ def test_every_figure_has_a_range_and_a_source(catalog: Catalog, kind: str) -> N
         part = catalog.part(kind, name)
         assert part.quantities
         for quantity in part.quantities.values():
-            assert 0 <= quantity.low <= quantity.value <= quantity.high
+            assert 0 < quantity.low <= quantity.value <= quantity.high
             assert quantity.source.title
             assert quantity.source.url.startswith("http")
             assert quantity.source.read in {"primary", "secondary", "derived"}
@@ -52,7 +52,8 @@ def test_a_user_file_replaces_single_figures(tmp_path: Path) -> None:
     [
         ("not toml", "not a TOML file"),
         ('[ssd.NVME]\nkg_per_tb={value=30.0, source="nobody"}', "unknown source of ssd.NVME"),
-        ('[ssd.NVME]\nkg_per_tb={value=-3, low=-3, source="act"}', "needs 0 <= low"),
+        ('[ssd.NVME]\nkg_per_tb={value=-3, low=-3, source="act"}', "needs 0 < low"),
+        ('[ssd.NVME]\nkg_per_tb={value=0, source="act"}', "ssd.NVME.kg_per_tb needs 0 < low"),
         ('[ssd.NVME]\nkg_per_tb={value="x", source="act"}', "needs a number"),
         ("ssd = 3", "not of the catalog's form"),
     ],

@@ -53,7 +53,7 @@ class ReferenceCache:
             return min(candidates, key=lambda e: (e.accesses, e.touched))
         if self.policy == "gdsf":
             chosen = min(candidates, key=lambda e: (e.priority, e.touched))
-            self.inflation = chosen.priority
+            self.inflation = max(self.inflation, chosen.priority)
             return chosen
         if self.policy == "lcs":
             return min(

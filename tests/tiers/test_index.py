@@ -9,7 +9,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError, InputError
-from greencache.tiers import Lease, Policy, Reservation, TierIndex
+from greencache.tiers import KeyDirectory, Lease, Policy, Reservation, TierIndex
 from greencache.tiers.state import COMMITTED, NONE, RESERVED
 
 
@@ -95,6 +95,8 @@ def test_held_capacity_evicts_but_never_what_is_leased() -> None:
     index.release(lease, now_s=3.0)
     with pytest.raises(BlockStateError, match="cannot give back"):
         index.unhold(1)
+    with pytest.raises(BlockStateError, match="cannot hold"):
+        index.hold(-1, now_s=4.0)
 
 
 def test_transactions_end_once() -> None:
@@ -115,6 +117,20 @@ def test_a_negative_capacity_is_refused() -> None:
         TierIndex(-1)
     with pytest.raises(InputError):
         TierIndex(1).resize(-1, now_s=0.0)
+
+
+def test_keys_nobody_stored_are_misses() -> None:
+    """`KeyDirectory.find` gives -1 for them, which must not be taken for the last block."""
+    directory, index = KeyDirectory(), TierIndex(4)
+    for key in (b"a" * 16, b"b" * 16):
+        index.access(directory.intern([key]), now_s=0.0)
+    asked = directory.find([b"a" * 16, b"X" * 16, b"Y" * 16])
+    assert index.match(asked) == 1
+    assert index.acquire(asked, now_s=1.0).ids.tolist() == [0]
+    assert -1 not in index
+    for store in (index.access, index.reserve):
+        with pytest.raises(BlockStateError, match="have an id"):
+            store(asked, now_s=2.0)
 
 
 def test_unknown_ids_are_misses() -> None:
