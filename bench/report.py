@@ -39,8 +39,8 @@ def _headline(replay: Replay) -> list[str]:
     if best and best.valid and base and (saving := replay.saving(best, "hbm-only")) is not None:
         if best.dram_bytes or best.ssd_bytes:
             sentences.append(
-                f"The best fixed size, known only in hindsight, is {_size(best.dram_bytes)} of "
-                f"DRAM and {_size(best.ssd_bytes)} of SSD: its carbon per output token is "
+                f"The best fixed size, known only in hindsight, is {_size(best.dram_bytes)} "
+                f"DRAM and {_size(best.ssd_bytes)} SSD: its carbon per output token is "
                 f"{_change(saving)} than with HBM alone."
             )
         else:
@@ -52,7 +52,7 @@ def _headline(replay: Replay) -> list[str]:
 
 
 def _size(count: int) -> str:
-    return format_bytes(count) if count else "nothing"
+    return f"{format_bytes(count)} of" if count else "no"
 
 
 def _change(saving: float) -> str:
