@@ -231,8 +231,9 @@ class DriveLedger:
         return int((self._by_writes() > self._by_age(scope)).sum())
 
     def _by_age(self, scope: Scope) -> NDArray[np.float64]:
-        used_s = self._share_s if scope is Scope.ATTRIBUTABLE else self._period_s
-        return np.broadcast_to(used_s / self._lifetime_s, self._share_s.shape)
+        if scope is Scope.ATTRIBUTABLE:
+            return self._share_s / self._lifetime_s
+        return np.full_like(self._share_s, self._period_s / self._lifetime_s)
 
     def _by_writes(self) -> NDArray[np.float64]:
         return self._written_bytes / self._rated_bytes
