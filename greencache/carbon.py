@@ -189,10 +189,12 @@ class DriveLedger:
         self._first_byte = np.arange(drives) * float(drive_bytes)
         self._size_bytes = np.minimum(drive_bytes, installed_bytes - self._first_byte)
         self._kg = kg_per_drive * self._size_bytes / drive_bytes
-        self._rated_bytes = rated_write_bytes * self._size_bytes / drive_bytes / write_amplification
+        self._rated_bytes: NDArray[np.float64] = (
+            rated_write_bytes * self._size_bytes / drive_bytes / write_amplification
+        )
         self._lifetime_s = lifetime_years * YEAR_S
-        self._share_s = np.zeros(drives)
-        self._written_bytes = np.zeros(drives)
+        self._share_s: NDArray[np.float64] = np.zeros(drives)
+        self._written_bytes: NDArray[np.float64] = np.zeros(drives)
         self._period_s = 0.0
 
     @property
