@@ -40,6 +40,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
+    "text.parse_math": False,  # names of traces may hold dollar signs
 }
 
 # Okabe and Ito's palette, which people with colour-blindness can tell apart.
@@ -51,7 +52,10 @@ _PLAN_COLOURS = {
     "full": "#D55E00",
     "best-static": "#009E73",
 }
-_OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7B3294", "#A6761D")
+_DASHES = ("-", "--", "-.", ":")
+_FEW = 5
+"""Plans whose legend fits inside a plot."""
 _SMOOTHED = 5
 """Minutes over which carbon over time is averaged."""
 _NAMES = {"gpu": "GPU", "host": "host", "hbm": "HBM", "dram": "DRAM", "ssd": "SSD"}
@@ -61,6 +65,15 @@ def _colours(replay: Replay) -> dict[str, str]:
     others = [r.plan for r in replay.results if r.plan not in _PLAN_COLOURS]
     extra = {plan: _OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i, plan in enumerate(others)}
     return _PLAN_COLOURS | extra
+
+
+def _dashes(replay: Replay) -> dict[str, str]:
+    """Line styles: plans often run along one another, and colours come round again."""
+    others = [r.plan for r in replay.results if r.plan not in _PLAN_COLOURS]
+    turns = {
+        plan: _DASHES[i // len(_OTHER_COLOURS) % len(_DASHES)] for i, plan in enumerate(others)
+    }
+    return dict.fromkeys(_PLAN_COLOURS, "-") | {"best-static": "--"} | turns
 
 
 def _measured(replay: Replay) -> list[tuple[PlanResult, Measured]]:
@@ -135,7 +148,7 @@ def _draw_hits(axes: Axes, replay: Replay) -> None:
 
 
 def _draw_ttft(axes: Axes, replay: Replay) -> None:
-    colours = _colours(replay)
+    colours, dashes = _colours(replay), _dashes(replay)
     for result, measured in _measured(replay)[::-1]:
         times_s = np.sort(measured.ttft_s)
         share = np.arange(1, len(times_s) + 1) / len(times_s)
@@ -146,8 +159,7 @@ def _draw_ttft(axes: Axes, replay: Replay) -> None:
             share[picked],
             where="post",
             color=colours[result.plan],
-            # Dashed, because it often runs along another plan's line.
-            linestyle="--" if result.plan == "best-static" else "-",
+            linestyle=dashes[result.plan],
             label=f"{result.plan}: median {np.median(times_s):.2g} s",
         )
     slo = replay.setup.slo
@@ -167,7 +179,11 @@ def _draw_ttft(axes: Axes, replay: Replay) -> None:
     axes.set_xlabel("time to first token, s (log scale)")
     axes.set_ylabel("requests at or below")
     axes.set_title("TTFT distribution")
-    axes.legend(loc="upper left", fontsize=8, frameon=True, framealpha=1, edgecolor="none")
+    few = len(axes.lines) <= _FEW + 2  # two of them are the SLO's
+    if few:
+        axes.legend(loc="upper left", fontsize=8, frameon=True, framealpha=1, edgecolor="none")
+    else:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2, fontsize=8)
 
 
 def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> Figure:
@@ -210,7 +226,7 @@ def _shade_warmup(axes: Axes, replay: Replay) -> None:
 
 def carbon_over_time(replay: Replay) -> Figure:
     """Grid intensity, operational carbon, and what DRAM and SSD may hold and do hold."""
-    colours = _colours(replay)
+    colours, dashes = _colours(replay), _dashes(replay)
     runs = [(r, m) for r, m in _measured(replay)[::-1]]
     setup = replay.setup
 
@@ -231,8 +247,7 @@ def carbon_over_time(replay: Replay) -> Figure:
             if len(whole) >= _SMOOTHED:
                 whole = np.convolve(whole, np.ones(_SMOOTHED) / _SMOOTHED, mode="valid")
                 minutes = minutes[_SMOOTHED // 2 : -(_SMOOTHED // 2)]
-            dashes = "--" if result.plan == "best-static" else "-"
-            carbon.plot(minutes, whole, dashes, color=colour, label=result.plan)
+            carbon.plot(minutes, whole, dashes[result.plan], color=colour, label=result.plan)
             for axes, tier, capacity, unit in (
                 (dram, "dram", result.dram_bytes, GIB),
                 (ssd, "ssd", result.ssd_bytes, TB),
@@ -265,6 +280,9 @@ def overview(replay: Replay) -> Figure:
     """Carbon, hit rate and TTFT side by side: the replay in one picture."""
 
     def draw(figure: Figure) -> None:
+        if not _measured(replay):
+            figure.text(0.5, 0.5, "No plan gave a result: see why in the table.", ha="center")
+            return
         carbon, hits, latency = figure.subplots(1, 3, width_ratios=(1.35, 1, 1.1))
         _draw_carbon(carbon, replay)
         _draw_hits(hits, replay)
@@ -278,4 +296,4 @@ def overview(replay: Replay) -> Figure:
             fontsize=11,
         )
 
-    return _figure(15, 4.2, draw)
+    return _figure(15, 3 + 0.3 * max(4, len(replay.results)), draw)

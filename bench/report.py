@@ -8,11 +8,14 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from greencache.bench import charts
-from greencache.bench.replay import TIERS, PlanResult, Replay
+from greencache.bench.replay import PlanResult, Replay
 from greencache.quantities import format_bytes
 from greencache.version import VERSION
 
 __all__ = ["html_report", "png_picture"]
+
+UNSEEN = 0.0005
+"""Changes smaller than this print as zero, and are called none."""
 
 
 def _svg(figure: Figure) -> Markup:
@@ -24,20 +27,26 @@ def _headline(replay: Replay) -> list[str]:
     """What the replay says, in sentences."""
     full, base, best = (replay.result(name) for name in ("full", "hbm-only", "best-static"))
     sentences = []
-    if full and base and full.measured and base.measured:
+    both_valid = full and base and full.valid and base.valid
+    if full and base and both_valid and full.measured and base.measured:
         faster = 1 - np.median(full.measured.ttft_s) / np.median(base.measured.ttft_s)
         energy = 1 - sum(full.measured.carbon.energy_kwh.values()) / sum(
             base.measured.carbon.energy_kwh.values()
         )
-        saving = replay.saving(full, "hbm-only")
-        carbon = "" if saving is None else f", and its carbon is {_change(saving)}"
+        carbon = _change(replay.saving(full, "hbm-only") or 0.0)
         sentences.append(
             f"Keeping everything (full) serves {full.measured.hit_rate_tokens:.1%} of prompt "
             f"tokens from cache against {base.measured.hit_rate_tokens:.1%} in HBM alone. "
-            f"Median TTFT is {_change(faster)}, energy {_change(energy)}{carbon}, per output token."
+            f"Median TTFT is {_change(faster)}, energy {_change(energy)}, carbon {carbon}, per "
+            "output token."
+        )
+    elif full and base and full.valid and not base.valid:
+        sentences.append(
+            f"Keeping everything (full) meets the SLO on this hardware; HBM alone does not "
+            f"({base.invalid_because})."
         )
     if best and best.valid and base and (saving := replay.saving(best, "hbm-only")) is not None:
-        if best.dram_bytes or best.ssd_bytes:
+        if (best.dram_bytes or best.ssd_bytes) and saving >= UNSEEN:
             sentences.append(
                 f"The best fixed size, known only in hindsight, is {_size(best.dram_bytes)} "
                 f"DRAM and {_size(best.ssd_bytes)} SSD: its carbon per output token is "
@@ -56,6 +65,8 @@ def _size(count: int) -> str:
 
 
 def _change(saving: float) -> str:
+    if abs(saving) < UNSEEN:
+        return "the same"
     return f"{abs(saving):.1%} {'lower' if saving >= 0 else 'higher'}"
 
 
@@ -97,7 +108,7 @@ def html_report(replay: Replay) -> str:
         mean_gco2_per_kwh=grid.at(np.arange(0.0, trace.duration_s + 1.0, 60.0)).mean(),
         headline=_headline(replay),
         rows=[_row(replay, result) for result in replay.results],
-        tiers=TIERS,
+        unseen=UNSEEN,
         plots=plots,
         factors=replay.setup.factors.as_json(),
         version=VERSION,

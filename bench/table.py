@@ -9,11 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from greencache.bench.replay import TIERS, PlanResult, Replay
+from greencache.catalog import Quantity
 from greencache.quantities import format_bytes
 
-__all__ = ["replay_table"]
+__all__ = ["WIDE", "replay_table"]
+
+WIDE = 140
+"""Columns of a table that is not printed to a terminal."""
+
+_NEEDED = 112
+"""Columns below which the least needed parts of the table are left out."""
 
 _COMPARATOR = "hbm-only"
+_SPARED = {1, 2, 5, 6, 7, 8}
+"""Columns left out where there is no room: sizes, TPOT, SLO, operational and embodied grams."""
 
 
 def _heading(replay: Replay) -> list[str]:
@@ -78,11 +87,14 @@ def _row(replay: Replay, result: PlanResult) -> list[str]:
     ]
 
 
-def replay_table(replay: Replay) -> Group:
-    """The replay's heading, one row a plan, and what is to be known to read it."""
+def replay_table(replay: Replay, *, width: int = WIDE) -> Group:
+    """The replay's heading, one row a plan, and what is to be known to read it.
+
+    On a terminal narrower than the table, capacities, TPOT and SLO attainment are left out.
+    """
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("plan", style="bold")
-    for heading in (
+    headings = (
+        "plan",
         "DRAM",
         "SSD",
         "hit rate\ntokens",
@@ -93,17 +105,20 @@ def replay_table(replay: Replay) -> Group:
         "embodied\ngCO2e",
         "g per 1k\noutput tok.",
         f"vs\n{_COMPARATOR}",
-    ):
-        table.add_column(heading, justify="right")
+    )
+    shown = [i for i in range(len(headings)) if width >= _NEEDED or i not in _SPARED]
+    for i in shown:
+        table.add_column(headings[i], justify="right" if i else "left", no_wrap=True)
     for result in replay.results:
         best = result.plan == "best-static"
-        table.add_row(*_row(replay, result), style="green" if best and result.valid else None)
+        row = _row(replay, result)
+        table.add_row(*(row[i] for i in shown), style="green" if best and result.valid else None)
     setup = replay.setup
     factors = setup.factors
     footer = [
         f"Hit rate by tier: {_tiers(replay)}",
         f"Embodied: {setup.scope}; SSD {factors.ssd_kg_per_tb.value:g} kg/TB"
-        f" ({factors.ssd_kg_per_tb.low:g} to {factors.ssd_kg_per_tb.high:g} published), by age over"
+        f"{_published(factors.ssd_kg_per_tb)}, by age over"
         f" {factors.ssd_lifetime_years.value:g} years or by wear, whichever is more;"
         f" DRAM {factors.dram_kg_per_gb.value:g} kg/GB; PUE {factors.pue.value:g}.",
     ]
@@ -114,6 +129,12 @@ def replay_table(replay: Replay) -> Group:
     ]
     head = Text("\n".join(_heading(replay)), style="dim")
     return Group(head, Text(), table, Text(), Text("\n".join(footer), style="dim"))
+
+
+def _published(factor: Quantity) -> str:
+    if factor.low == factor.high:
+        return ""
+    return f" ({factor.low:g} to {factor.high:g} published)"
 
 
 def _tiers(replay: Replay) -> str:

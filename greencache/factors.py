@@ -15,6 +15,10 @@ from greencache.quantities import TB
 __all__ = ["FACTOR_NAMES", "Factors"]
 
 
+_LARGEST = 1e20
+"""Far above any figure in these units, and far below where sums overflow."""
+
+
 @dataclass(frozen=True)
 class Factors:
     """Every carbon and power factor that a result rests on, each with its range and source."""
@@ -79,7 +83,7 @@ class Factors:
         for name, value in (overrides or {}).items():
             if name not in known:
                 raise UnknownNameError("carbon factor", name, known)
-            if not (math.isfinite(value) and value > 0):
+            if not 0 < value < _LARGEST:
                 raise InputError(f"carbon factor {name} must be more than 0, not {value:g}")
             known[name] = given(value, name)
         if known["pue"].value < 1:

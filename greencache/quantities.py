@@ -78,7 +78,10 @@ def parse_s(text: str | float) -> float:
 
 
 def format_bytes(count: float) -> str:
-    """Write a size as people write storage sizes, in decimal units: ``1.5 TB``."""
+    """Write a size as people write it: ``512 GiB`` where that is exact, else ``1.5 TB``."""
+    for unit, whole in (("TiB", TIB), ("GiB", GIB), ("MiB", 2**20)):
+        if count >= whole and count % whole == 0:
+            return f"{count / whole:,.0f} {unit}"
     for unit, scale in (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= 0.9995 * scale:  # what rounds up to 1000 of the next smaller unit
             return f"{float(f'{count / scale:.3g}'):g} {unit}"

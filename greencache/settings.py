@@ -92,7 +92,9 @@ class CarbonSettings(_Part):
     """The carbon model."""
 
     scope: Scope = Field(Scope.ATTRIBUTABLE, description="what embodied carbon is charged for")
-    factors: dict[str, float] = Field({}, description="figures that replace the catalog's")
+    factors: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        {}, description="figures that replace the catalog's"
+    )
 
 
 class Settings(BaseSettings):

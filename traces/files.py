@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,10 +11,16 @@ from typing import BinaryIO, cast
 
 from greencache.errors import InputError
 
-__all__ = ["MAX_LINE_BYTES", "read_lines"]
+__all__ = ["MAX_LINE_BYTES", "STDIN", "read_lines"]
+
+STDIN = Path("-")
+"""The path that stands for standard input."""
 
 MAX_LINE_BYTES = 64 * 2**20
 """A line longer than this is taken for something that is no text file."""
+
+_MOST_BLANK_LINES = 10_000
+"""More than this in a row, and a small gzip file could keep us reading for hours."""
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -24,23 +31,28 @@ def read_lines(path: Path, error: Callable[..., InputError]) -> Iterator[tuple[i
     Parameters
     ----------
     path:
-        The file; gzip is recognised by its first bytes, not by its name.
+        The file, or ``-`` for standard input; gzip is recognised by its first bytes.
     error:
         Makes the exception to raise: ``error(path, reason, line=...)``.
     """
-    number = 0
+    number = blank = 0
     try:
-        with path.open("rb") as raw:
-            magic = raw.read(len(_GZIP_MAGIC))
-            raw.seek(0)
-            text = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if magic == _GZIP_MAGIC else raw
+        with open(0 if path == STDIN else path, "rb", closefd=path != STDIN) as raw:
+            # Looked at without reading, because a pipe cannot be read again.
+            zipped = raw.peek(len(_GZIP_MAGIC)).startswith(_GZIP_MAGIC)
+            text = cast("BinaryIO", gzip.GzipFile(fileobj=raw)) if zipped else raw
             while line := text.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if len(line) > MAX_LINE_BYTES:
                     raise error(path, "is longer than any line of such a file", line=number)
-                stripped = line.strip()
+                stripped = (line.removeprefix(codecs.BOM_UTF8) if number == 1 else line).strip()
                 if stripped:
+                    blank = 0
                     yield number, stripped
+                    continue
+                blank += 1
+                if blank > _MOST_BLANK_LINES:
+                    raise error(path, f"more than {_MOST_BLANK_LINES:,} blank lines", line=number)
     except FileNotFoundError:
         raise error(path, "no such file") from None
     except IsADirectoryError:

@@ -81,13 +81,13 @@ class GridSeries:
         InputError
             If a time lies outside the series.
         """
-        hours = np.floor(np.asarray(t_s) / HOUR_S).astype(np.int64)
+        hours = np.floor(np.asarray(t_s) / HOUR_S)
         if hours.size and not (hours.min() >= 0 and hours.max() < len(self)):
             raise InputError(
                 f"zone {self.zone} ends at {_hour(self.end)}, {len(self)} hours after the "
-                f"start; {hours.max() + 1} hours are needed: choose an earlier --grid-start"
+                f"start; {hours.max() + 1:.0f} are needed: choose an earlier --grid-start"
             )
-        values: NDArray[np.float64] = self.gco2_per_kwh[hours]
+        values: NDArray[np.float64] = self.gco2_per_kwh[hours.astype(np.int64)]
         return values
 
 
@@ -105,9 +105,9 @@ def parse_utc(text: str) -> datetime:
     """
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError):
         raise InputError(f"{text!r} is not a time; write it like 2021-06-01T00:00Z") from None
-    return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
 
 
 def _columns(path: Path, header: list[str]) -> dict[str, int]:
@@ -175,8 +175,11 @@ def read_grid(
             continue
         try:
             hour = parse_utc(row[columns["utc_hour"]])
-        except InputError as fault:
+            following = hour + timedelta(hours=1)
+        except (InputError, OverflowError) as fault:
             raise GridError(path, f"utc_hour: {fault}", line=number) from None
+        if hour.minute or hour.second or hour.microsecond:
+            raise GridError(path, f"utc_hour is {hour:%H:%M:%S}, not a whole hour", line=number)
         if start is None or expected is None:
             start = expected = hour
             kind = row[columns["kind"]]
@@ -189,7 +192,7 @@ def read_grid(
             )
             raise GridError(path, reason, line=number)
         values.append(_value(path, number, row[columns["gco2_per_kwh"]]))
-        expected += timedelta(hours=1)
+        expected = following
     if not zones:
         raise GridError(path, "no carbon intensity in it")
     if zone is None and len(zones) > 1:

@@ -49,7 +49,7 @@ def replay(
     trace: Annotated[
         Path | None,
         typer.Argument(
-            help="Request trace in Mooncake's JSON lines, plain or gzipped. "
+            help="Request trace in Mooncake's JSON lines, plain or gzipped; - for standard input. "
             "Default: the Mooncake conversation trace that ships with GreenCache."
         ),
     ] = None,
@@ -61,30 +61,48 @@ def replay(
         ),
     ] = "none,hbm-only,full,best-static",
     policy: Annotated[
-        str | None, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve or lcs.")
+        str | None, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve or lcs; default lru.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Model served, e.g. llama-3.1-8b or llama-3.1-70b.")
+        str | None,
+        typer.Option(
+            help="Model served: llama-3-8b, llama-3-70b, llama-3.1-8b, llama-3.1-70b; "
+            "default llama-3.1-8b.",
+        ),
     ] = None,
     hardware: Annotated[
-        str | None, typer.Option(help="GPUs of one host with tensor parallelism, e.g. 4xH100.")
+        str | None,
+        typer.Option(
+            help="1, 2, 4 or 8 GPUs of one host with tensor parallelism: T4, L4, L40, "
+            "A6000, RTX6000Ada, A100, H100, H200; default 4xH100.",
+        ),
     ] = None,
     weight_dtype: Annotated[
-        str | None, typer.Option(help="Type of the weights: bf16, fp16, fp8, int8 or int4.")
+        str | None,
+        typer.Option(help="Type of the weights: bf16, fp16, fp8, int8, int4, fp32; default fp8."),
     ] = None,
-    kv_dtype: Annotated[str | None, typer.Option(help="Type of the KV: bf16, fp16, fp8.")] = None,
-    dram: Annotated[str | None, typer.Option(help="Host DRAM for KV, e.g. 512GiB.")] = None,
-    ssd: Annotated[str | None, typer.Option(help="SSD for KV, e.g. 16TB.")] = None,
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="Type of the KV, likewise; default bf16.")
+    ] = None,
+    dram: Annotated[str | None, typer.Option(help="Host DRAM for KV; default 512GiB.")] = None,
+    ssd: Annotated[str | None, typer.Option(help="SSD for KV; default 16TB.")] = None,
     ssd_kg_per_tb: Annotated[
-        float | None, typer.Option(help="Embodied carbon of SSD; published: 3.9 to 160.")
+        float | None,
+        typer.Option(help="Embodied carbon of SSD; default 17.3, published 3.9 to 160."),
     ] = None,
     grid: Annotated[
         str | None,
-        typer.Option(help="Grid zone that ships with GreenCache, or an hourly CSV as FILE[:ZONE]."),
+        typer.Option(
+            help="Grid zone that ships with GreenCache (FR, DE, PL, SE-SE3, PJM, ...), "
+            "or an hourly CSV as FILE[:ZONE]; default CISO.",
+        ),
     ] = None,
     grid_start: Annotated[
         str | None,
-        typer.Option(help="Hour of the grid's series at which the trace begins, UTC."),
+        typer.Option(
+            help="Hour of the grid's series at which the trace begins, e.g. "
+            "2021-06-01T17:00Z; default its first.",
+        ),
     ] = None,
     mean_rate: Annotated[
         float | None,
@@ -97,12 +115,13 @@ def replay(
             "down to whole minutes. Default: a sixth of the trace."
         ),
     ] = None,
-    slo_ttft: Annotated[str | None, typer.Option(help="Promised TTFT, e.g. 2s.")] = None,
-    slo_tpot: Annotated[str | None, typer.Option(help="Promised TPOT, e.g. 200ms.")] = None,
+    slo_ttft: Annotated[str | None, typer.Option(help="Promised TTFT; default 2s.")] = None,
+    slo_tpot: Annotated[str | None, typer.Option(help="Promised TPOT; default 200ms.")] = None,
     scope: Annotated[
         str | None,
         typer.Option(
-            help="Embodied carbon of what is allocated or installed: attributable, provisioned."
+            help="Embodied carbon of what is allocated (attributable, default) or "
+            "installed (provisioned).",
         ),
     ] = None,
     skip_bad: Annotated[
@@ -139,7 +158,7 @@ def curve(
     trace: Annotated[
         Path | None,
         typer.Argument(
-            help="Request trace in Mooncake's JSON lines, plain or gzipped. "
+            help="Request trace in Mooncake's JSON lines, plain or gzipped; - for standard input. "
             "Default: the trace that ships with GreenCache."
         ),
     ] = None,
@@ -196,6 +215,6 @@ def main() -> None:
         # Whoever read our output has closed it; leave without a second complaint at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except OSError as fault:
+        print(f"error: cannot write standard output: {fault.strerror}", file=sys.stderr)
+        sys.exit(1)

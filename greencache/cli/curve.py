@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from greencache.bench.curve import Curve, default_capacities, measure_curve
-from greencache.cli.output import STDOUT, check_writable, write_json, write_output
+from greencache.cli.output import STDOUT, check_outputs, write_json, write_output
 from greencache.cli.progress import progress_bar
 from greencache.controller.models import find_model
 from greencache.errors import InputError
@@ -41,10 +41,12 @@ def _capacities(text: str, block_bytes: int | None) -> list[int]:
         raise InputError("--capacities needs at least one capacity")
     if block_bytes is not None:
         return sorted(parse_bytes(part) // block_bytes for part in parts)
-    unusable = [part for part in parts if not part.isascii() or not part.isdigit()]
+    unusable = [
+        part for part in parts if not part.isascii() or not part.isdigit() or len(part) > 15
+    ]
     if unusable:
         raise InputError(
-            f"capacity {unusable[0]!r} is not a number of blocks; give --model to use bytes"
+            f"capacity {unusable[0]!r} is not a usable number of blocks; give --model for bytes"
         )
     return sorted(int(part) for part in parts)
 
@@ -82,7 +84,8 @@ def run(options: Options) -> None:
     OutputError
         If a result cannot be written.
     """
-    check_writable(options.json, options.png)
+    outputs = (options.json, options.png)
+    check_outputs(*outputs, inputs=(options.trace,))
     policy = Policy.parse(options.policy)
     model = None if options.model is None else find_model(options.model)
     path = sample_trace_path() if options.trace is None else options.trace
@@ -104,8 +107,8 @@ def run(options: Options) -> None:
         from greencache.bench.curve_chart import curve_picture
 
         write_output(options.png, curve_picture(curve, block_bytes))
-    if options.json != STDOUT:
-        console = Console(highlight=False)
+    if STDOUT not in outputs:
+        console = Console(highlight=False, markup=False)
         console.print(
             f"{curve.trace}: {curve.accesses:,} block accesses, {curve.unique_blocks:,} different "
             f"blocks of {curve.block_tokens} tokens; policy {policy}\n",

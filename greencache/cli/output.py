@@ -9,63 +9,97 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from greencache.errors import OutputError
+from greencache.errors import InputError, OutputError
 
-__all__ = ["STDOUT", "check_writable", "write_json", "write_output"]
+__all__ = ["STDOUT", "as_bytes", "check_outputs", "write_json", "write_output"]
 
 STDOUT = Path("-")
 """The path that stands for standard output."""
 
 
-def check_writable(*paths: Path | None) -> None:
-    """Fail now rather than after the work if a file cannot be written.
+def check_outputs(*paths: Path | None, inputs: tuple[Path | None, ...] = ()) -> None:
+    """Fail now rather than after the work if results cannot be written, or would destroy input.
 
     Raises
     ------
+    InputError
+        If two outputs are the same, or one is an input.
     OutputError
         If the folder of a path is missing or not writable, or the path is a folder.
     """
+    taken = {path.resolve() for path in inputs if path is not None and path != STDOUT}
     for path in paths:
-        if path is None or path == STDOUT:
+        if path is None:
             continue
-        folder = path.parent
-        if path.is_dir():
+        name = path if path == STDOUT else path.resolve()
+        if name in taken:
+            raise InputError(f"{path} is named twice; every result needs a file of its own")
+        taken.add(name)
+        if path != STDOUT:
+            _check_writable(path)
+
+
+def _check_writable(path: Path) -> None:
+    target = path.resolve()
+    try:
+        if target.is_dir():
             raise OutputError(f"cannot write {path}: it is a directory")
-        if not folder.is_dir():
-            raise OutputError(f"cannot write {path}: there is no directory {folder}")
-        try:
-            with tempfile.NamedTemporaryFile(dir=folder):
+        if not target.parent.is_dir():
+            raise OutputError(f"cannot write {path}: there is no directory {path.parent}")
+        if not _is_special(target):
+            with tempfile.NamedTemporaryFile(dir=target.parent):
                 pass
-        except OSError as fault:
-            raise OutputError(f"cannot write {path}: {fault.strerror}") from None
+    except OSError as fault:
+        raise OutputError(f"cannot write {path}: {fault.strerror}") from None
+
+
+def _is_special(path: Path) -> bool:
+    """Whether the path is a device, a pipe or the like, which must be written to, not replaced."""
+    return path.exists() and not path.is_file()
 
 
 def write_output(path: Path, content: bytes) -> None:
-    """Write a file whole: under another name first, then renamed; or to standard output.
+    """Write a file whole, under another name first and then renamed; or to standard output.
+
+    A link stays a link, and what it leads to is replaced. A device or pipe is written to.
 
     Raises
     ------
     OutputError
-        If it cannot be written; whatever was there before is untouched.
+        If it cannot be written; a file that was there before is untouched.
     """
-    if path == STDOUT:
-        sys.stdout.write(content.decode())
-        return
-    temporary: str | None = None
+    target = path.resolve()
+    temporary: Path | None = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            temporary = file.name
-            file.write(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        Path(temporary).chmod(0o666 & ~mask)
-        Path(temporary).replace(path)
+        if path == STDOUT:
+            if sys.stdout is None:
+                raise OutputError("cannot write standard output: it is closed")
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+            sys.stdout.buffer.flush()
+        elif _is_special(target):
+            target.write_bytes(content)
+        else:
+            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
+                temporary = Path(file.name)
+                file.write(content)
+            mask = os.umask(0)
+            os.umask(mask)
+            temporary.chmod(0o666 & ~mask)
+            temporary.replace(target)
+    except BrokenPipeError:
+        raise
     except OSError as fault:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
         raise OutputError(f"cannot write {path}: {fault.strerror}") from None
 
 
+def as_bytes(value: dict[str, Any]) -> bytes:
+    """JSON for people and machines: indented, no NaN."""
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write JSON for people and machines: indented, no NaN."""
-    write_output(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    """Write a value as JSON, as `write_output` does."""
+    write_output(path, as_bytes(value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,10 @@ from greencache.bench.plans import parse_plans
 from greencache.bench.replay import Replay, ReplaySetup, Slo, run_replay
 from greencache.bench.results import as_json
 from greencache.bench.simulation import BIN_S
-from greencache.bench.table import replay_table
+from greencache.bench.table import WIDE, replay_table
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
-from greencache.cli.output import STDOUT, check_writable, write_json, write_output
+from greencache.cli.output import STDOUT, as_bytes, check_outputs, write_output
 from greencache.cli.progress import progress_bar
 from greencache.controller.models import find_model
 from greencache.controller.performance import serving_hardware
@@ -75,7 +76,7 @@ def find_grid(text: str, start: str | None) -> GridSeries:
     name, _, zone = text.rpartition(":")
     if text in grid_zones():
         series = sample_grid(text)
-    elif Path(text).exists():
+    elif text and Path(text).exists():
         series = read_grid(text)
     elif name and Path(name).exists():
         series = read_grid(name, zone)
@@ -100,12 +101,23 @@ def _warmup_s(text: str | None, trace: RequestTrace) -> float:
     return asked_s // BIN_S * BIN_S
 
 
+def _chosen(option: str | None, setting: str) -> str:
+    return setting if option is None else option
+
+
+def _limit_s(name: str, option: str | None, setting_s: float) -> float:
+    limit_s = setting_s if option is None else parse_s(option)
+    if limit_s <= 0:
+        raise InputError(f"{name} must be more than 0, not {option}")
+    return limit_s
+
+
 def _setup(options: Options, settings: Settings) -> ReplaySetup:
     engine, storage, slo = settings.engine, settings.storage, settings.slo
     # Cheap checks first: a mistyped name should not wait for a trace to be read.
-    policy = Policy.parse(options.policy or storage.policy)
-    scope = _scope(options.scope) if options.scope else settings.carbon.scope
-    model = find_model(options.model or engine.model)
+    policy = Policy.parse(_chosen(options.policy, storage.policy))
+    scope = settings.carbon.scope if options.scope is None else _scope(options.scope)
+    model = find_model(_chosen(options.model, engine.model))
     installed = Installed(
         storage.dram if options.dram is None else parse_bytes(options.dram),
         storage.ssd if options.ssd is None else parse_bytes(options.ssd),
@@ -116,16 +128,19 @@ def _setup(options: Options, settings: Settings) -> ReplaySetup:
     if options.ssd_kg_per_tb is not None:
         chosen = chosen | {"ssd_kg_per_tb": options.ssd_kg_per_tb}
     path = sample_trace_path() if options.trace is None else options.trace
-    grid = find_grid(options.grid or settings.grid.zone, options.grid_start or settings.grid.start)
+    grid = find_grid(
+        _chosen(options.grid, settings.grid.zone),
+        settings.grid.start if options.grid_start is None else options.grid_start,
+    )
     trace = read_mooncake(path, skip_bad=options.skip_bad)
     if options.mean_rate is not None:
         trace = trace.at_mean_rate(options.mean_rate)
     hardware = serving_hardware(
         catalog,
         model,
-        options.hardware or engine.hardware,
-        weight_dtype=options.weight_dtype or engine.weight_dtype,
-        kv_dtype=options.kv_dtype or engine.kv_dtype,
+        _chosen(options.hardware, engine.hardware),
+        weight_dtype=_chosen(options.weight_dtype, engine.weight_dtype),
+        kv_dtype=_chosen(options.kv_dtype, engine.kv_dtype),
         block_tokens=trace.block_tokens,
     )
     return ReplaySetup(
@@ -134,8 +149,8 @@ def _setup(options: Options, settings: Settings) -> ReplaySetup:
         factors=Factors.of(catalog, hardware.gpu, chosen),
         grid=grid,
         slo=Slo(
-            slo.ttft if options.slo_ttft is None else parse_s(options.slo_ttft),
-            slo.tpot if options.slo_tpot is None else parse_s(options.slo_tpot),
+            _limit_s("--slo-ttft", options.slo_ttft, slo.ttft),
+            _limit_s("--slo-tpot", options.slo_tpot, slo.tpot),
             slo.target,
         ),
         installed=installed,
@@ -145,16 +160,19 @@ def _setup(options: Options, settings: Settings) -> ReplaySetup:
     )
 
 
-def _write(replay: Replay, options: Options, wall_s: float) -> None:
+def _render(replay: Replay, options: Options, wall_s: float) -> list[tuple[Path, bytes]]:
+    """All results, before any is written: a fault in one leaves none."""
+    results = []
     if options.json is not None:
-        write_json(options.json, as_json(replay, wall_s=wall_s))
+        results.append((options.json, as_bytes(as_json(replay, wall_s=wall_s))))
     if options.html is not None or options.png is not None:
         from greencache.bench.report import html_report, png_picture
 
         if options.html is not None:
-            write_output(options.html, html_report(replay).encode())
+            results.append((options.html, html_report(replay).encode()))
         if options.png is not None:
-            write_output(options.png, png_picture(replay))
+            results.append((options.png, png_picture(replay)))
+    return results
 
 
 def run(options: Options) -> None:
@@ -168,16 +186,17 @@ def run(options: Options) -> None:
         If a result cannot be written.
     """
     began_s = time.perf_counter()
-    check_writable(options.json, options.html, options.png)
+    outputs = (options.json, options.html, options.png)
+    check_outputs(*outputs, inputs=(options.trace,))
     setup = _setup(options, load_settings())
     plans = parse_plans(options.plans, setup.installed)
     with progress_bar([plan.name for plan in plans]) as report:
         replay = run_replay(setup, plans, on_progress=report, clock=time.perf_counter)
-    if options.json != STDOUT:
-        Console(width=None if Console().is_terminal else 140).print(replay_table(replay))
-    _write(replay, options, time.perf_counter() - began_s)
-    for path in (options.json, options.html, options.png):
-        if path is not None and path != STDOUT:
-            Console(stderr=True, soft_wrap=True).print(
-                f"wrote {path}", markup=False, highlight=False
-            )
+    results = _render(replay, options, time.perf_counter() - began_s)
+    if STDOUT not in outputs:
+        console = Console(width=None if Console().is_terminal else WIDE)
+        console.print(replay_table(replay, width=console.width))
+    for path, content in results:
+        write_output(path, content)
+        if path != STDOUT:
+            print(f"wrote {path}", file=sys.stderr)

@@ -6,20 +6,26 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from greencache.cli.output import STDOUT, check_writable, write_json
+from greencache.cli.output import STDOUT, check_outputs, write_json
+from greencache.quantities import format_bytes
 from greencache.settings import CONFIG_VARIABLE, load_settings, origins
 
 __all__ = ["run"]
 
+_SIZES = {"GREENCACHE_STORAGE__DRAM", "GREENCACHE_STORAGE__SSD"}
 
-def _shown(value: object) -> str:
+
+def _shown(variable: str, value: object) -> str:
+    if isinstance(value, int) and variable in _SIZES:
+        return f"{value} ({format_bytes(value)})"
     return "-" if value is None else str(value)
 
 
 def run(json: Path | None) -> None:
     """Print every setting; also as JSON if a file is given."""
-    check_writable(json)
+    check_outputs(json)
     rows = origins(load_settings())
     if json is not None:
         values = {
@@ -38,7 +44,8 @@ def run(json: Path | None) -> None:
         table.add_column(heading, no_wrap=heading != "what it is")
     for row in rows:
         style = None if row.origin == "default" else "green"
-        table.add_row(row.variable, _shown(row.value), row.origin, row.description, style=style)
+        cells = (row.variable, _shown(row.variable, row.value), row.origin, row.description)
+        table.add_row(*map(Text, cells), style=style)
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)
     console.print(
@@ -46,6 +53,7 @@ def run(json: Path | None) -> None:
         "Factors shown as - are the catalog's.",
         style="dim",
         highlight=False,
+        markup=False,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import stat
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from greencache.cli import main
+from greencache.settings import load_settings
 
 LINE = '{"timestamp": %d, "input_length": 1100, "output_length": 5, "hash_ids": [1, 2, %d]}\n'
 
@@ -128,6 +130,13 @@ def test_a_grid_of_ones_own(
         (["--dram=lots"], "'lots' is not a size"),
         (["--warmup=3h"], "--warmup 3h is longer than the trace"),
         (["--slo-ttft=soon"], "'soon' is not a duration"),
+        (["--slo-ttft=0"], "--slo-ttft must be more than 0"),
+        (["--model="], "unknown model ''"),
+        (["--grid="], "unknown zone ''"),
+        (["--grid-start=9999-12-31T23:59-23:00"], "is not a time"),
+        (["--ssd-kg-per-tb=1e300"], "must be more than 0"),
+        (["--json=same", "--html=same"], "same is named twice"),
+        (["--json=-", "--html=-"], "- is named twice"),
         (["--scope=none"], "unknown scope 'none'"),
         (["--mean-rate=0"], "a mean rate is more than 0"),
         (["--mean-rate=nan"], "a mean rate is more than 0"),
@@ -209,6 +218,89 @@ def test_unwritable_output_exits_1_and_leaves_nothing(
         assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_result_never_replaces_its_input(trace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = trace.read_text()
+    assert greencache("replay", trace, "--plans=hbm-only", "--json", trace) == 2
+    assert "is named twice" in capsys.readouterr().err
+    assert trace.read_text() == before
+
+
+def test_links_stay_links_and_pipes_stay_pipes(trace: Path, tmp_path: Path) -> None:
+    """As root, replacing what a path leads to would destroy devices such as /dev/null."""
+    real, link, pipe = (tmp_path / name for name in ("real.json", "link.json", "pipe"))
+    real.write_text("old")
+    link.symlink_to(real)
+    assert greencache("replay", trace, "--plans=hbm-only", "--json", link) == 0
+    assert link.is_symlink()
+    assert json.loads(real.read_text())["schema"] == "greencache.replay/1"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        assert greencache("replay", trace, "--plans=hbm-only", "--json", pipe) == 0
+        assert reader.stdout is not None
+        assert json.load(reader.stdout)["schema"] == "greencache.replay/1"
+    assert pipe.is_fifo()
+
+
+def test_traces_can_come_through_a_pipe(trace: Path) -> None:
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("greencache"),
+        "curve",
+        "-",
+        "--json=-",
+    ]
+    for content in (trace.read_bytes(), gzip.compress(trace.read_bytes())):
+        done = subprocess.run(command, input=content, capture_output=True, check=True)
+        assert json.loads(done.stdout)["accesses"] == 90
+
+
+@pytest.mark.parametrize("options", [[], ["--json=-"]])
+def test_a_full_standard_output_exits_1(trace: Path, options: list[str]) -> None:
+    command: list[str | Path] = [
+        Path(sys.executable).with_name("greencache"),
+        "curve",
+        trace,
+        *options,
+    ]
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 1
+    assert b"error: cannot write" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_an_overloaded_engine_still_gives_its_reports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "burst.jsonl"
+    prompt = '{"timestamp": %d, "input_length": 100000, "output_length": 5, "hash_ids": %s}\n'
+    chains = (list(range(i * 200, i * 200 + 196)) for i in range(60))
+    path.write_text("".join(prompt % (i * 100, chain) for i, chain in enumerate(chains)))
+    files = {kind: tmp_path / f"out.{kind}" for kind in ("json", "html", "png")}
+    options = [f"--{kind}={file}" for kind, file in files.items()]
+    hardware = ("--hardware=L40", "--weight-dtype=int8", "--warmup=0")
+    assert greencache("replay", path, "--plans=hbm-only,full", *hardware, *options) == 0
+    assert "invalid: overloaded: " in capsys.readouterr().out
+    assert all(file.stat().st_size > 0 for file in files.values())
+
+
+def test_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert greencache("replay", "--help") == 0
+    text = " ".join(capsys.readouterr().out.split())
+    settings = load_settings()
+    for value in (
+        settings.engine.model,
+        settings.engine.hardware,
+        settings.engine.weight_dtype,
+        settings.engine.kv_dtype,
+        settings.storage.policy,
+        settings.grid.zone,
+        "512GiB",
+        "16TB",
+    ):
+        assert f"default {value}" in text
+    assert (settings.storage.dram, settings.storage.ssd) == (512 * 2**30, 16 * 10**12)
+
+
 def test_a_full_disk_exits_1_and_keeps_what_was_there(
     trace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -250,8 +342,9 @@ def test_curve_in_bytes_and_as_a_picture(
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--capacities=1GB"], "give --model to use bytes"),
-        (["--capacities=-4"], "not a number of blocks"),
+        (["--capacities=1GB"], "give --model for bytes"),
+        (["--capacities=-4"], "not a usable number of blocks"),
+        (["--capacities=99999999999999999999"], "not a usable number of blocks"),
         (["--capacities=,"], "at least one capacity"),
         (["--policy=best"], "unknown policy"),
         (["--model=gpt-5"], "unknown model"),

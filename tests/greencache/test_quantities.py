@@ -52,4 +52,11 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 @given(st.integers(0, 10**17))
 def test_what_is_written_can_be_read(count: int) -> None:
-    assert parse_bytes(format_bytes(count)) == pytest.approx(count, rel=5e-3)
+    assert parse_bytes(format_bytes(count).replace(",", "")) == pytest.approx(count, rel=5e-3)
+
+
+def test_sizes_are_written_as_people_write_them() -> None:
+    sizes = [512 * 2**30, 16 * 10**12, 64 * 2**20, 999_600_000_000, 0, 12]
+    assert [format_bytes(size) for size in sizes] == [
+        "512 GiB", "16 TB", "64 MiB", "1 TB", "0 B", "12 B",
+    ]  # fmt: skip

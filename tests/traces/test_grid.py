@@ -78,6 +78,8 @@ def test_one_zone_of_several(tmp_path: Path) -> None:
         ([hour(0, kind="guessed")], 2, "kind is 'guessed'"),
         (["XX,yesterday,5,lifecycle"], 2, "'yesterday' is not a time"),
         (["XX,2024-01-01T00:00Z"], 2, "too few"),
+        (["XX,2024-01-01T00:30Z,5,lifecycle"], 2, "not a whole hour"),
+        (["XX,9999-12-31T23:00Z,5,lifecycle"], 2, "utc_hour"),
         (["\x00\xff"], 2, "too few|not a line"),
     ],
 )

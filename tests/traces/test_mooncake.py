@@ -47,6 +47,12 @@ def test_plain_and_gzipped_are_the_same(tmp_path: Path) -> None:
     assert one.block_names.tolist() == other.block_names.tolist() == [1, 2, 1, 2]
 
 
+def test_a_byte_order_mark_is_no_obstacle(tmp_path: Path) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + line().encode())
+    assert len(read_mooncake(path)) == 1
+
+
 def test_only_full_blocks_can_be_stored(tmp_path: Path) -> None:
     trace = read_mooncake(
         write(
@@ -105,6 +111,7 @@ def test_a_bad_line_is_named_or_skipped(tmp_path: Path, bad: str, reason: str) -
         (gzip.compress(line().encode() * 50)[:-20], "damaged gzip"),
         (b"\x1f\x8bnonsense", "damaged gzip"),
         (bytes(range(256)) * 40, "line 1: not a request"),
+        (gzip.compress(b"\n" * 10**6), "more than 10,000 blank lines"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
