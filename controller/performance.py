@@ -30,6 +30,7 @@ from greencache.catalog import Catalog, Part
 from greencache.compiled import kernel
 from greencache.controller.models import DenseModel
 from greencache.errors import InputError, UnknownNameError
+from greencache.factors import Factors
 
 __all__ = ["Rates", "ServingHardware", "Step", "parse_hardware", "serving_hardware", "step_cost"]
 
@@ -161,8 +162,9 @@ def serving_hardware(
     weight_dtype: str = "bf16",
     kv_dtype: str = "bf16",
     block_tokens: int = 256,
+    factors: Factors | None = None,
 ) -> ServingHardware:
-    """Put a model on catalog GPUs.
+    """Put a model on catalog GPUs; their power is as ``factors`` say, or else as the catalog does.
 
     Raises
     ------
@@ -190,7 +192,10 @@ def serving_hardware(
     if gpus > 1:
         moved = model.layers * 2 * (2 * (gpus - 1) / gpus) * model.hidden * _ACTIVATION_BYTES
         link_s_per_token = moved / (gpu["peer_bytes_per_s"].value * link)
-    above_idle_w = gpus * (gpu["tdp_w"].value - gpu["idle_w"].value)
+    power = factors or Factors.of(catalog, gpu)
+    above_idle_w = gpus * (power.gpu_tdp_w.value - power.gpu_idle_w.value)
+    if above_idle_w <= 0:
+        raise InputError("a GPU's design power (gpu_tdp_w) must exceed its idle power (gpu_idle_w)")
     rates = Rates(
         flops_per_token=2.0 * model.layer_parameters,
         flops_per_sample=2.0 * model.head_parameters,
@@ -201,10 +206,10 @@ def serving_hardware(
         bytes_per_s=gpus * gpu["memory_bytes_per_s"].value * efficiency["decode_memory"].value,
         link_s_per_token=link_s_per_token,
         overhead_s=efficiency["step_overhead_s"].value,
-        idle_w=gpus * gpu["idle_w"].value,
-        compute_w=above_idle_w * efficiency["prefill_power"].value,
-        memory_w=above_idle_w * efficiency["decode_power"].value,
-        limit_w=gpus * gpu["tdp_w"].value,
+        idle_w=gpus * power.gpu_idle_w.value,
+        compute_w=above_idle_w * power.gpu_prefill_power.value,
+        memory_w=above_idle_w * power.gpu_decode_power.value,
+        limit_w=gpus * power.gpu_tdp_w.value,
     )
     return ServingHardware(
         name=f"{gpus}x{gpu.name}",

@@ -28,6 +28,8 @@ class Factors:
     gpu_lifetime_years: Quantity
     gpu_idle_w: Quantity
     gpu_tdp_w: Quantity
+    gpu_prefill_power: Quantity
+    gpu_decode_power: Quantity
     host_kg_per_gpu: Quantity
     host_lifetime_years: Quantity
     host_idle_w_per_gpu: Quantity
@@ -60,7 +62,7 @@ class Factors:
             If an override is out of its range.
         """
         server, dram = catalog.part("server", "GPU8"), catalog.part("dram", "DDR5")
-        ssd = catalog.part("ssd", "NVME")
+        ssd, efficiency = catalog.part("ssd", "NVME"), catalog.table("efficiency")
         per_gpu = 1 / server["gpus"].value
         note = f"over {server['gpus'].value:.0f} GPUs"
         known = {
@@ -69,6 +71,8 @@ class Factors:
             "gpu_lifetime_years": server["gpu_lifetime_years"],
             "gpu_idle_w": gpu["idle_w"],
             "gpu_tdp_w": gpu["tdp_w"],
+            "gpu_prefill_power": efficiency["prefill_power"],
+            "gpu_decode_power": efficiency["decode_power"],
             "host_kg_per_gpu": server["embodied_kg"].times(per_gpu, note),
             "host_lifetime_years": server["lifetime_years"],
             "host_idle_w_per_gpu": server["idle_w"].times(per_gpu, note),

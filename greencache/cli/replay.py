@@ -20,7 +20,7 @@ from greencache.catalog import Catalog
 from greencache.cli.output import STDOUT, as_bytes, check_outputs, write_output
 from greencache.cli.progress import progress_bar
 from greencache.controller.models import find_model
-from greencache.controller.performance import serving_hardware
+from greencache.controller.performance import parse_hardware, serving_hardware
 from greencache.errors import InputError, UnknownNameError
 from greencache.factors import Factors
 from greencache.quantities import parse_bytes, parse_s
@@ -132,21 +132,25 @@ def _setup(options: Options, settings: Settings) -> ReplaySetup:
         _chosen(options.grid, settings.grid.zone),
         settings.grid.start if options.grid_start is None else options.grid_start,
     )
+    hardware_name = _chosen(options.hardware, engine.hardware)
+    _, gpu_name = parse_hardware(hardware_name)
+    factors = Factors.of(catalog, catalog.part("gpu", gpu_name), chosen)
     trace = read_mooncake(path, skip_bad=options.skip_bad)
     if options.mean_rate is not None:
         trace = trace.at_mean_rate(options.mean_rate)
     hardware = serving_hardware(
         catalog,
         model,
-        _chosen(options.hardware, engine.hardware),
+        hardware_name,
         weight_dtype=_chosen(options.weight_dtype, engine.weight_dtype),
         kv_dtype=_chosen(options.kv_dtype, engine.kv_dtype),
         block_tokens=trace.block_tokens,
+        factors=factors,
     )
     return ReplaySetup(
         trace=trace,
         hardware=hardware,
-        factors=Factors.of(catalog, hardware.gpu, chosen),
+        factors=factors,
         grid=grid,
         slo=Slo(
             _limit_s("--slo-ttft", options.slo_ttft, slo.ttft),

@@ -13,6 +13,7 @@ from greencache.controller.performance import (
     step_cost,
 )
 from greencache.errors import InputError, UnknownNameError
+from greencache.factors import Factors
 
 
 def prefill_s(hardware: ServingHardware, tokens: int, cached: int = 0) -> float:
@@ -82,6 +83,16 @@ def test_power_lies_between_idle_and_design_power(hardware: ServingHardware) -> 
     decode = step_cost(rates, 8.0, 8.0, 8e3, 8e3)
     prefill = step_cost(rates, 2048.0, 1.0, 4e6, 1e4)
     assert rates.idle_w < decode.power_w < prefill.power_w <= rates.limit_w
+
+
+def test_power_follows_the_users_factors(catalog: Catalog) -> None:
+    model, gpu = find_model("llama-3.1-8b"), catalog.part("gpu", "H100")
+    factors = Factors.of(catalog, gpu, {"gpu_idle_w": 50.0, "gpu_tdp_w": 400.0})
+    rates = serving_hardware(catalog, model, "2xH100", factors=factors).rates
+    assert (rates.idle_w, rates.limit_w) == (100.0, 800.0)
+    wrong = Factors.of(catalog, gpu, {"gpu_idle_w": 800.0})
+    with pytest.raises(InputError, match="must exceed its idle power"):
+        serving_hardware(catalog, model, "2xH100", factors=wrong)
 
 
 def test_tensor_parallelism_pays_for_its_links(catalog: Catalog) -> None:
