@@ -22,7 +22,7 @@ from greencache.catalog import Catalog
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware
 from greencache.errors import InputError, QuantityError, UnknownNameError
-from greencache.factors import Factors
+from greencache.factors import FACTOR_NAMES, Factors
 from greencache.tiers import Policy
 from greencache.traces import GridSeries, RequestTrace, sample_grid
 from tests.bench.traces import fresh_prompts
@@ -138,6 +138,45 @@ def test_the_grid_scales_operational_carbon_and_leaves_embodied(
     assert scaled["operational"] == pytest.approx(carbon["operational"] * factor)
     assert scaled["embodied"] == carbon["embodied"]
     assert one["energy_kwh"] == other["energy_kwh"]
+
+
+@pytest.mark.parametrize("name", FACTOR_NAMES)
+def test_every_factor_that_is_printed_has_an_effect(catalog: Catalog, name: str) -> None:
+    """Halved, it changes the result: where SSDs are worn (a burst) or where they age (hours)."""
+    model, gpu = find_model("llama-3.1-8b"), catalog.part("gpu", "H100")
+
+    def results(overrides: dict[str, float]) -> list[Any]:
+        factors = Factors.of(catalog, gpu, overrides)
+        hardware = serving_hardware(catalog, model, "H100", block_tokens=512, factors=factors)
+        # The same prompts once more, so that what was written is read again.
+        burst = fresh_prompts(100, 0.2, blocks=16)
+        names = np.tile(burst.block_names, 2)
+        again = dataclasses.replace(
+            burst,
+            arrival_s=np.concatenate([burst.arrival_s, burst.arrival_s + 60.0]),
+            input_tokens=np.tile(burst.input_tokens, 2) + 1,
+            output_tokens=np.tile(burst.output_tokens, 2),
+            block_names=names,
+            block_starts=np.arange(201) * 16,
+        )
+        runs = []
+        for trace in (again, fresh_prompts(2, 7200.0)):
+            setup = ReplaySetup(
+                trace=trace,
+                hardware=hardware,
+                factors=factors,
+                grid=flat_grid(300.0),
+                slo=Slo(60.0, 1.0, 0.9),
+                installed=Installed(dram_bytes=2**30, ssd_bytes=7 * 10**12),
+                policy=Policy.LRU,
+                scope=Scope.ATTRIBUTABLE,
+                warmup_s=0.0,
+            )
+            runs.append(run_json(replay_of(setup, "full"))["runs"])
+        return runs
+
+    half = Factors.of(catalog, gpu).as_json()[name]["value"] / 2
+    assert results({name: max(half, 1.05) if name == "pue" else half}) != results({})
 
 
 def test_savings_are_in_grams_per_output_token_among_valid_plans(replay: Replay) -> None:
