@@ -204,17 +204,30 @@ def settings(
     command.run(json)
 
 
+def _drop_unprintable() -> None:
+    """Drop what cannot be printed any more, or Python complains of it once more at exit."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main() -> None:
     """Run the command line; exit 0 done, 1 failed, 2 wrong usage or input."""
     try:
         app(prog_name="greencache")
-    except GreenCacheError as fault:
+    except InputError as fault:
         print(f"error: {fault}", file=sys.stderr)
-        sys.exit(2 if isinstance(fault, InputError) else 1)
+        sys.exit(2)
+    except GreenCacheError as fault:
+        _drop_unprintable()
+        print(f"error: {fault}", file=sys.stderr)
+        sys.exit(1)
     except BrokenPipeError:
-        # Whoever read our output has closed it; leave without a second complaint at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_unprintable()
         sys.exit(1)
     except OSError as fault:
+        _drop_unprintable()
         print(f"error: cannot write standard output: {fault.strerror}", file=sys.stderr)
         sys.exit(1)
