@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from greencache.compiled import kernel
-from greencache.controller.curves import hits_at, lru_stack_distances
+from greencache.controller.curves import hits_at, lru_stack_distances, prefix_lru_stack_distances
 from greencache.tiers.policies import Policy
 from greencache.tiers.state import TierState, allocate
 from greencache.tiers.transactions import access
@@ -99,17 +100,12 @@ def default_capacities(trace: RequestTrace) -> list[int]:
     return sorted(capacities)
 
 
-def measure_curve(
+def _simulate_each(
     trace: RequestTrace,
     policy: Policy,
-    capacities_blocks: Sequence[int],
-    *,
-    on_progress: Callable[[float], None] | None = None,
-) -> Curve:
-    """Count the hits at each capacity.
-
-    Plain LRU takes one pass for all capacities; prefix hits a pass for each.
-    """
+    capacities_blocks: NDArray[np.int64],
+    on_progress: Callable[[float], None] | None,
+) -> NDArray[np.int64]:
     requests = (
         trace.arrival_s,
         trace.block_ids,
@@ -117,26 +113,45 @@ def measure_curve(
         trace.full_blocks,
         trace.reusable_blocks,
     )
-    accesses = len(trace.block_ids)
-    prefix_hits = []
-    for done, capacity in enumerate(capacities_blocks, 1):
+    hits = np.zeros(len(capacities_blocks), np.int64)
+    for i, capacity in enumerate(capacities_blocks.tolist()):
         state = allocate(capacity, trace.unique_blocks, policy.code)
-        prefix_hits.append(int(_prefix_hits(state, requests)))
+        hits[i] = _prefix_hits(state, requests)
         if on_progress is not None:
-            on_progress(done / len(capacities_blocks))
-    hits = prefix_hits
+            on_progress((i + 1) / len(hits))
+    return hits
+
+
+def measure_curve(
+    trace: RequestTrace,
+    policy: Policy,
+    capacities_blocks: Sequence[int],
+    *,
+    on_progress: Callable[[float], None] | None = None,
+) -> Curve:
+    """Count the hits at each capacity: in one pass for ``lru``, else in a pass for each."""
+    wanted = np.array(capacities_blocks, np.int64)
     if policy is Policy.LRU:
-        distances = lru_stack_distances(trace.block_ids)
-        hits = hits_at(distances, np.array(capacities_blocks, np.int64)).tolist()
+        hits = hits_at(lru_stack_distances(trace.block_ids), wanted)
+        prefix_hits = hits_at(
+            prefix_lru_stack_distances(
+                trace.block_ids, trace.block_starts, trace.full_blocks, trace.reusable_blocks
+            ),
+            wanted,
+        )
+    else:
+        hits = prefix_hits = _simulate_each(trace, policy, wanted, on_progress)
     tokens = trace.block_tokens / int(trace.input_tokens.sum())
     return Curve(
         trace=trace.name,
         policy=policy,
-        accesses=accesses,
+        accesses=len(trace.block_ids),
         unique_blocks=trace.unique_blocks,
         block_tokens=trace.block_tokens,
         points=[
-            CurvePoint(capacity, hit, prefix, hit / max(accesses, 1), prefix * tokens)
-            for capacity, hit, prefix in zip(capacities_blocks, hits, prefix_hits, strict=True)
+            CurvePoint(capacity, hit, prefix, hit / max(len(trace.block_ids), 1), prefix * tokens)
+            for capacity, hit, prefix in zip(
+                wanted.tolist(), hits.tolist(), prefix_hits.tolist(), strict=True
+            )
         ],
     )

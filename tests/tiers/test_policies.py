@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from greencache.controller.curves import hits_at, prefix_lru_stack_distances
 from greencache.errors import UnknownNameError
 from greencache.tiers import KeyDirectory, Policy, TierIndex
 from tests.tiers.reference import ReferenceCache
@@ -61,6 +62,26 @@ def test_more_capacity_never_loses_a_hit_under_lru(
     for now_s, request in enumerate(requests):
         ids = np.array(request, np.int32)
         assert small.access(ids, now_s) <= large.access(ids, now_s)
+
+
+@given(requests=prefix_requests(), spares=st.data())
+@settings(max_examples=150)
+def test_one_pass_gives_prefix_hits_at_every_capacity(
+    requests: list[list[int]], spares: st.DataObject
+) -> None:
+    full = np.array([len(request) for request in requests], np.int64)
+    reusable = np.maximum(full - np.array([spares.draw(st.integers(0, 1)) for _ in requests]), 0)
+    ids = np.array([block for request in requests for block in request], np.int32)
+    starts = np.concatenate([[0], np.cumsum(full)]).astype(np.int64)
+    capacities = np.arange(30)
+    hits = hits_at(prefix_lru_stack_distances(ids, starts, full, reusable), capacities)
+    for capacity in capacities.tolist():
+        index = TierIndex(capacity)
+        expected = sum(
+            index.access(np.array(request, np.int32), 0.0, reusable=int(limit))
+            for request, limit in zip(requests, reusable, strict=True)
+        )
+        assert hits[capacity] == expected
 
 
 def test_an_unknown_policy_names_the_known_ones() -> None:

@@ -1,4 +1,4 @@
-"""The store's LRU on the real trace, against a reference that shares nothing with it."""
+"""The store's LRU on the real trace: the index, the curve and a reference that shares nothing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import OrderedDict
 import pytest
 
 from greencache.bench.curve import measure_curve
-from greencache.tiers import Policy
+from greencache.tiers import Policy, TierIndex
 from greencache.traces import RequestTrace
 
 
@@ -44,6 +44,13 @@ def test_prefix_lru_equals_the_reference(conversation: RequestTrace, capacity: i
         start = conversation.block_starts[r]
         names = conversation.block_names[start : start + conversation.full_blocks[r]].tolist()
         expected += reference.serve(names, int(conversation.reusable_blocks[r]))
+    index = TierIndex(capacity)
+    found = 0
+    for r in range(len(conversation)):
+        start = conversation.block_starts[r]
+        ids = conversation.block_ids[start : start + conversation.full_blocks[r]]
+        reusable = int(conversation.reusable_blocks[r])
+        found += index.access(ids, float(conversation.arrival_s[r]), reusable=reusable)
     curve = measure_curve(conversation, Policy.LRU, [capacity])
-    assert curve.points[0].prefix_hit_blocks == expected
+    assert found == curve.points[0].prefix_hit_blocks == expected
     assert expected > 10_000
