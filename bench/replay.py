@@ -29,7 +29,10 @@ from greencache.tiers.policies import Policy
 from greencache.traces.grid import GridSeries
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["PlanResult", "Replay", "ReplaySetup", "Slo", "run_replay"]
+__all__ = ["COMPILING", "PlanResult", "Replay", "ReplaySetup", "Slo", "run_replay"]
+
+COMPILING = "compiling"
+"""What goes before the plans."""
 
 TIERS = ("hbm", "dram", "ssd")
 
@@ -262,7 +265,7 @@ def run_replay(
     plans:
         In the order of the results.
     on_progress:
-        Called now and then with a plan's name and the share of it that is done.
+        Called now and then with a plan's name, or `COMPILING`, and the share of it that is done.
     clock:
         Wall clock, to report how fast the simulation is.
 
@@ -280,8 +283,12 @@ def run_replay(
     # The grid must reach to where the last answer may end, before anything long is begun.
     setup.grid.at(np.array([0.0, deadline_s(admitted)]))
     admitted.block_ids  # noqa: B018 - computed once, before threads ask for it
-    # One request first, so that compiling is not counted as simulating.
+    # One request first, so that compiling is not counted as simulating: seconds, the first time.
+    if on_progress is not None:
+        on_progress(COMPILING, 0.0)
     simulate(admitted.select(np.arange(len(admitted)) == 0), setup.hardware, StorageSetup())
+    if on_progress is not None:
+        on_progress(COMPILING, 1.0)
     began_s = clock()
     results: list[PlanResult] = []
     simulations = 0

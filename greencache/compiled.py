@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -23,6 +24,8 @@ _config: Any = numba.config
 __all__ = ["kernel", "subroutine"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+_KEPT_S = 30 * 24 * 3600.0
 
 _sources: dict[str, frozenset[str]] = {}
 """Source files reached from each module that has kernels, by module name."""
@@ -38,6 +41,13 @@ def _reached_sources(function: Callable[..., Any]) -> frozenset[str]:
     return frozenset(files)
 
 
+def _remove_old(root: Path) -> None:
+    """Remove machine code that was made so long ago that its sources are surely gone."""
+    for folder in root.iterdir():
+        if folder.stat().st_mtime < root.stat().st_mtime - _KEPT_S:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def _cache_dir(files: frozenset[str]) -> Path | None:
     """Where machine code made from ``files`` is kept; None if nothing can be kept."""
     digest = hashlib.sha256(numba.__version__.encode())
@@ -46,7 +56,9 @@ def _cache_dir(files: frozenset[str]) -> Path | None:
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = root / "greencache" / "compiled" / digest.hexdigest()[:16]
-        folder.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _remove_old(folder.parent)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except (OSError, RuntimeError):  # the latter where there is no home at all

@@ -22,10 +22,10 @@ def progress_bar(names: list[str]) -> Iterator[Callable[[str, float], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        tasks = {name: bar.add_task(name, total=1.0, start=False) for name in names}
+        tasks = {n: bar.add_task(n, total=1.0, start=False, visible=False) for n in names}
 
         def report(name: str, share: float) -> None:
             bar.start_task(tasks[name])
-            bar.update(tasks[name], completed=share)
+            bar.update(tasks[name], completed=share, visible=True)
 
         yield report

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from greencache.bench.accounting import Installed
 from greencache.bench.plans import parse_plans
-from greencache.bench.replay import Replay, ReplaySetup, Slo, run_replay
+from greencache.bench.replay import COMPILING, Replay, ReplaySetup, Slo, run_replay
 from greencache.bench.results import as_json
 from greencache.bench.simulation import BIN_S
 from greencache.bench.table import WIDE, replay_table
@@ -194,7 +194,7 @@ def run(options: Options) -> None:
     check_outputs(*outputs, inputs=(options.trace,))
     setup = _setup(options, load_settings())
     plans = parse_plans(options.plans, setup.installed)
-    with progress_bar([plan.name for plan in plans]) as report:
+    with progress_bar([COMPILING, *(plan.name for plan in plans)]) as report:
         replay = run_replay(setup, plans, on_progress=report, clock=time.perf_counter)
     results = _render(replay, options, time.perf_counter() - began_s)
     if STDOUT not in outputs:

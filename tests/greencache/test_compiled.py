@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from greencache import compiled
 from greencache.bench import engine
 from greencache.tiers import transactions
@@ -33,6 +35,22 @@ def test_an_edit_gives_another_cache_folder(tmp_path: Path) -> None:
     source.write_text("a = 2\n")
     os.utime(source, ns=times)
     assert compiled._cache_dir(frozenset([str(source)])) != before
+
+
+def test_folders_of_sources_long_gone_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "kernel.py"
+    source.write_text("a = 1\n")
+    old = compiled._cache_dir(frozenset([str(source)]))
+    assert old is not None
+    os.utime(old, (0, 0))
+    source.write_text("a = 2\n")
+    new = compiled._cache_dir(frozenset([str(source)]))
+    assert new is not None
+    assert new.exists()
+    assert not old.exists()
 
 
 def test_a_home_that_cannot_be_written_is_no_obstacle() -> None:
