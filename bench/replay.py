@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from greencache.bench.accounting import CarbonReport, Installed, account
 from greencache.bench.plans import Plan, best_static_candidates
 from greencache.bench.simulation import (
     BIN_S,
+    Batching,
     Rejections,
     SimulatedRun,
     StorageSetup,
@@ -64,6 +65,8 @@ class ReplaySetup:
         What embodied carbon is charged for in the headline figures.
     warmup_s:
         Requests that arrive before this fill the caches and are not measured; whole bins.
+    batching:
+        How the engine fills its steps.
     """
 
     trace: RequestTrace
@@ -75,6 +78,7 @@ class ReplaySetup:
     policy: Policy
     scope: Scope
     warmup_s: float
+    batching: Batching = field(default_factory=Batching)
 
 
 @dataclass(frozen=True)
@@ -207,7 +211,9 @@ def _run_plan(
         ssd_read_bytes_per_s=drives * setup.factors.ssd_read_bytes_per_s.value,
         ssd_write_bytes_per_s=drives * setup.factors.ssd_write_bytes_per_s.value,
     )
-    run = simulate(admitted, setup.hardware, storage, on_progress=on_progress)
+    run = simulate(
+        admitted, setup.hardware, storage, batching=setup.batching, on_progress=on_progress
+    )
     if run.overloaded is not None:
         return PlanResult(plan.name, plan.dram_bytes, plan.ssd_bytes, run.overloaded, None)
     measured = _measure(setup, run, plan.dram_bytes, plan.ssd_bytes)

@@ -134,6 +134,8 @@ def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
         "hardware": hardware.name,
         "weight_dtype": hardware.weight_dtype,
         "kv_dtype": hardware.layout.dtype,
+        "max_batched_tokens": setup.batching.max_batched_tokens,
+        "max_running": setup.batching.max_running,
         "block_bytes": hardware.layout.block_bytes,
         "hbm_kv_bytes": hardware.kv_bytes,
         "installed_bytes": {"dram": setup.installed.dram_bytes, "ssd": setup.installed.ssd_bytes},

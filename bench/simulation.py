@@ -15,15 +15,19 @@ from greencache.tiers.policies import Policy
 from greencache.tiers.state import HELD, PINNED, TierState, allocate
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["BIN_S", "Rejections", "SimulatedRun", "StorageSetup", "admit", "deadline_s", "simulate"]
+__all__ = [
+    "BIN_S",
+    "Batching",
+    "Rejections",
+    "SimulatedRun",
+    "StorageSetup",
+    "admit",
+    "deadline_s",
+    "simulate",
+]
 
 BIN_S = 60.0
 """Energy, carbon and fill are kept by the minute."""
-
-MAX_BATCHED_TOKENS = 2048
-MAX_RUNNING = 256
-"""vLLM's defaults for ``max_num_batched_tokens`` (with chunked prefill) and ``max_num_seqs``:
-2,048 and 256 in ``vllm.config.SchedulerConfig``; servers on large GPUs raise them."""
 
 SSD_BACKLOG_S = 10.0
 """A store that cannot keep up drops saves and never delays the engine: this much may lag."""
@@ -36,6 +40,25 @@ and a latency read off it would only measure the trace."""
 
 _SLACK_S = 3600.0
 """No single step takes longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """How the engine fills its steps.
+
+    Attributes
+    ----------
+    max_batched_tokens:
+        Tokens of a step, prompts and answers together. 2,048 is the static default of vLLM's
+        ``SchedulerConfig.max_num_batched_tokens`` (docs.vllm.ai, 2026); its servers take more on
+        large GPUs.
+    max_running:
+        Requests in a step; vLLM's ``max_num_seqs`` is 128 in ``SchedulerConfig``, and more in its
+        servers.
+    """
+
+    max_batched_tokens: int = 2048
+    max_running: int = 256
 
 
 @dataclass(frozen=True)
@@ -154,7 +177,9 @@ def _requests(trace: RequestTrace) -> NDArray[np.void]:
     return requests
 
 
-def _engine(trace: RequestTrace, hardware: ServingHardware, storage: StorageSetup) -> e.Engine:
+def _engine(
+    trace: RequestTrace, hardware: ServingHardware, storage: StorageSetup, batching: Batching
+) -> e.Engine:
     if hardware.layout.block_tokens != trace.block_tokens:
         raise InputError(
             f"the trace has blocks of {trace.block_tokens} tokens, the KV layout of "
@@ -163,8 +188,8 @@ def _engine(trace: RequestTrace, hardware: ServingHardware, storage: StorageSetu
     config = e.Config(
         block_tokens=trace.block_tokens,
         block_bytes=float(hardware.layout.block_bytes),
-        max_batched_tokens=MAX_BATCHED_TOKENS,
-        max_running=MAX_RUNNING,
+        max_batched_tokens=batching.max_batched_tokens,
+        max_running=batching.max_running,
         reuse_hbm=storage.reuse_hbm,
         link_bytes_per_s=hardware.host_link_bytes_per_s,
         ssd_read_bytes_per_s=storage.ssd_read_bytes_per_s,
@@ -183,8 +208,8 @@ def _engine(trace: RequestTrace, hardware: ServingHardware, storage: StorageSetu
         bins=np.zeros(0, e.BIN),
         clock=np.zeros(e.CLOCK_LENGTH),
         counts=np.zeros(e.COUNT_LENGTH, np.int64),
-        prefilling=np.zeros(MAX_RUNNING, np.int64),
-        decoding=np.zeros(MAX_RUNNING, np.int64),
+        prefilling=np.zeros(batching.max_running, np.int64),
+        decoding=np.zeros(batching.max_running, np.int64),
     )
 
 
@@ -200,6 +225,7 @@ def simulate(
     hardware: ServingHardware,
     storage: StorageSetup,
     *,
+    batching: Batching | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> SimulatedRun:
     """Serve a trace of admissible requests (see `admit`) from cold caches.
@@ -209,10 +235,12 @@ def simulate(
     trace, hardware, storage:
         What is asked, of what engine, with what tiers beside it. The trace's blocks are the
         store's blocks.
+    batching:
+        How the engine fills its steps; by default as `Batching` says.
     on_progress:
         Called now and then with the share of requests finished.
     """
-    engine = _engine(trace, hardware, storage)
+    engine = _engine(trace, hardware, storage, batching or Batching())
     clock, counts = engine.clock, engine.counts
     total, last_arrival_s = len(trace), float(trace.arrival_s[-1])
     latest_s = deadline_s(trace)

@@ -63,6 +63,8 @@ class EngineSettings(_Part):
     hardware: str = Field("4xH100", description="GPUs of one host, as COUNTxGPU")
     weight_dtype: str = Field("fp8", description="type of the weights")
     kv_dtype: str = Field("bf16", description="type of the KV cache")
+    max_batched_tokens: int = Field(2048, ge=1, description="most tokens in a step of the engine")
+    max_running: int = Field(256, ge=1, le=65536, description="most requests in a step")
 
 
 class StorageSettings(_Part):

@@ -13,7 +13,7 @@ from greencache.bench.accounting import Installed
 from greencache.bench.plans import parse_plans
 from greencache.bench.replay import COMPILING, Replay, ReplaySetup, Slo, run_replay
 from greencache.bench.results import as_json
-from greencache.bench.simulation import BIN_S
+from greencache.bench.simulation import BIN_S, Batching
 from greencache.bench.table import WIDE, replay_table
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
@@ -161,6 +161,7 @@ def _setup(options: Options, settings: Settings) -> ReplaySetup:
         policy=policy,
         scope=scope,
         warmup_s=_warmup_s(options.warmup, trace),
+        batching=Batching(engine.max_batched_tokens, engine.max_running),
     )
 
 

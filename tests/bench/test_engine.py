@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from greencache.bench.simulation import (
-    MAX_BATCHED_TOKENS,
+    Batching,
     SimulatedRun,
     StorageSetup,
     admit,
@@ -32,7 +32,6 @@ def ttft(run: SimulatedRun) -> NDArray[np.float64]:
 def test_one_request_alone_takes_its_steps(hardware: ServingHardware) -> None:
     """5,000 tokens in chunks of 2,048, 2,048 and 904; then 99 steps of decoding, one token each."""
     run = simulate(make_trace([(0.0, 5_000, 100, range(10))]), hardware, NOTHING)
-    assert MAX_BATCHED_TOKENS == 2_048
     expected_s = 0.0
     for before, chunk in ((0, 2048), (2048, 2048), (4096, 904)):
         attended = chunk * (before + (chunk + 1) / 2)
@@ -44,6 +43,22 @@ def test_one_request_alone_takes_its_steps(hardware: ServingHardware) -> None:
         for c in range(5_001, 5_100)
     )
     assert run.requests["finish_s"][0] == pytest.approx(expected_s + decode_s, rel=1e-9)
+
+
+def test_smaller_steps_take_longer(hardware: ServingHardware) -> None:
+    """5,000 tokens in ten chunks of 500 tokens instead of three."""
+    trace = make_trace([(0.0, 5_000, 1, range(10))])
+    large = simulate(trace, hardware, NOTHING)
+    small = simulate(trace, hardware, NOTHING, batching=Batching(max_batched_tokens=500))
+    overhead_s = 7 * hardware.rates.overhead_s
+    assert ttft(small)[0] >= ttft(large)[0] + 0.9 * overhead_s
+
+
+def test_no_more_run_at_once_than_allowed(hardware: ServingHardware) -> None:
+    """One at a time: the second begins when the first has its whole answer."""
+    alone = simulate(fresh_prompts(1, 0.0), hardware, NOTHING)
+    run = simulate(fresh_prompts(2, 0.0), hardware, NOTHING, batching=Batching(max_running=1))
+    assert run.end_s == pytest.approx(2 * alone.end_s, rel=1e-9)
 
 
 def test_energy_of_an_idle_hour_is_idle_power(hardware: ServingHardware) -> None:
