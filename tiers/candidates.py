@@ -10,7 +10,7 @@ from __future__ import annotations
 from greencache.compiled import subroutine
 from greencache.tiers.state import CANDIDATES, NONE, TierState
 
-__all__ = ["add", "discard", "reorder"]
+__all__ = ["add", "discard", "reorder", "replace"]
 
 
 @subroutine
@@ -85,3 +85,16 @@ def discard(state: TierState, slot: int, ordered: bool) -> None:
         _put(state, position, last)
         if ordered:
             reorder(state, last)
+
+
+@subroutine
+def replace(state: TierState, slot: int, by: int, ordered: bool) -> None:
+    """Put ``by``, which is no candidate, in the place of candidate ``slot``.
+
+    When a leaf goes, its parent often follows it as the next to go: then nothing is sifted.
+    """
+    position = state.slots[slot].place
+    state.slots[slot].place = NONE
+    _put(state, position, by)
+    if ordered:
+        reorder(state, by)

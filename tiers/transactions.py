@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.compiled import kernel, subroutine
-from greencache.tiers.candidates import add, discard, reorder
+from greencache.tiers.candidates import add, discard, reorder, replace
 from greencache.tiers.policies import (
     SIEVE,
     choose_victim,
@@ -103,7 +103,6 @@ def touch(state: TierState, ids: Ids, stop: int, now_s: float, counted: bool) ->
 @subroutine
 def _remove(state: TierState, slot: int) -> None:
     """Forget a block without children; its parent may become a candidate."""
-    discard(state, slot, keeps_order(state))
     block = state.slots[slot]
     if block.status == COMMITTED and state.meta[POLICY] == SIEVE:
         dequeue(state, slot)
@@ -116,7 +115,11 @@ def _remove(state: TierState, slot: int) -> None:
     state.meta[USED] -= 1
     if parent != NONE:
         state.slots[parent].children -= 1
+        if block.place != NONE and is_candidate(state, parent):
+            replace(state, slot, parent, keeps_order(state))
+            return
         _settle(state, parent)
+    discard(state, slot, keeps_order(state))
 
 
 @subroutine
