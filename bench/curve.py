@@ -16,7 +16,7 @@ from greencache.tiers.state import TierState, allocate
 from greencache.tiers.transactions import access
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["SCHEMA", "Curve", "CurvePoint", "default_capacities", "measure_curve"]
+__all__ = ["SCHEMA", "Curve", "CurvePoint", "default_capacities", "measure_curve", "prefix_hits"]
 
 SCHEMA = "greencache.curve/1"
 
@@ -83,7 +83,7 @@ class Curve:
 
 
 @kernel
-def _prefix_hits(state: TierState, requests: tuple[Any, ...]) -> int:
+def _serve(state: TierState, requests: tuple[Any, ...]) -> int:
     arrival_s, ids, starts, full, reusable = requests
     hits = 0
     for r in range(len(arrival_s)):
@@ -100,12 +100,9 @@ def default_capacities(trace: RequestTrace) -> list[int]:
     return sorted(capacities)
 
 
-def _simulate_each(
-    trace: RequestTrace,
-    policy: Policy,
-    capacities_blocks: NDArray[np.int64],
-    on_progress: Callable[[float], None] | None,
-) -> NDArray[np.int64]:
+def prefix_hits(trace: RequestTrace, policy: Policy, capacity_blocks: int) -> int:
+    """Blocks that hit as part of a leading prefix in a tier where storing takes no time."""
+    state = allocate(capacity_blocks, trace.unique_blocks, policy.code)
     requests = (
         trace.arrival_s,
         trace.block_ids,
@@ -113,10 +110,18 @@ def _simulate_each(
         trace.full_blocks,
         trace.reusable_blocks,
     )
+    return int(_serve(state, requests))
+
+
+def _hits_of_each(
+    trace: RequestTrace,
+    policy: Policy,
+    capacities_blocks: Sequence[int],
+    on_progress: Callable[[float], None] | None,
+) -> NDArray[np.int64]:
     hits = np.zeros(len(capacities_blocks), np.int64)
-    for i, capacity in enumerate(capacities_blocks.tolist()):
-        state = allocate(capacity, trace.unique_blocks, policy.code)
-        hits[i] = _prefix_hits(state, requests)
+    for i, capacity in enumerate(capacities_blocks):
+        hits[i] = prefix_hits(trace, policy, capacity)
         if on_progress is not None:
             on_progress((i + 1) / len(hits))
     return hits
@@ -133,14 +138,14 @@ def measure_curve(
     wanted = np.array(capacities_blocks, np.int64)
     if policy is Policy.LRU:
         hits = hits_at(lru_stack_distances(trace.block_ids), wanted)
-        prefix_hits = hits_at(
+        in_prefixes = hits_at(
             prefix_lru_stack_distances(
                 trace.block_ids, trace.block_starts, trace.full_blocks, trace.reusable_blocks
             ),
             wanted,
         )
     else:
-        hits = prefix_hits = _simulate_each(trace, policy, wanted, on_progress)
+        hits = in_prefixes = _hits_of_each(trace, policy, capacities_blocks, on_progress)
     tokens = trace.block_tokens / int(trace.input_tokens.sum())
     return Curve(
         trace=trace.name,
@@ -151,7 +156,7 @@ def measure_curve(
         points=[
             CurvePoint(capacity, hit, prefix, hit / max(len(trace.block_ids), 1), prefix * tokens)
             for capacity, hit, prefix in zip(
-                wanted.tolist(), hits.tolist(), prefix_hits.tolist(), strict=True
+                capacities_blocks, hits.tolist(), in_prefixes.tolist(), strict=True
             )
         ],
     )

@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from greencache.bench.curve import Curve, default_capacities, measure_curve
-from greencache.cli.output import STDOUT, check_outputs, write_json, write_output
 from greencache.cli.progress import progress_bar
 from greencache.controller.models import find_model
 from greencache.errors import InputError
+from greencache.output import STDOUT, check_outputs, write_json, write_output
 from greencache.quantities import format_bytes, parse_bytes
 from greencache.tiers.policies import Policy
 from greencache.traces.mooncake import read_mooncake

@@ -17,12 +17,12 @@ from greencache.bench.simulation import BIN_S, Batching
 from greencache.bench.table import WIDE, replay_table
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
-from greencache.cli.output import STDOUT, as_bytes, check_outputs, write_output
 from greencache.cli.progress import progress_bar
 from greencache.controller.models import find_model
 from greencache.controller.performance import parse_hardware, serving_hardware
 from greencache.errors import InputError, UnknownNameError
 from greencache.factors import Factors
+from greencache.output import STDOUT, as_bytes, check_outputs, write_output
 from greencache.quantities import parse_bytes, parse_s
 from greencache.settings import Settings, load_settings
 from greencache.tiers.policies import Policy

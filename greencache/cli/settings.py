@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from greencache.cli.output import STDOUT, check_outputs, write_json
+from greencache.output import STDOUT, check_outputs, write_json
 from greencache.quantities import format_bytes
 from greencache.settings import CONFIG_VARIABLE, load_settings, origins
 

@@ -311,7 +311,7 @@ def test_a_full_disk_exits_1_and_keeps_what_was_there(
         "import resource, signal, sys\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "from pathlib import Path\n"
-        "from greencache.cli.output import write_output\n"
+        "from greencache.output import write_output\n"
         "from greencache.errors import OutputError\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n"
