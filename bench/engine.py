@@ -22,6 +22,7 @@ from greencache.compiled import kernel, subroutine
 from greencache.controller.performance import Rates, step_cost
 from greencache.tiers.state import USED, TierState
 from greencache.tiers.transactions import (
+    count_hits,
     hold,
     lease,
     match,
@@ -166,12 +167,15 @@ def _start(engine: Engine, r: int) -> bool:
     if not hold(engine.hbm, _blocks_needed(engine, r) - in_hbm, now_s):
         unlease(engine.hbm, ids, in_hbm, now_s)
         return False
-    touch(engine.hbm, ids, in_hbm, now_s, True)
+    count_hits(engine.hbm, ids, in_hbm)
+    touch(engine.hbm, ids, in_hbm, now_s)
     in_dram = match(engine.dram, ids, reusable)
-    touch(engine.dram, ids, in_dram, now_s, True)
+    count_hits(engine.dram, ids, in_dram)
+    touch(engine.dram, ids, in_dram, now_s)
     lease(engine.dram, ids, in_dram)
     in_ssd = match(engine.ssd, ids, reusable)
-    touch(engine.ssd, ids, in_ssd, now_s, True)
+    count_hits(engine.ssd, ids, in_ssd)
+    touch(engine.ssd, ids, in_ssd, now_s)
     lease(engine.ssd, ids, in_ssd)
     request.leased_dram = in_dram
     request.leased_ssd = in_ssd

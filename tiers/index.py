@@ -158,7 +158,8 @@ class TierIndex:
     def acquire(self, ids: Ids, now_s: float) -> Lease:
         """Find the longest prefix here, count it as accessed, and keep it until `release`."""
         found = ids[: self.match(ids)].copy()
-        transactions.touch(self._state, found, len(found), now_s, True)
+        transactions.count_hits(self._state, found, len(found))
+        transactions.touch(self._state, found, len(found), now_s)
         transactions.lease(self._state, found, len(found))
         return Lease(found)
 
@@ -217,7 +218,7 @@ class TierIndex:
             transactions.commit(self._state, slot, i > 0, now_s)
         assert reservation._prefix is not None
         whole = np.concatenate([reservation._prefix.ids, reservation.ids])
-        transactions.touch(self._state, whole, len(whole), now_s, False)
+        transactions.touch(self._state, whole, len(whole), now_s)
         self.release(reservation._prefix, now_s)
 
     def abort(self, reservation: Reservation, now_s: float) -> None:

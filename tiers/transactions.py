@@ -45,6 +45,7 @@ __all__ = [
     "abort",
     "access",
     "commit",
+    "count_hits",
     "evict_one",
     "hold",
     "lease",
@@ -82,20 +83,26 @@ def match(state: TierState, ids: Ids, stop: int) -> int:
 
 
 @kernel
-def touch(state: TierState, ids: Ids, stop: int, now_s: float, counted: bool) -> None:
-    """Note an access to ``ids[:stop]``, which must all be present; the deepest counts as oldest.
+def count_hits(state: TierState, ids: Ids, stop: int) -> None:
+    """Note that ``ids[:stop]``, all present, was hit: how often, not when (see `touch`)."""
+    for i in range(stop):
+        slot = state.slot_of[ids[i]]
+        block = state.slots[slot]
+        block.accesses += 1
+        block.priority = score(state, slot)
+        if block.place != NONE and keeps_order(state):
+            reorder(state, slot)
 
-    Not ``counted``: the same request touched them before, so it renews when, not how often.
-    """
+
+@kernel
+def touch(state: TierState, ids: Ids, stop: int, now_s: float) -> None:
+    """Note when ``ids[:stop]``, all present, was used; the deepest counts as used first."""
     for i in range(stop - 1, -1, -1):
         slot = state.slot_of[ids[i]]
         state.meta[TICK] += 1
         block = state.slots[slot]
         block.touched = state.meta[TICK]
         block.touched_s = now_s
-        if counted:
-            block.accesses += 1
-            block.priority = score(state, slot)
         if block.place != NONE and keeps_order(state):
             reorder(state, slot)
 
@@ -285,7 +292,7 @@ def store(state: TierState, ids: Ids, stop: int, now_s: float) -> int:
             break
         parent = slot
         stored += 1
-    touch(state, ids, stored, now_s, False)
+    touch(state, ids, stored, now_s)
     return new
 
 
@@ -297,6 +304,6 @@ def access(state: TierState, ids: Ids, reusable: int, stop: int, now_s: float) -
     no token to compute.
     """
     hits = match(state, ids, reusable)
-    touch(state, ids, hits, now_s, True)
+    count_hits(state, ids, hits)
     store(state, ids, stop, now_s)
     return hits
