@@ -58,9 +58,23 @@ class CarbonReport:
     by_minute_g: NDArray[np.float64]
     wear_bound_drives: int
 
+    @property
+    def total_energy_kwh(self) -> float:
+        """Energy of all components."""
+        return sum(self.energy_kwh.values())
+
+    @property
+    def total_operational_g(self) -> float:
+        """Operational grams of all components."""
+        return sum(self.operational_g.values())
+
+    def total_embodied_g(self, scope: Scope) -> float:
+        """Embodied grams of all components."""
+        return sum(self.embodied_g[scope].values())
+
     def total_g(self, scope: Scope) -> float:
         """All of it in one scope."""
-        return sum(self.operational_g.values()) + sum(self.embodied_g[scope].values())
+        return self.total_operational_g + self.total_embodied_g(scope)
 
 
 def _seconds(run: SimulatedRun, start_s: float) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -61,19 +61,22 @@ _SMOOTHED = 5
 _NAMES = {"gpu": "GPU", "host": "host", "hbm": "HBM", "dram": "DRAM", "ssd": "SSD"}
 
 
-def _colours(replay: Replay) -> dict[str, str]:
-    others = [r.plan for r in replay.results if r.plan not in _PLAN_COLOURS]
-    extra = {plan: _OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i, plan in enumerate(others)}
-    return _PLAN_COLOURS | extra
+class _Line(NamedTuple):
+    """How a plan is drawn, in every plot over time or latency."""
+
+    colour: str
+    dashes: str
 
 
-def _dashes(replay: Replay) -> dict[str, str]:
-    """Line styles: plans often run along one another, and colours come round again."""
-    others = [r.plan for r in replay.results if r.plan not in _PLAN_COLOURS]
-    turns = {
-        plan: _DASHES[i // len(_OTHER_COLOURS) % len(_DASHES)] for i, plan in enumerate(others)
-    }
-    return dict.fromkeys(_PLAN_COLOURS, "-") | {"best-static": "--"} | turns
+def _lines(replay: Replay) -> dict[str, _Line]:
+    """Colours come round again with many plans, and plans often run along one another."""
+    lines = {plan: _Line(colour, "-") for plan, colour in _PLAN_COLOURS.items()}
+    lines["best-static"] = lines["best-static"]._replace(dashes="--")
+    others = [result.plan for result in replay.results if result.plan not in lines]
+    for i, plan in enumerate(others):
+        turn, place = divmod(i, len(_OTHER_COLOURS))
+        lines[plan] = _Line(_OTHER_COLOURS[place], _DASHES[turn % len(_DASHES)])
+    return lines
 
 
 def _measured(replay: Replay) -> list[tuple[PlanResult, Measured]]:
@@ -90,19 +93,14 @@ def _draw_carbon(axes: Axes, replay: Replay) -> None:
     labels = [_label(result) for result, _ in runs]
     scope = replay.setup.scope
     left = np.zeros(len(runs))
-    for kind in ("operational", "embodied"):
+    thousands = np.array([m.output_tokens / 1000 for _, m in runs])
+    kinds = {
+        "operational": [m.carbon.operational_g for _, m in runs],
+        "embodied": [m.carbon.embodied_g[scope] for _, m in runs],
+    }
+    for kind, by_component in kinds.items():
         for name in COMPONENTS:
-            grams = np.array(
-                [
-                    (
-                        m.carbon.operational_g
-                        if kind == "operational"
-                        else m.carbon.embodied_g[scope]
-                    )[name]
-                    / (m.output_tokens / 1000)
-                    for _, m in runs
-                ]
-            )
+            grams = np.array([components[name] for components in by_component]) / thousands
             if not grams.any():
                 continue
             axes.barh(
@@ -148,7 +146,7 @@ def _draw_hits(axes: Axes, replay: Replay) -> None:
 
 
 def _draw_ttft(axes: Axes, replay: Replay) -> None:
-    colours, dashes = _colours(replay), _dashes(replay)
+    lines = _lines(replay)
     for result, measured in _measured(replay)[::-1]:
         times_s = np.sort(measured.ttft_s)
         share = np.arange(1, len(times_s) + 1) / len(times_s)
@@ -158,8 +156,8 @@ def _draw_ttft(axes: Axes, replay: Replay) -> None:
             times_s[picked],
             share[picked],
             where="post",
-            color=colours[result.plan],
-            linestyle=dashes[result.plan],
+            color=lines[result.plan].colour,
+            linestyle=lines[result.plan].dashes,
             label=f"{result.plan}: median {np.median(times_s):.2g} s",
         )
     slo = replay.setup.slo
@@ -226,8 +224,8 @@ def _shade_warmup(axes: Axes, replay: Replay) -> None:
 
 def carbon_over_time(replay: Replay) -> Figure:
     """Grid intensity, operational carbon, and what DRAM and SSD may hold and do hold."""
-    colours, dashes = _colours(replay), _dashes(replay)
-    runs = [(r, m) for r, m in _measured(replay)[::-1]]
+    lines = _lines(replay)
+    runs = _measured(replay)[::-1]
     setup = replay.setup
 
     def draw(figure: Figure) -> None:
@@ -241,13 +239,13 @@ def carbon_over_time(replay: Replay) -> Figure:
             f"Grid carbon intensity, {setup.grid.zone} from {setup.grid.start:%Y-%m-%d %H:%M} UTC"
         )
         for result, m in runs:
-            colour = colours[result.plan]
+            colour, dashes = lines[result.plan]
             whole = m.carbon.by_minute_g[:-1]  # the last minute is cut short
             minutes = setup.warmup_s / 60 + (np.arange(len(whole)) + 0.5) * BIN_S / 60
             if len(whole) >= _SMOOTHED:
                 whole = np.convolve(whole, np.ones(_SMOOTHED) / _SMOOTHED, mode="valid")
                 minutes = minutes[_SMOOTHED // 2 : -(_SMOOTHED // 2)]
-            carbon.plot(minutes, whole, dashes[result.plan], color=colour, label=result.plan)
+            carbon.plot(minutes, whole, dashes, color=colour, label=result.plan)
             for axes, tier, capacity, unit in (
                 (dram, "dram", result.dram_bytes, GIB),
                 (ssd, "ssd", result.ssd_bytes, TB),

@@ -22,6 +22,7 @@ from greencache.compiled import kernel, subroutine
 from greencache.controller.performance import Rates, step_cost
 from greencache.tiers.state import USED, TierState
 from greencache.tiers.transactions import (
+    acquire,
     count_hits,
     hold,
     lease,
@@ -169,14 +170,8 @@ def _start(engine: Engine, r: int) -> bool:
         return False
     count_hits(engine.hbm, ids, in_hbm)
     touch(engine.hbm, ids, in_hbm, now_s)
-    in_dram = match(engine.dram, ids, reusable)
-    count_hits(engine.dram, ids, in_dram)
-    touch(engine.dram, ids, in_dram, now_s)
-    lease(engine.dram, ids, in_dram)
-    in_ssd = match(engine.ssd, ids, reusable)
-    count_hits(engine.ssd, ids, in_ssd)
-    touch(engine.ssd, ids, in_ssd, now_s)
-    lease(engine.ssd, ids, in_ssd)
+    in_dram = acquire(engine.dram, ids, reusable, now_s)
+    in_ssd = acquire(engine.ssd, ids, reusable, now_s)
     request.leased_dram = in_dram
     request.leased_ssd = in_ssd
     request.hbm_blocks = in_hbm

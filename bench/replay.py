@@ -80,6 +80,12 @@ class ReplaySetup:
     warmup_s: float
     batching: Batching = field(default_factory=Batching)
 
+    @property
+    def mean_gco2_per_kwh(self) -> float:
+        """Carbon intensity over the trace, minute by minute."""
+        minutes_s = np.arange(0.0, self.trace.duration_s + 1.0, BIN_S)
+        return float(self.grid.at(minutes_s).mean())
+
 
 @dataclass(frozen=True)
 class PlanResult:
@@ -175,8 +181,6 @@ def _measure(setup: ReplaySetup, run: SimulatedRun, dram_bytes: int, ssd_bytes: 
         start_s=setup.warmup_s,
     )
     output_tokens = int(requests["output_tokens"].sum())
-    embodied_g = sum(carbon.embodied_g[setup.scope].values())
-    operational_g = sum(carbon.operational_g.values())
     window = run.bins[int(setup.warmup_s / BIN_S) :]
     block_bytes = setup.hardware.layout.block_bytes
     return Measured(
@@ -191,8 +195,10 @@ def _measure(setup: ReplaySetup, run: SimulatedRun, dram_bytes: int, ssd_bytes: 
         ssd_bytes_written=float(window["written_bytes"].sum()),
         ssd_bytes_dropped=float(window["dropped_bytes"].sum()),
         used_bytes={tier: run.bins[f"{tier}_blocks"] * block_bytes for tier in ("dram", "ssd")},
-        grams=operational_g + embodied_g,
-        sci_g_per_1k_output_tokens=sci_g(operational_g, embodied_g, output_tokens),
+        grams=carbon.total_g(setup.scope),
+        sci_g_per_1k_output_tokens=sci_g(
+            carbon.total_operational_g, carbon.total_embodied_g(setup.scope), output_tokens
+        ),
     )
 
 

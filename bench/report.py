@@ -30,9 +30,7 @@ def _headline(replay: Replay) -> list[str]:
     both_valid = full and base and full.valid and base.valid
     if full and base and both_valid and full.measured and base.measured:
         faster = 1 - np.median(full.measured.ttft_s) / np.median(base.measured.ttft_s)
-        energy = 1 - sum(full.measured.carbon.energy_kwh.values()) / sum(
-            base.measured.carbon.energy_kwh.values()
-        )
+        energy = 1 - full.measured.carbon.total_energy_kwh / base.measured.carbon.total_energy_kwh
         carbon = _change(replay.saving(full, "hbm-only") or 0.0)
         sentences.append(
             f"Keeping everything (full) serves {full.measured.hit_rate_tokens:.1%} of prompt "
@@ -79,9 +77,9 @@ def _row(replay: Replay, result: PlanResult) -> dict[str, object]:
         row |= {
             "ttft": np.percentile(measured.ttft_s, [50, 90, 99]),
             "tpot": np.percentile(measured.tpot_s, [50, 90]) if len(measured.tpot_s) else None,
-            "operational_g": sum(carbon.operational_g.values()),
-            "embodied_g": sum(carbon.embodied_g[scope].values()),
-            "energy_kwh": sum(carbon.energy_kwh.values()),
+            "operational_g": carbon.total_operational_g,
+            "embodied_g": carbon.total_embodied_g(scope),
+            "energy_kwh": carbon.total_energy_kwh,
             "saving": replay.saving(result, "hbm-only") if result.plan != "hbm-only" else None,
         }
     return row
@@ -101,11 +99,9 @@ def html_report(replay: Replay) -> str:
             (_svg(charts.ttft(replay)), "Distribution of the time to first token"),
             (_svg(charts.carbon_over_time(replay)), "Carbon and tier capacity over time"),
         ]
-    trace, grid = replay.setup.trace, replay.setup.grid
     return environment.get_template("replay.html").render(
         replay=replay,
         setup=replay.setup,
-        mean_gco2_per_kwh=grid.at(np.arange(0.0, trace.duration_s + 1.0, 60.0)).mean(),
         headline=_headline(replay),
         rows=[_row(replay, result) for result in replay.results],
         unseen=UNSEEN,

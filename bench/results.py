@@ -19,24 +19,26 @@ __all__ = ["SCHEMA", "as_json"]
 
 SCHEMA = "greencache.replay/1"
 
-_UNMEASURED = {
-    "requests": None,
-    "output_tokens": None,
-    "hit_rate_tokens": None,
-    "hit_rate_tokens_by_tier": None,
-    "ttft_s": None,
-    "tpot_s": None,
-    "slo_attainment": None,
-    "energy_kwh": None,
-    "energy_kwh_by_component": None,
-    "carbon_g": None,
-    "carbon_g_by_scope": None,
-    "sci_g_per_1k_output_tokens": None,
-    "sci_g_per_request": None,
-    "ssd_bytes_written": None,
-    "ssd_bytes_dropped": None,
-    "ssd_drives_bound_by_wear": None,
-}
+_UNMEASURED = dict.fromkeys(
+    (
+        "requests",
+        "output_tokens",
+        "hit_rate_tokens",
+        "hit_rate_tokens_by_tier",
+        "ttft_s",
+        "tpot_s",
+        "slo_attainment",
+        "energy_kwh",
+        "energy_kwh_by_component",
+        "carbon_g",
+        "carbon_g_by_scope",
+        "sci_g_per_1k_output_tokens",
+        "sci_g_per_request",
+        "ssd_bytes_written",
+        "ssd_bytes_dropped",
+        "ssd_drives_bound_by_wear",
+    )
+)
 
 
 def _summary(values: NDArray[np.float64]) -> dict[str, float] | None:
@@ -50,8 +52,8 @@ def _carbon(report: CarbonReport, scope: Scope) -> dict[str, Any]:
     embodied = report.embodied_g[scope]
     return {
         "total": report.total_g(scope),
-        "operational": sum(report.operational_g.values()),
-        "embodied": sum(embodied.values()),
+        "operational": report.total_operational_g,
+        "embodied": report.total_embodied_g(scope),
         "by_component": {
             name: {"operational": report.operational_g[name], "embodied": embodied[name]}
             for name in COMPONENTS
@@ -69,7 +71,7 @@ def _measured(measured: Measured, scope: Scope) -> dict[str, Any]:
         "ttft_s": _summary(measured.ttft_s),
         "tpot_s": _summary(measured.tpot_s),
         "slo_attainment": measured.slo_attainment,
-        "energy_kwh": sum(report.energy_kwh.values()),
+        "energy_kwh": report.total_energy_kwh,
         "energy_kwh_by_component": report.energy_kwh,
         "carbon_g": _carbon(report, scope),
         "carbon_g_by_scope": {str(each): _carbon(report, each) for each in Scope},
@@ -107,7 +109,6 @@ def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
     """Everything about a replay, ready for ``json.dump``."""
     setup = replay.setup
     trace, hardware, grid = setup.trace, setup.hardware, setup.grid
-    hours = grid.at(np.arange(0.0, trace.duration_s + 1.0, 60.0))
     return {
         "schema": SCHEMA,
         "simulated": True,
@@ -125,7 +126,7 @@ def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
         "grid": {
             "zone": grid.zone,
             "start": grid.start.isoformat(),
-            "mean_gco2_per_kwh": float(hours.mean()),
+            "mean_gco2_per_kwh": setup.mean_gco2_per_kwh,
             "kind": grid.kind,
             "accounting": "average",
             "source": grid.source,

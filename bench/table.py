@@ -28,15 +28,14 @@ _SPARED = {1, 2, 5, 6, 7, 8}
 def _heading(replay: Replay) -> list[str]:
     setup = replay.setup
     trace, hardware, grid = setup.trace, setup.hardware, setup.grid
-    intensity = grid.at(np.arange(0.0, trace.duration_s + 1.0, 60.0)).mean()
     lines = [
         f"{trace.name}: {len(trace):,} requests in {trace.duration_s:,.0f} s"
         f" ({trace.input_tokens.sum() / 1e6:,.1f} M prompt tokens,"
         f" {trace.output_tokens.sum() / 1e6:,.1f} M output tokens)",
         f"{hardware.model.title} on {hardware.name} (simulated), {hardware.weight_dtype} weights,"
         f" {hardware.layout.dtype} KV, policy {setup.policy}",
-        f"{grid.zone} from {grid.start:%Y-%m-%d %H:%M} UTC, mean {intensity:.0f} gCO2e/kWh"
-        f" ({grid.kind}, average; {grid.source})",
+        f"{grid.zone} from {grid.start:%Y-%m-%d %H:%M} UTC,"
+        f" mean {setup.mean_gco2_per_kwh:.0f} gCO2e/kWh ({grid.kind}, average; {grid.source})",
     ]
     notes = []
     if setup.warmup_s:
@@ -65,7 +64,6 @@ def _row(replay: Replay, result: PlanResult) -> list[str]:
     if measured is None:
         return [result.plan, *sizes, *["-"] * 7, "invalid"]
     carbon = measured.carbon
-    embodied_g = sum(carbon.embodied_g[replay.setup.scope].values())
     saving = replay.saving(result, _COMPARATOR)
     if not result.valid:
         versus = "invalid"
@@ -80,8 +78,8 @@ def _row(replay: Replay, result: PlanResult) -> list[str]:
         _latency(measured.ttft_s, 1.0),
         _latency(measured.tpot_s, 1e3),
         f"{measured.slo_attainment:.1%}",
-        f"{sum(carbon.operational_g.values()):,.0f}",
-        f"{embodied_g:,.0f}",
+        f"{carbon.total_operational_g:,.0f}",
+        f"{carbon.total_embodied_g(replay.setup.scope):,.0f}",
         f"{measured.sci_g_per_1k_output_tokens:.4g}",
         versus,
     ]

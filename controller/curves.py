@@ -42,26 +42,6 @@ def _sum_through(tree: NDArray[np.int64], at: int) -> int:
     return total
 
 
-@kernel
-def _measure(
-    ids: NDArray[np.int32],
-    last: NDArray[np.int64],
-    tree: NDArray[np.int64],
-    distances: NDArray[np.int64],
-) -> None:
-    present = 0
-    for now in range(len(ids)):
-        before = last[ids[now]]
-        if before == NEVER:
-            distances[now] = NEVER
-            present += 1
-        else:
-            distances[now] = present - _sum_through(tree, before) + 1
-            _add(tree, before, -1)
-        _add(tree, now, 1)
-        last[ids[now]] = now
-
-
 def lru_stack_distances(ids: NDArray[np.int32]) -> NDArray[np.int64]:
     """Stack distance of every access, `NEVER` for the first of a block.
 
@@ -72,15 +52,13 @@ def lru_stack_distances(ids: NDArray[np.int32]) -> NDArray[np.int64]:
     ids:
         Blocks in order of access, named by small integers from 0.
     """
-    unique = int(ids.max()) + 1 if len(ids) else 0
-    last = np.full(unique, NEVER, np.int64)
-    distances = np.empty(len(ids), np.int64)
-    _measure(ids, last, np.zeros(len(ids) + 1, np.int64), distances)
-    return distances
+    # Plain LRU is prefix LRU over requests of one block each.
+    one = np.ones(len(ids), np.int64)
+    return prefix_lru_stack_distances(ids, np.arange(len(ids)), one, one)
 
 
 @kernel
-def _measure_prefixes(
+def _measure(
     ids: NDArray[np.int32],
     starts: NDArray[np.int64],
     full: NDArray[np.int64],
@@ -132,7 +110,7 @@ def prefix_lru_stack_distances(
     distances = np.full(len(ids), NEVER, np.int64)
     last = np.full(unique, NEVER, np.int64)
     tree = np.zeros(int(full.sum()) + 1, np.int64)
-    _measure_prefixes(ids, starts, full, reusable, last, tree, distances)
+    _measure(ids, starts, full, reusable, last, tree, distances)
     return distances
 
 

@@ -35,8 +35,9 @@ __all__ = [
 ]
 
 J_PER_KWH = 3.6e6
-_MOST_DRIVES = 100_000
 G_PER_KG = 1e3
+_MOST_DRIVES = 100_000
+"""More than any host or rack holds, and few enough to account one by one."""
 
 
 class Scope(StrEnum):
@@ -111,10 +112,8 @@ def gpu_kg(catalog: Catalog, gpu: Part) -> Quantity:
     published = gpu.get("embodied_kg")
     if published is not None:
         return published
-    node, common = (
-        catalog.part("fab", f"node_{gpu.labels['node_nm']}"),
-        catalog.part("fab", "common"),
-    )
+    node = catalog.part("fab", f"node_{gpu.labels['node_nm']}")
+    common = catalog.part("fab", "common")
     hbm = str(gpu.labels["memory_kind"]).startswith("hbm")
     per_gb = catalog.part("fab", "memory")["hbm_kg_per_gb" if hbm else "gddr6_kg_per_gb"]
 

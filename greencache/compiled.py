@@ -8,6 +8,7 @@ folder can be written, nothing is kept and each process compiles.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import shutil
@@ -65,10 +66,14 @@ def _cache_dir(files: frozenset[str]) -> Path | None:
         return None
 
 
+_known_cache_dir = functools.cache(_cache_dir)
+"""The same within a process: sources are hashed once, not for every function in them."""
+
+
 def _compile(function: F, **options: bool) -> F:
     files = _reached_sources(function)
     _sources[function.__module__] = files
-    folder = _cache_dir(files)
+    folder = _known_cache_dir(files)
     chosen = _config.CACHE_DIR
     if folder is not None and not chosen:
         _config.CACHE_DIR = str(folder)

@@ -20,7 +20,7 @@ HOUR_S = 3600.0
 YEAR_S = 365.25 * 24 * HOUR_S
 """A Julian year, as lifetimes of hardware are quoted in."""
 
-_BYTE_UNITS = {
+_BYTE_UNITS: dict[str, float] = {
     "": 1,
     "b": 1,
     **{f"{prefix}b": 10 ** (3 * (i + 1)) for i, prefix in enumerate("kmgtp")},
@@ -60,7 +60,7 @@ def parse_bytes(text: str | int) -> int:
     QuantityError
         If it is not a number with a known unit.
     """
-    count = round(_parse(text, dict(_BYTE_UNITS), "size", "64GiB, 1.5TB or 0"))
+    count = round(_parse(text, _BYTE_UNITS, "size", "64GiB, 1.5TB or 0"))
     if count >= _LARGEST_BYTES:
         raise QuantityError(f"{text!r} is too large a size; the largest is 1000 PB")
     return count

@@ -151,8 +151,8 @@ def _variable(path: tuple[str, ...]) -> str:
     return PREFIX + "__".join(path).upper()
 
 
-def _read_file(environment: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-    name = environment.get(CONFIG_VARIABLE, "")
+def _read_file() -> tuple[dict[str, Any], str]:
+    name = os.environ.get(CONFIG_VARIABLE, "")
     if not name:
         return {}, ""
     try:
@@ -179,7 +179,7 @@ def load_settings() -> Settings:
     SettingsError
         If a setting is unknown or malformed; its text names the variable.
     """
-    tree, file = _read_file(os.environ)
+    tree, file = _read_file()
     known = {_variable(path) for path in _leaves(Settings)}
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known | {CONFIG_VARIABLE}:
@@ -201,13 +201,13 @@ def load_settings() -> Settings:
 
 def _unknown(variable: str, known: set[str]) -> str:
     close = difflib.get_close_matches(variable.upper(), known, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
+    hint = f"; did you mean {close[0]}?" if close else "."
     return f"{variable} is not a setting{hint} All are listed by: greencache settings"
 
 
 def origins(settings: Settings) -> list[Origin]:
     """Every setting with its variable, its value and where that is from."""
-    tree, file = _read_file(os.environ)
+    tree, file = _read_file()
     in_file = {_variable(path) for path in _paths(tree)}
     in_environment = {name.upper() for name in os.environ}
     rows: list[Origin] = []

@@ -51,8 +51,8 @@ class Reservation:
 
     ids: Ids
     slots: NDArray[np.int32]
+    _prefix: Lease = field(repr=False)
     ended: bool = False
-    _prefix: Lease | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -157,11 +157,8 @@ class TierIndex:
 
     def acquire(self, ids: Ids, now_s: float) -> Lease:
         """Find the longest prefix here, count it as accessed, and keep it until `release`."""
-        found = ids[: self.match(ids)].copy()
-        transactions.count_hits(self._state, found, len(found))
-        transactions.touch(self._state, found, len(found), now_s)
-        transactions.lease(self._state, found, len(found))
-        return Lease(found)
+        found = transactions.acquire(self._state, ids, self._known(ids), now_s)
+        return Lease(ids[:found].copy())
 
     def release(self, lease: Lease, now_s: float) -> None:
         """End a lease.
@@ -198,7 +195,7 @@ class TierIndex:
             slots.append(slot)
             parent = slot
         taken = ids[present : present + len(slots)].copy()
-        return Reservation(taken, np.array(slots, np.int32), _prefix=prefix)
+        return Reservation(taken, np.array(slots, np.int32), prefix)
 
     def _end(self, reservation: Reservation) -> None:
         if reservation.ended:
@@ -216,7 +213,6 @@ class TierIndex:
         self._end(reservation)
         for i, slot in enumerate(reservation.slots):
             transactions.commit(self._state, slot, i > 0, now_s)
-        assert reservation._prefix is not None
         whole = np.concatenate([reservation._prefix.ids, reservation.ids])
         transactions.touch(self._state, whole, len(whole), now_s)
         self.release(reservation._prefix, now_s)
@@ -232,7 +228,6 @@ class TierIndex:
         self._end(reservation)
         for slot in reservation.slots[::-1]:
             transactions.abort(self._state, slot)
-        assert reservation._prefix is not None
         self.release(reservation._prefix, now_s)
 
     def access(self, ids: Ids, now_s: float, *, reusable: int | None = None) -> int:

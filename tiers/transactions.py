@@ -44,6 +44,7 @@ from greencache.tiers.state import (
 __all__ = [
     "abort",
     "access",
+    "acquire",
     "commit",
     "count_hits",
     "evict_one",
@@ -179,6 +180,16 @@ def lease(state: TierState, ids: Ids, stop: int) -> None:
             state.meta[PINNED] += 1
         state.slots[slot].leases += 1
         _settle(state, slot)
+
+
+@kernel
+def acquire(state: TierState, ids: Ids, stop: int, now_s: float) -> int:
+    """Find the longest prefix of ``ids[:stop]`` here, note the access and lease it; its length."""
+    found = match(state, ids, stop)
+    count_hits(state, ids, found)
+    touch(state, ids, found, now_s)
+    lease(state, ids, found)
+    return found
 
 
 @kernel

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from greencache.bench.accounting import Installed
-from greencache.bench.plans import parse_plans
+from greencache.bench.plans import Plan, parse_plans
 from greencache.bench.replay import COMPILING, Replay, ReplaySetup, Slo, run_replay
 from greencache.bench.results import as_json
 from greencache.bench.simulation import BIN_S, Batching
@@ -83,7 +83,7 @@ def find_grid(text: str, start: str | None) -> GridSeries:
     elif "/" in text or ".csv" in text:
         series = read_grid(name or text, zone if name else None)
     else:
-        raise UnknownNameError("zone", text, grid_zones())
+        series = sample_grid(text)  # which says what zones there are
     return series if start is None else series.beginning_at(parse_utc(start))
 
 
@@ -112,7 +112,7 @@ def _limit_s(name: str, option: str | None, setting_s: float) -> float:
     return limit_s
 
 
-def _setup(options: Options, settings: Settings) -> ReplaySetup:
+def _setup(options: Options, settings: Settings) -> tuple[ReplaySetup, list[Plan]]:
     engine, storage, slo = settings.engine, settings.storage, settings.slo
     # Cheap checks first: a mistyped name should not wait for a trace to be read.
     policy = Policy.parse(_chosen(options.policy, storage.policy))
@@ -122,7 +122,7 @@ def _setup(options: Options, settings: Settings) -> ReplaySetup:
         storage.dram if options.dram is None else parse_bytes(options.dram),
         storage.ssd if options.ssd is None else parse_bytes(options.ssd),
     )
-    parse_plans(options.plans, installed)
+    plans = parse_plans(options.plans, installed)
     catalog = Catalog.load(settings.catalog)
     chosen = settings.carbon.factors
     if options.ssd_kg_per_tb is not None:
@@ -147,7 +147,7 @@ def _setup(options: Options, settings: Settings) -> ReplaySetup:
         block_tokens=trace.block_tokens,
         factors=factors,
     )
-    return ReplaySetup(
+    setup = ReplaySetup(
         trace=trace,
         hardware=hardware,
         factors=factors,
@@ -163,6 +163,7 @@ def _setup(options: Options, settings: Settings) -> ReplaySetup:
         warmup_s=_warmup_s(options.warmup, trace),
         batching=Batching(engine.max_batched_tokens, engine.max_running),
     )
+    return setup, plans
 
 
 def _render(replay: Replay, options: Options, wall_s: float) -> list[tuple[Path, bytes]]:
@@ -193,8 +194,7 @@ def run(options: Options) -> None:
     began_s = time.perf_counter()
     outputs = (options.json, options.html, options.png)
     check_outputs(*outputs, inputs=(options.trace,))
-    setup = _setup(options, load_settings())
-    plans = parse_plans(options.plans, setup.installed)
+    setup, plans = _setup(options, load_settings())
     with progress_bar([COMPILING, *(plan.name for plan in plans)]) as report:
         replay = run_replay(setup, plans, on_progress=report, clock=time.perf_counter)
     results = _render(replay, options, time.perf_counter() - began_s)
