@@ -35,6 +35,8 @@ class RequestTrace:
         at the end of a prompt is named too where the trace names it.
     block_starts:
         Where each request begins in ``block_names``; one entry more than there are requests.
+    sessions:
+        Which session each request belongs to, numbered from 0, where the trace says so.
     skipped:
         Malformed lines left out by ``skip_bad``.
     """
@@ -46,6 +48,7 @@ class RequestTrace:
     block_tokens: int
     block_names: NDArray[np.int64]
     block_starts: NDArray[np.int64]
+    sessions: NDArray[np.int64] | None = None
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -92,6 +95,39 @@ class RequestTrace:
             raise InputError("all requests of this trace arrive at once: it has no rate to change")
         return replace(self, arrival_s=self.arrival_s * (self.mean_rate / requests_per_s))
 
+    def in_blocks_of(self, block_tokens: int) -> RequestTrace:
+        """The same requests in larger blocks, each of several of this trace's.
+
+        A larger block is named by the id of the last one in it, which stands for the whole prefix
+        up to there.
+
+        Raises
+        ------
+        InputError
+            If ``block_tokens`` is no multiple of the trace's own.
+        """
+        if block_tokens == self.block_tokens:
+            return self
+        if block_tokens < 1 or block_tokens % self.block_tokens:
+            raise InputError(
+                f"blocks of {block_tokens} tokens cannot be made of this trace's blocks of "
+                f"{self.block_tokens}: choose a multiple"
+            )
+        each = block_tokens // self.block_tokens
+        fine = np.diff(self.block_starts)
+        coarse = -(-fine // each)
+        starts = np.concatenate([[0], np.cumsum(coarse)]).astype(np.int64)
+        within = np.arange(starts[-1]) - np.repeat(starts[:-1], coarse)
+        last = np.minimum((within + 1) * each, np.repeat(fine, coarse)) - 1
+        return replace(
+            self,
+            block_tokens=block_tokens,
+            block_names=self.block_ids[np.repeat(self.block_starts[:-1], coarse) + last].astype(
+                np.int64
+            ),
+            block_starts=starts,
+        )
+
     def select(self, keep: NDArray[np.bool_]) -> RequestTrace:
         """Only the requests for which ``keep`` is true."""
         lengths = np.diff(self.block_starts)
@@ -102,4 +138,5 @@ class RequestTrace:
             output_tokens=self.output_tokens[keep],
             block_names=self.block_names[np.repeat(keep, lengths)],
             block_starts=np.concatenate([[0], np.cumsum(lengths[keep])]).astype(np.int64),
+            sessions=None if self.sessions is None else self.sessions[keep],
         )
