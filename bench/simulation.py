@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench import engine as e
+from greencache.bench import engine_state as e
+from greencache.bench.cluster import Cluster, advance, settle
 from greencache.controller.performance import ServingHardware
 from greencache.errors import InputError
 from greencache.tiers.policies import Policy
@@ -111,9 +112,9 @@ class SimulatedRun:
     """
 
     requests: NDArray[np.void] = field(repr=False)
-    """A `greencache.bench.engine.REQUEST` record each."""
+    """A `greencache.bench.engine_state.REQUEST` record each."""
     bins: NDArray[np.void] = field(repr=False)
-    """A `greencache.bench.engine.BIN` record for each `BIN_S`."""
+    """A `greencache.bench.engine_state.BIN` record for each `BIN_S`, all replicas together."""
     end_s: float
     leases_left: int
     """Blocks still leased, written or held in any tier: 0 once every request is finished."""
@@ -150,10 +151,15 @@ def deadline_s(trace: RequestTrace) -> float:
 
 
 def _tier(
-    trace: RequestTrace, hardware: ServingHardware, capacity_bytes: float, policy: Policy
+    trace: RequestTrace,
+    hardware: ServingHardware,
+    capacity_bytes: float,
+    policy: Policy,
+    replicas: int,
 ) -> TierState:
+    """An empty tier for each replica, as rows of one state."""
     rates, tokens = hardware.rates, trace.block_tokens
-    return allocate(
+    one = allocate(
         int(capacity_bytes // hardware.layout.block_bytes),
         trace.unique_blocks,
         policy.code,
@@ -161,6 +167,7 @@ def _tier(
         cost_base=tokens * (rates.flops_per_token + rates.flops_per_attended * tokens / 2),
         cost_per_depth=rates.flops_per_attended * tokens * tokens,
     )
+    return TierState._make(np.repeat(array[np.newaxis], replicas, axis=0) for array in one)
 
 
 def _requests(trace: RequestTrace) -> NDArray[np.void]:
@@ -170,16 +177,20 @@ def _requests(trace: RequestTrace) -> NDArray[np.void]:
     requests["output_tokens"] = trace.output_tokens
     requests["first_id"] = trace.block_starts[:-1]
     requests["end_id"] = trace.block_starts[:-1] + trace.full_blocks
-    requests["full"] = trace.full_blocks
     requests["reusable"] = trace.reusable_blocks
     requests["first_token_s"] = np.nan
     requests["finish_s"] = np.nan
+    requests["started"] = e.NOBODY
     return requests
 
 
-def _engine(
-    trace: RequestTrace, hardware: ServingHardware, storage: StorageSetup, batching: Batching
-) -> e.Engine:
+def _cluster(
+    trace: RequestTrace,
+    hardware: ServingHardware,
+    storage: StorageSetup,
+    batching: Batching,
+    replicas: int,
+) -> Cluster:
     if hardware.layout.block_tokens != trace.block_tokens:
         raise InputError(
             f"the trace has blocks of {trace.block_tokens} tokens, the KV layout of "
@@ -197,27 +208,45 @@ def _engine(
         ssd_backlog_s=SSD_BACKLOG_S,
         bin_s=BIN_S,
     )
-    return e.Engine(
+    counts = np.zeros((replicas, e.COUNT_LENGTH), np.int64)
+    counts[:, [e.FIRST_WAITING, e.LAST_WAITING]] = e.NOBODY
+    counts[:, e.EVENT_STEP] = e.NO_EVENT
+
+    def tier(capacity_bytes: float) -> TierState:
+        return _tier(trace, hardware, capacity_bytes, storage.policy, replicas)
+
+    return Cluster(
         rates=hardware.rates,
         config=config,
-        hbm=_tier(trace, hardware, hardware.kv_bytes, storage.policy),
-        dram=_tier(trace, hardware, storage.dram_bytes, storage.policy),
-        ssd=_tier(trace, hardware, storage.ssd_bytes, storage.policy),
+        hbm=tier(hardware.kv_bytes),
+        dram=tier(storage.dram_bytes),
+        ssd=tier(storage.ssd_bytes),
         requests=_requests(trace),
         ids=trace.block_ids,
-        bins=np.zeros(0, e.BIN),
-        clock=np.zeros(e.CLOCK_LENGTH),
-        counts=np.zeros(e.COUNT_LENGTH, np.int64),
-        prefilling=np.zeros(batching.max_running, np.int64),
-        decoding=np.zeros(batching.max_running, np.int64),
+        bins=np.zeros((replicas, 0), e.BIN),
+        clock=np.zeros((replicas, e.CLOCK_LENGTH)),
+        counts=counts,
+        prefilling=np.zeros((replicas, batching.max_running), np.int64),
+        decoding=np.zeros((replicas, batching.max_running), np.int64),
+        arrived=np.zeros(1, np.int64),
     )
 
 
-def _with_bins(engine: e.Engine, until_s: float) -> e.Engine:
-    missing = int((until_s + _SLACK_S) / BIN_S) + 1 - len(engine.bins)
+def _with_bins(cluster: Cluster, until_s: float) -> Cluster:
+    replicas, have = cluster.bins.shape
+    missing = int((until_s + _SLACK_S) / BIN_S) + 1 - have
     if missing <= 0:
-        return engine
-    return engine._replace(bins=np.concatenate([engine.bins, np.zeros(missing, e.BIN)]))
+        return cluster
+    more = np.zeros((replicas, missing), e.BIN)
+    return cluster._replace(bins=np.concatenate([cluster.bins, more], axis=1))
+
+
+def _total(bins: NDArray[np.void]) -> NDArray[np.void]:
+    """Sum of the replicas' bins."""
+    total = np.zeros(bins.shape[1], e.BIN)
+    for name in e.BIN.names or ():
+        total[name] = bins[name].sum(axis=0)
+    return total
 
 
 def simulate(
@@ -226,6 +255,7 @@ def simulate(
     storage: StorageSetup,
     *,
     batching: Batching | None = None,
+    replicas: int = 1,
     on_progress: Callable[[float], None] | None = None,
 ) -> SimulatedRun:
     """Serve a trace of admissible requests (see `admit`) from cold caches.
@@ -237,39 +267,41 @@ def simulate(
         store's blocks.
     batching:
         How the engine fills its steps; by default as `Batching` says.
+    replicas:
+        How many such engines share the requests, each with such tiers of its own.
     on_progress:
         Called now and then with the share of requests finished.
     """
-    engine = _engine(trace, hardware, storage, batching or Batching())
-    clock, counts = engine.clock, engine.counts
-    total, last_arrival_s = len(trace), float(trace.arrival_s[-1])
-    latest_s = deadline_s(trace)
+    cluster = _cluster(trace, hardware, storage, batching or Batching(), replicas)
+    total, latest_s = len(trace), deadline_s(trace)
     chunk_s = max(trace.duration_s / 20, 30.0)
-    overloaded = None
-    while counts[e.FINISHED] < total and overloaded is None:
-        started = counts[e.NEXT] == total
-        until_s = clock[e.NOW_S] + chunk_s
-        if not started and clock[e.NOW_S] < latest_s:
-            until_s = min(until_s, latest_s)
-        engine = _with_bins(engine, until_s)
-        e.advance(engine, until_s)
+    until_s = 0.0
+    finished = waiting = 0
+    while finished < total and not waiting:
+        next_s = until_s + chunk_s
+        until_s = min(next_s, latest_s) if until_s < latest_s else next_s
+        cluster = _with_bins(cluster, until_s)
+        advance(cluster, until_s)
+        finished = int(cluster.counts[:, e.FINISHED].sum())
+        if until_s >= latest_s:
+            waiting = int((cluster.requests["started"] == e.NOBODY).sum())
         if on_progress is not None:
-            on_progress(counts[e.FINISHED] / total)
-        waiting = total - int(counts[e.NEXT])
-        if clock[e.NOW_S] >= latest_s and waiting:
-            late_s = clock[e.NOW_S] - last_arrival_s
-            overloaded = (
-                f"overloaded: {waiting} of {total} requests had not started {late_s:.0f} s after "
-                "the last arrival"
-            )
-    used = int(clock[e.NOW_S] / BIN_S) + 1
+            on_progress(finished / total)
+    overloaded = None
+    if waiting:
+        late_s = until_s - float(trace.arrival_s[-1])
+        overloaded = (
+            f"overloaded: {waiting} of {total} requests had not started {late_s:.0f} s after "
+            "the last arrival"
+        )
+    end_s = until_s if waiting else settle(cluster)
     return SimulatedRun(
-        requests=engine.requests,
-        bins=engine.bins[:used],
-        end_s=float(clock[e.NOW_S]),
+        requests=cluster.requests,
+        bins=_total(cluster.bins)[: int(end_s / BIN_S) + 1],
+        end_s=end_s,
         leases_left=sum(
-            int(tier.meta[PINNED] + tier.meta[HELD])
-            for tier in (engine.hbm, engine.dram, engine.ssd)
+            int(tier.meta[:, [PINNED, HELD]].sum())
+            for tier in (cluster.hbm, cluster.dram, cluster.ssd)
         ),
         overloaded=overloaded,
     )
