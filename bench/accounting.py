@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.simulation import BIN_S, SimulatedRun
+from greencache.bench.simulation import BIN_S
 from greencache.carbon import (
     J_PER_KWH,
     Scope,
@@ -77,15 +77,9 @@ class CarbonReport:
         return self.total_operational_g + self.total_embodied_g(scope)
 
 
-def _seconds(run: SimulatedRun, start_s: float) -> NDArray[np.float64]:
-    """How much of each bin lies in the window from ``start_s`` to the end of the run."""
-    edges = np.arange(len(run.bins) + 1) * BIN_S
-    inside = np.clip(edges, start_s, run.end_s)
-    return np.diff(inside)
-
-
 def account(
-    run: SimulatedRun,
+    bins: NDArray[np.void],
+    end_s: float,
     hardware: ServingHardware,
     factors: Factors,
     grid: GridSeries,
@@ -93,37 +87,45 @@ def account(
     dram_bytes: int,
     ssd_bytes: int,
     installed: Installed,
+    replicas: int = 1,
     start_s: float = 0.0,
 ) -> CarbonReport:
     """Account a run with tiers of fixed size, from ``start_s`` (a whole bin) to its end.
 
     Parameters
     ----------
-    run, hardware:
-        What was simulated.
+    bins, end_s, hardware:
+        What was simulated, as in `SimulatedRun`: all replicas together, of such hardware each.
     factors, grid:
         What energy and hardware cost; the grid's first hour is the trace's.
     dram_bytes, ssd_bytes:
-        Capacity that the run allocated.
+        Capacity that the run allocated on each replica.
     installed:
-        Capacity that is there, for the provisioned scope.
+        Capacity that is there on each, for the provisioned scope.
+    replicas:
+        How many engines there were.
     start_s:
         End of the warm-up.
     """
-    seconds = _seconds(run, start_s)
+    edges_s = np.arange(len(bins) + 1) * BIN_S
+    seconds = np.diff(np.clip(edges_s, start_s, end_s))
     measured = seconds > 0
-    bins, seconds = run.bins[measured], seconds[measured]
+    bins, seconds = bins[measured], seconds[measured]
     window_s = float(seconds.sum())
     middle_s = (np.flatnonzero(measured) + 0.5) * BIN_S
-    intensity = grid.at(np.minimum(middle_s, run.end_s))
+    intensity = grid.at(np.minimum(middle_s, end_s))
+    dram_bytes, ssd_bytes = replicas * dram_bytes, replicas * ssd_bytes
+    installed = Installed(replicas * installed.dram_bytes, replicas * installed.ssd_bytes)
+    gpus = replicas * hardware.gpus
     busy_w = factors.host_active_w_per_gpu.value - factors.host_idle_w_per_gpu.value
     ssd_j = factors.ssd_idle_w_per_tb.value * ssd_bytes / TB * seconds
     ssd_j += factors.ssd_read_j_per_byte.value * bins["read_bytes"]
     ssd_j += factors.ssd_write_j_per_byte.value * bins["written_bytes"]
     energy_j = {
         "gpu": bins["gpu_j"],
-        "host": hardware.gpus
-        * (factors.host_idle_w_per_gpu.value * seconds + busy_w * bins["busy_s"]),
+        # Each host idles all the time, and is busy while its own engine is.
+        "host": gpus * factors.host_idle_w_per_gpu.value * seconds
+        + hardware.gpus * busy_w * bins["busy_s"],
         "dram": factors.dram_w_per_gb.value * dram_bytes / GB * seconds,
         "ssd": ssd_j,
     }
@@ -134,8 +136,8 @@ def account(
         return embodied_by_time_g(kg.value, share, window_s, lifetime_years.value)
 
     always = {
-        "gpu": machine_g(factors.gpu_kg, hardware.gpus, factors.gpu_lifetime_years),
-        "host": machine_g(factors.host_kg_per_gpu, hardware.gpus, factors.host_lifetime_years),
+        "gpu": machine_g(factors.gpu_kg, gpus, factors.gpu_lifetime_years),
+        "host": machine_g(factors.host_kg_per_gpu, gpus, factors.host_lifetime_years),
     }
     charged_dram_bytes = {Scope.ATTRIBUTABLE: dram_bytes, Scope.PROVISIONED: installed.dram_bytes}
     embodied = {

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from greencache.bench.accounting import COMPONENTS
-from greencache.bench.replay import TIERS, Measured, PlanResult, Replay
+from greencache.bench.outcome import TIERS
+from greencache.bench.replay import Measured, PlanResult, Replay
 from greencache.bench.simulation import BIN_S
 from greencache.quantities import GIB, TB
 
@@ -93,7 +94,7 @@ def _draw_carbon(axes: Axes, replay: Replay) -> None:
     labels = [_label(result) for result, _ in runs]
     scope = replay.setup.scope
     left = np.zeros(len(runs))
-    thousands = np.array([m.output_tokens / 1000 for _, m in runs])
+    thousands = np.array([m.served.output_tokens / 1000 for _, m in runs])
     kinds = {
         "operational": [m.carbon.operational_g for _, m in runs],
         "embodied": [m.carbon.embodied_g[scope] for _, m in runs],
@@ -130,7 +131,7 @@ def _draw_hits(axes: Axes, replay: Replay) -> None:
     labels = [_label(result) for result, _ in runs]
     left = np.zeros(len(runs))
     for tier in TIERS:
-        share = np.array([m.hit_rate_tokens_by_tier[tier] for _, m in runs])
+        share = np.array([m.served.hit_rate_tokens_by_tier[tier] for _, m in runs])
         axes.barh(
             labels, share, left=left, height=0.62, color=_TIER_COLOURS[tier], label=_NAMES[tier]
         )
@@ -148,17 +149,13 @@ def _draw_hits(axes: Axes, replay: Replay) -> None:
 def _draw_ttft(axes: Axes, replay: Replay) -> None:
     lines = _lines(replay)
     for result, measured in _measured(replay)[::-1]:
-        times_s = np.sort(measured.ttft_s)
-        share = np.arange(1, len(times_s) + 1) / len(times_s)
-        # Quantiles rather than every request: the plot stays small whatever the trace.
-        picked = np.unique(np.linspace(0, len(times_s) - 1, 400).astype(int))
-        axes.step(
-            times_s[picked],
-            share[picked],
-            where="post",
+        latency = measured.served.ttft
+        axes.plot(
+            latency.quantiles_s,
+            np.linspace(0.0, 1.0, len(latency.quantiles_s)),
             color=lines[result.plan].colour,
             linestyle=lines[result.plan].dashes,
-            label=f"{result.plan}: median {np.median(times_s):.2g} s",
+            label=f"{result.plan}: median {latency.percentile_s(50):.2g} s",
         )
     slo = replay.setup.slo
     axes.axvline(slo.ttft_s, color="black", linestyle=":", linewidth=1)

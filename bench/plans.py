@@ -90,4 +90,8 @@ def best_static_candidates(installed: Installed) -> list[Plan]:
     """The fixed sizes that best-static chooses from, smallest first, `full` and none included."""
     drams = sorted({round(share * installed.dram_bytes) for share in _SHARES})
     ssds = sorted({round(share * installed.ssd_bytes) for share in _SHARES})
-    return [Plan("best-static", dram_bytes=d, ssd_bytes=s) for d in drams for s in ssds]
+    return [
+        Plan("best-static", dram_bytes=dram, ssd_bytes=ssd, hindsight=True)
+        for dram in drams
+        for ssd in ssds
+    ]

@@ -1,4 +1,9 @@
-"""``greencache replay``: a trace through the simulated engine, under several plans side by side."""
+"""``greencache replay``: requests through the simulated engine, under several plans side by side.
+
+It has two halves. `simulate_plans` runs the engine, once for every plan and, for ``best-static``,
+every size that it chooses from. `value` says what that cost in carbon on a grid, with factors and
+in a scope; it takes no time, so one simulation answers for many of them.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench.accounting import CarbonReport, Installed, account
+from greencache.bench.outcome import Outcome, Served, Slo, outcome_of
 from greencache.bench.plans import Plan, best_static_candidates
 from greencache.bench.simulation import (
     BIN_S,
     Batching,
     Rejections,
-    SimulatedRun,
     StorageSetup,
     admit,
     deadline_s,
@@ -30,21 +35,35 @@ from greencache.tiers.policies import Policy
 from greencache.traces.grid import GridSeries
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["COMPILING", "PlanResult", "Replay", "ReplaySetup", "Slo", "run_replay"]
+__all__ = [
+    "COMPILING",
+    "SIMULATED_FACTORS",
+    "Measured",
+    "PlanResult",
+    "Replay",
+    "ReplaySetup",
+    "Simulated",
+    "prepare",
+    "run_replay",
+    "simulate_plans",
+    "value",
+]
 
 COMPILING = "compiling"
 """What goes before the plans."""
 
-TIERS = ("hbm", "dram", "ssd")
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """Limits on latency, and the share of requests that must meet both."""
-
-    ttft_s: float
-    tpot_s: float
-    target: float
+SIMULATED_FACTORS = frozenset(
+    {
+        "gpu_idle_w",
+        "gpu_tdp_w",
+        "gpu_prefill_power",
+        "gpu_decode_power",
+        "ssd_drive_bytes",
+        "ssd_read_bytes_per_s",
+        "ssd_write_bytes_per_s",
+    }
+)
+"""Factors that the simulation itself depends on; of the others only `value` does."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class ReplaySetup:
     hardware, factors, grid, slo:
         The engine, what things cost in carbon, the electricity and the promise to users.
     installed:
-        What DRAM and SSD the machine has.
+        What DRAM and SSD the machine of each replica has.
     policy:
         Eviction policy of every tier.
     scope:
@@ -67,6 +86,8 @@ class ReplaySetup:
         Requests that arrive before this fill the caches and are not measured; whole bins.
     batching:
         How the engine fills its steps.
+    replicas:
+        How many such engines share the requests.
     """
 
     trace: RequestTrace
@@ -79,6 +100,7 @@ class ReplaySetup:
     scope: Scope
     warmup_s: float
     batching: Batching = field(default_factory=Batching)
+    replicas: int = 1
 
     @property
     def mean_gco2_per_kwh(self) -> float:
@@ -88,11 +110,34 @@ class ReplaySetup:
 
 
 @dataclass(frozen=True)
-class PlanResult:
-    """One plan's run over the measured window. Arrays have one entry a measured request.
+class Measured:
+    """What a run that kept up gave its users, and what that cost."""
 
-    An overloaded run has only ``plan``, ``invalid_because`` and the capacities: no number of it
-    means anything.
+    served: Served
+    carbon: CarbonReport
+    grams: float
+    """Operational and embodied, in the replay's scope."""
+    sci_g_per_1k_output_tokens: float
+    ssd_bytes_written: float
+    ssd_bytes_dropped: float
+    used_bytes: dict[str, NDArray[np.float64]]
+    """Bytes of KV in DRAM and SSD at the end of each bin, warm-up included, over all replicas."""
+    gpu_w: NDArray[np.float64]
+    """Mean power of all GPUs in each bin, warm-up included."""
+    prefill_j_per_token: NDArray[np.float64]
+    """Energy that a prompt token added to what else the GPUs did, in each bin; NaN if there were
+    none."""
+    marginal_prefill_j_per_token: float
+    """The same over the whole measured window."""
+    average_prefill_j_per_token: float
+    """All energy of the GPUs over all prompt tokens computed in the measured window."""
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """One plan's run over the measured window.
+
+    An overloaded run has only a plan and a reason: no number of it means anything.
     """
 
     plan: str
@@ -108,38 +153,48 @@ class PlanResult:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What was measured of a run that kept up."""
+class Simulated:
+    """What the engine did under every plan, whatever that costs.
 
-    requests: int
-    output_tokens: int
-    hit_rate_tokens: float
-    hit_rate_tokens_by_tier: dict[str, float]
-    ttft_s: NDArray[np.float64]
-    tpot_s: NDArray[np.float64]
-    """Of requests with two output tokens or more."""
-    slo_attainment: float
-    carbon: CarbonReport
-    ssd_bytes_written: float
-    ssd_bytes_dropped: float
-    used_bytes: dict[str, NDArray[np.float64]]
-    """Bytes of KV in DRAM and SSD at the end of each bin, warm-up included."""
-    grams: float
-    """Operational and embodied, in the replay's scope."""
-    sci_g_per_1k_output_tokens: float
+    Attributes
+    ----------
+    setup:
+        What it was run with; grid, scope and most factors played no part.
+    rejections:
+        Requests that the engine cannot serve at all.
+    outcomes:
+        For each plan, in the order asked for, its run; for a plan in hindsight those of all sizes
+        that it chooses from.
+    block_accesses:
+        Blocks looked up, over all simulations.
+    simulating_s:
+        Wall time of all simulations together, without compiling.
+    """
+
+    setup: ReplaySetup
+    rejections: Rejections
+    outcomes: dict[str, list[Outcome]]
+    block_accesses: int
+    simulating_s: float
+
+    @property
+    def simulations(self) -> int:
+        """How often the engine was run."""
+        return sum(len(outcomes) for outcomes in self.outcomes.values())
 
 
 @dataclass(frozen=True)
 class Replay:
     """What a replay gave."""
 
+    simulated: Simulated
     setup: ReplaySetup
-    rejections: Rejections
     results: list[PlanResult]
-    simulations: int
-    block_accesses: int
-    simulating_s: float
-    """Wall time of all simulations together, without compiling."""
+
+    @property
+    def rejections(self) -> Rejections:
+        """Requests that the engine cannot serve at all."""
+        return self.simulated.rejections
 
     def result(self, plan: str) -> PlanResult | None:
         """The run of a plan, if it was asked for."""
@@ -153,61 +208,86 @@ class Replay:
         return 1 - _sci(result) / _sci(other)
 
 
-def _latencies(
-    requests: NDArray[np.void],
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
-    ttft_s = requests["first_token_s"] - requests["arrival_s"]
-    later = requests["output_tokens"] - 1
-    several = later > 0
-    tpot_s = (requests["finish_s"] - requests["first_token_s"])[several] / later[several]
-    return ttft_s, tpot_s, several
+def _sci(result: PlanResult) -> float:
+    assert result.measured is not None
+    return result.measured.sci_g_per_1k_output_tokens
 
 
-def _measure(setup: ReplaySetup, run: SimulatedRun, dram_bytes: int, ssd_bytes: int) -> Measured:
-    requests = run.requests[run.requests["arrival_s"] >= setup.warmup_s]
-    ttft_s, tpot_s, several = _latencies(requests)
-    kept = ttft_s <= setup.slo.ttft_s
-    kept[several] &= tpot_s <= setup.slo.tpot_s
-    tokens = setup.trace.block_tokens / requests["input_tokens"].sum()
-    by_tier = {tier: float(requests[f"{tier}_blocks"].sum() * tokens) for tier in TIERS}
+def _value_one(setup: ReplaySetup, outcome: Outcome) -> PlanResult:
+    plan, served, bins = outcome.plan, outcome.served, outcome.bins
+    if served is None:
+        return PlanResult(plan.name, plan.dram_bytes, plan.ssd_bytes, outcome.invalid_because, None)
     carbon = account(
-        run,
+        bins,
+        outcome.end_s,
         setup.hardware,
         setup.factors,
         setup.grid,
-        dram_bytes=dram_bytes,
-        ssd_bytes=ssd_bytes,
+        dram_bytes=plan.dram_bytes,
+        ssd_bytes=plan.ssd_bytes,
         installed=setup.installed,
+        replicas=setup.replicas,
         start_s=setup.warmup_s,
     )
-    output_tokens = int(requests["output_tokens"].sum())
-    window = run.bins[int(setup.warmup_s / BIN_S) :]
+    window = bins[int(setup.warmup_s / BIN_S) :]
+    computed = max(float(window["prefill_tokens"].sum()), 1.0)
+    bins_s = np.minimum(BIN_S, outcome.end_s - np.arange(len(bins)) * BIN_S)
     block_bytes = setup.hardware.layout.block_bytes
-    return Measured(
-        requests=len(requests),
-        output_tokens=output_tokens,
-        hit_rate_tokens=sum(by_tier.values()),
-        hit_rate_tokens_by_tier=by_tier,
-        ttft_s=ttft_s,
-        tpot_s=tpot_s,
-        slo_attainment=float(kept.mean()),
+    with np.errstate(invalid="ignore"):
+        prefill_j_per_token = bins["prefill_j"] / bins["prefill_tokens"]
+    measured = Measured(
+        served=served,
         carbon=carbon,
-        ssd_bytes_written=float(window["written_bytes"].sum()),
-        ssd_bytes_dropped=float(window["dropped_bytes"].sum()),
-        used_bytes={tier: run.bins[f"{tier}_blocks"] * block_bytes for tier in ("dram", "ssd")},
         grams=carbon.total_g(setup.scope),
         sci_g_per_1k_output_tokens=sci_g(
-            carbon.total_operational_g, carbon.total_embodied_g(setup.scope), output_tokens
+            carbon.total_operational_g, carbon.total_embodied_g(setup.scope), served.output_tokens
         ),
+        ssd_bytes_written=float(window["written_bytes"].sum()),
+        ssd_bytes_dropped=float(window["dropped_bytes"].sum()),
+        used_bytes={tier: bins[f"{tier}_blocks"] * block_bytes for tier in ("dram", "ssd")},
+        gpu_w=bins["gpu_j"] / np.maximum(bins_s, 1e-9),
+        prefill_j_per_token=prefill_j_per_token,
+        marginal_prefill_j_per_token=float(window["prefill_j"].sum()) / computed,
+        average_prefill_j_per_token=float(window["gpu_j"].sum()) / computed,
     )
+    return PlanResult(plan.name, plan.dram_bytes, plan.ssd_bytes, outcome.invalid_because, measured)
 
 
-def _run_plan(
+def _best(setup: ReplaySetup, outcomes: list[Outcome]) -> PlanResult:
+    """The valid one with the least grams per output token; the last one's reason if none is."""
+    results = [_value_one(setup, outcome) for outcome in outcomes if outcome.valid]
+    if results:
+        return min(results, key=_sci)
+    last = outcomes[-1]
+    because = (
+        f"none of {len(outcomes)} fixed sizes is valid; at the largest: {last.invalid_because}"
+    )
+    return PlanResult(last.plan.name, last.plan.dram_bytes, last.plan.ssd_bytes, because, None)
+
+
+def value(simulated: Simulated, setup: ReplaySetup) -> Replay:
+    """What simulated plans cost on the grid, with the factors and in the scope of a setup.
+
+    Parameters
+    ----------
+    simulated:
+        What the engine did.
+    setup:
+        As the one it ran with, but for grid, scope and factors that `SIMULATED_FACTORS` leaves out.
+    """
+    results = [
+        _best(setup, outcomes) if outcomes[0].plan.hindsight else _value_one(setup, outcomes[0])
+        for outcomes in simulated.outcomes.values()
+    ]
+    return Replay(simulated, setup, results)
+
+
+def _simulate_plan(
     setup: ReplaySetup,
     admitted: RequestTrace,
     plan: Plan,
     on_progress: Callable[[float], None] | None = None,
-) -> PlanResult:
+) -> Outcome:
     drives = max(1, setup.factors.drives(plan.ssd_bytes))
     storage = StorageSetup(
         reuse_hbm=plan.reuse_hbm,
@@ -218,47 +298,123 @@ def _run_plan(
         ssd_write_bytes_per_s=drives * setup.factors.ssd_write_bytes_per_s.value,
     )
     run = simulate(
-        admitted, setup.hardware, storage, batching=setup.batching, on_progress=on_progress
+        admitted,
+        setup.hardware,
+        storage,
+        batching=setup.batching,
+        replicas=setup.replicas,
+        on_progress=on_progress,
     )
-    if run.overloaded is not None:
-        return PlanResult(plan.name, plan.dram_bytes, plan.ssd_bytes, run.overloaded, None)
-    measured = _measure(setup, run, plan.dram_bytes, plan.ssd_bytes)
-    late = None
-    if measured.slo_attainment < setup.slo.target:
-        late = (
-            f"SLO missed: {measured.slo_attainment:.1%} of requests within TTFT "
-            f"{setup.slo.ttft_s:g} s and TPOT {setup.slo.tpot_s:g} s, target {setup.slo.target:.0%}"
-        )
-    return PlanResult(plan.name, plan.dram_bytes, plan.ssd_bytes, late, measured)
+    block_bytes = setup.hardware.layout.block_bytes
+    return outcome_of(
+        run,
+        plan,
+        setup.slo,
+        warmup_s=setup.warmup_s,
+        block_tokens=admitted.block_tokens,
+        capacity_blocks={
+            "dram": setup.replicas * (plan.dram_bytes // block_bytes),
+            "ssd": setup.replicas * (plan.ssd_bytes // block_bytes),
+        },
+    )
 
 
-def _best_static(
-    setup: ReplaySetup, admitted: RequestTrace, on_progress: Callable[[float], None]
-) -> tuple[PlanResult, int]:
-    """The valid fixed size with the least grams per output token, in hindsight; how many tried."""
-    candidates = best_static_candidates(setup.installed)
-    best: PlanResult | None = None
-    last: PlanResult | None = None
+def _simulate_candidates(
+    setup: ReplaySetup,
+    admitted: RequestTrace,
+    candidates: list[Plan],
+    threads: int,
+    on_progress: Callable[[float], None],
+) -> list[Outcome]:
+    outcomes = []
     # The engine runs without the GIL, so threads are enough.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        tried = pool.map(lambda plan: _run_plan(setup, admitted, plan), candidates)
-        for done, last in enumerate(tried, 1):
-            if last.valid and (best is None or _sci(last) < _sci(best)):
-                best = last
-            on_progress(done / len(candidates))
-    if best is None:
-        assert last is not None
-        because = (
-            f"none of {len(candidates)} fixed sizes is valid; at the largest: "
-            f"{last.invalid_because}"
+    with ThreadPoolExecutor(threads) as pool:
+        for outcome in pool.map(lambda plan: _simulate_plan(setup, admitted, plan), candidates):
+            outcomes.append(outcome)
+            on_progress(len(outcomes) / len(candidates))
+    return outcomes
+
+
+def prepare(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
+    """The requests that the engine can serve, checked before anything long is begun.
+
+    Raises
+    ------
+    InputError
+        If no request can be served, none arrives after the warm-up, or the grid ends too early.
+    """
+    admitted, rejections = admit(setup.trace, setup.hardware)
+    if admitted.arrival_s[-1] < setup.warmup_s:
+        raise InputError(
+            f"no request arrives after a warm-up of {setup.warmup_s:g} s: the trace lasts "
+            f"{setup.trace.duration_s:g} s"
         )
-        best = PlanResult("best-static", last.dram_bytes, last.ssd_bytes, because, None)
-    return best, len(candidates)
+    setup.grid.at(np.array([0.0, deadline_s(admitted)]))
+    admitted.block_ids  # noqa: B018 - computed once, before threads ask for it
+    return admitted, rejections
 
 
-def _sci(result: PlanResult) -> float:
-    assert result.measured is not None
-    return result.measured.sci_g_per_1k_output_tokens
+def simulate_plans(
+    setup: ReplaySetup,
+    plans: Sequence[Plan],
+    *,
+    threads: int | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
+    clock: Callable[[], float],
+) -> Simulated:
+    """Run the engine under every plan.
+
+    Parameters
+    ----------
+    setup:
+        What to run with.
+    plans:
+        In the order of the results.
+    threads:
+        For the sizes of plans in hindsight; by default one for each processor.
+    on_progress:
+        Called now and then with a plan's name, or `COMPILING`, and the share of it that is done.
+    clock:
+        Wall clock, to report how fast the simulation is.
+
+    Raises
+    ------
+    InputError
+        As `prepare` does.
+    """
+
+    def report(name: str, share: float) -> None:
+        if on_progress is not None:
+            on_progress(name, share)
+
+    admitted, rejections = prepare(setup)
+    # One request first, so that compiling is not counted as simulating: seconds, the first time.
+    report(COMPILING, 0.0)
+    simulate(admitted.select(np.arange(len(admitted)) == 0), setup.hardware, StorageSetup())
+    report(COMPILING, 1.0)
+    began_s = clock()
+    outcomes: dict[str, list[Outcome]] = {}
+    for plan in plans:
+
+        def advanced(share: float, name: str = plan.name) -> None:
+            report(name, share)
+
+        if plan.hindsight:
+            candidates = best_static_candidates(setup.installed)
+            outcomes[plan.name] = _simulate_candidates(
+                setup, admitted, candidates, threads or os.cpu_count() or 1, advanced
+            )
+        else:
+            outcomes[plan.name] = [_simulate_plan(setup, admitted, plan, advanced)]
+        advanced(1.0)
+    simulations = sum(len(each) for each in outcomes.values())
+    return Simulated(
+        setup=setup,
+        rejections=rejections,
+        outcomes=outcomes,
+        block_accesses=simulations * int(admitted.full_blocks.sum()),
+        simulating_s=clock() - began_s,
+    )
 
 
 def run_replay(
@@ -268,61 +424,5 @@ def run_replay(
     on_progress: Callable[[str, float], None] | None = None,
     clock: Callable[[], float],
 ) -> Replay:
-    """Run every plan over the trace.
-
-    Parameters
-    ----------
-    setup:
-        What to run with.
-    plans:
-        In the order of the results.
-    on_progress:
-        Called now and then with a plan's name, or `COMPILING`, and the share of it that is done.
-    clock:
-        Wall clock, to report how fast the simulation is.
-
-    Raises
-    ------
-    InputError
-        If no request can be served, or none arrives after the warm-up.
-    """
-    admitted, rejections = admit(setup.trace, setup.hardware)
-    if admitted.arrival_s[-1] < setup.warmup_s:
-        raise InputError(
-            f"no request arrives after a warm-up of {setup.warmup_s:g} s: the trace lasts "
-            f"{setup.trace.duration_s:g} s"
-        )
-    # The grid must reach to where the last answer may end, before anything long is begun.
-    setup.grid.at(np.array([0.0, deadline_s(admitted)]))
-    admitted.block_ids  # noqa: B018 - computed once, before threads ask for it
-    # One request first, so that compiling is not counted as simulating: seconds, the first time.
-    if on_progress is not None:
-        on_progress(COMPILING, 0.0)
-    simulate(admitted.select(np.arange(len(admitted)) == 0), setup.hardware, StorageSetup())
-    if on_progress is not None:
-        on_progress(COMPILING, 1.0)
-    began_s = clock()
-    results: list[PlanResult] = []
-    simulations = 0
-    for plan in plans:
-
-        def report(share: float, name: str = plan.name) -> None:
-            if on_progress is not None:
-                on_progress(name, share)
-
-        if plan.hindsight:
-            best, tried = _best_static(setup, admitted, report)
-            results.append(best)
-            simulations += tried
-        else:
-            results.append(_run_plan(setup, admitted, plan, report))
-            simulations += 1
-        report(1.0)
-    return Replay(
-        setup=setup,
-        rejections=rejections,
-        results=results,
-        simulations=simulations,
-        block_accesses=simulations * int(admitted.full_blocks.sum()),
-        simulating_s=clock() - began_s,
-    )
+    """Run every plan and value it; as `simulate_plans` and `value`."""
+    return value(simulate_plans(setup, plans, on_progress=on_progress, clock=clock), setup)

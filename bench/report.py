@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
@@ -29,12 +28,15 @@ def _headline(replay: Replay) -> list[str]:
     sentences = []
     both_valid = full and base and full.valid and base.valid
     if full and base and both_valid and full.measured and base.measured:
-        faster = 1 - np.median(full.measured.ttft_s) / np.median(base.measured.ttft_s)
+        served = [full.measured.served, base.measured.served]
+        hits = [each.hit_rate_tokens for each in served]
+        ttft_s = [each.ttft.percentile_s(50) for each in served]
+        faster = 1 - ttft_s[0] / ttft_s[1]
         energy = 1 - full.measured.carbon.total_energy_kwh / base.measured.carbon.total_energy_kwh
         carbon = _change(replay.saving(full, "hbm-only") or 0.0)
         sentences.append(
-            f"Keeping everything (full) serves {full.measured.hit_rate_tokens:.1%} of prompt "
-            f"tokens from cache against {base.measured.hit_rate_tokens:.1%} in HBM alone. "
+            f"Keeping everything (full) serves {hits[0]:.1%} of prompt tokens from cache "
+            f"against {hits[1]:.1%} in HBM alone. "
             f"Median TTFT is {_change(faster)}, energy {_change(energy)}, carbon {carbon}, per "
             "output token."
         )
@@ -73,10 +75,11 @@ def _row(replay: Replay, result: PlanResult) -> dict[str, object]:
     measured = result.measured
     row: dict[str, object] = {"result": result, "measured": measured}
     if measured is not None:
-        carbon = measured.carbon
+        carbon, served = measured.carbon, measured.served
         row |= {
-            "ttft": np.percentile(measured.ttft_s, [50, 90, 99]),
-            "tpot": np.percentile(measured.tpot_s, [50, 90]) if len(measured.tpot_s) else None,
+            "served": served,
+            "ttft": [served.ttft.percentile_s(percent) for percent in (50, 90, 99)],
+            "tpot": served.tpot and [served.tpot.percentile_s(percent) for percent in (50, 90)],
             "operational_g": carbon.total_operational_g,
             "embodied_g": carbon.total_embodied_g(scope),
             "energy_kwh": carbon.total_energy_kwh,

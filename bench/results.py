@@ -12,7 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench.accounting import COMPONENTS, CarbonReport
+from greencache.bench.outcome import Latency
 from greencache.bench.replay import Measured, PlanResult, Replay
+from greencache.bench.simulation import BIN_S
 from greencache.carbon import Scope
 
 __all__ = ["SCHEMA", "as_json"]
@@ -37,15 +39,34 @@ _UNMEASURED = dict.fromkeys(
         "ssd_bytes_written",
         "ssd_bytes_dropped",
         "ssd_drives_bound_by_wear",
+        "preemptions",
+        "stationary",
+        "content_growth",
+        "prefill_j_per_token",
+        "over_time",
     )
 )
 
 
-def _summary(values: NDArray[np.float64]) -> dict[str, float] | None:
-    if len(values) == 0:
+def _summary(latency: Latency | None) -> dict[str, float] | None:
+    if latency is None:
         return None
-    p50, p90, p99 = np.percentile(values, [50, 90, 99])
-    return {"mean": float(values.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
+    percentiles = {f"p{percent}": latency.percentile_s(percent) for percent in (50, 90, 99)}
+    return {"mean": latency.mean_s, **percentiles}
+
+
+def _over_time(measured: Measured) -> dict[str, Any]:
+    """What changes over a run, warm-up included; null where there was nothing to measure."""
+
+    def rounded(values: NDArray[np.float64]) -> list[float | None]:
+        return [float(f"{value:.6g}") if np.isfinite(value) else None for value in values]
+
+    return {
+        "bin_s": BIN_S,
+        "gpu_w": rounded(measured.gpu_w),
+        "marginal_prefill_j_per_token": rounded(measured.prefill_j_per_token),
+        "used_bytes": {tier: used.tolist() for tier, used in measured.used_bytes.items()},
+    }
 
 
 def _carbon(report: CarbonReport, scope: Scope) -> dict[str, Any]:
@@ -62,24 +83,32 @@ def _carbon(report: CarbonReport, scope: Scope) -> dict[str, Any]:
 
 
 def _measured(measured: Measured, scope: Scope) -> dict[str, Any]:
-    report = measured.carbon
+    report, served = measured.carbon, measured.served
     return {
-        "requests": measured.requests,
-        "output_tokens": measured.output_tokens,
-        "hit_rate_tokens": measured.hit_rate_tokens,
-        "hit_rate_tokens_by_tier": measured.hit_rate_tokens_by_tier,
-        "ttft_s": _summary(measured.ttft_s),
-        "tpot_s": _summary(measured.tpot_s),
-        "slo_attainment": measured.slo_attainment,
+        "requests": served.requests,
+        "output_tokens": served.output_tokens,
+        "hit_rate_tokens": served.hit_rate_tokens,
+        "hit_rate_tokens_by_tier": served.hit_rate_tokens_by_tier,
+        "ttft_s": _summary(served.ttft),
+        "tpot_s": _summary(served.tpot),
+        "slo_attainment": served.slo_attainment,
+        "preemptions": served.preemptions,
+        "stationary": served.stationary,
+        "content_growth": served.content_growth,
         "energy_kwh": report.total_energy_kwh,
         "energy_kwh_by_component": report.energy_kwh,
         "carbon_g": _carbon(report, scope),
         "carbon_g_by_scope": {str(each): _carbon(report, each) for each in Scope},
         "sci_g_per_1k_output_tokens": measured.sci_g_per_1k_output_tokens,
-        "sci_g_per_request": measured.grams / measured.requests,
+        "sci_g_per_request": measured.grams / served.requests,
+        "prefill_j_per_token": {
+            "marginal": measured.marginal_prefill_j_per_token,
+            "average": measured.average_prefill_j_per_token,
+        },
         "ssd_bytes_written": measured.ssd_bytes_written,
         "ssd_bytes_dropped": measured.ssd_bytes_dropped,
         "ssd_drives_bound_by_wear": report.wear_bound_drives,
+        "over_time": _over_time(measured),
     }
 
 
@@ -107,7 +136,7 @@ def _run(replay: Replay, result: PlanResult) -> dict[str, Any]:
 
 def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
     """Everything about a replay, ready for ``json.dump``."""
-    setup = replay.setup
+    setup, simulated = replay.setup, replay.simulated
     trace, hardware, grid = setup.trace, setup.hardware, setup.grid
     return {
         "schema": SCHEMA,
@@ -133,6 +162,7 @@ def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
         },
         "model": hardware.model.name,
         "hardware": hardware.name,
+        "replicas": setup.replicas,
         "weight_dtype": hardware.weight_dtype,
         "kv_dtype": hardware.layout.dtype,
         "max_batched_tokens": setup.batching.max_batched_tokens,
@@ -146,12 +176,12 @@ def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
             "target": setup.slo.target,
         },
         "boundary": (
-            "GPUs, host and cache tiers of one engine; operational energy times PUE; embodied by "
+            "GPUs, hosts and cache tiers of all engines; operational energy times PUE; embodied by "
             "time, SSD by age or wear. Network, building and end of life are left out."
         ),
         "factors": setup.factors.as_json(),
         "runs": [_run(replay, result) for result in replay.results],
         "wall_s": wall_s,
-        "simulations": replay.simulations,
-        "block_accesses_per_s": replay.block_accesses / max(replay.simulating_s, 1e-9),
+        "simulations": simulated.simulations,
+        "block_accesses_per_s": simulated.block_accesses / max(simulated.simulating_s, 1e-9),
     }

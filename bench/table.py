@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from greencache.bench.replay import TIERS, PlanResult, Replay
+from greencache.bench.outcome import STEADY_GROWTH, TIERS, Latency, Served
+from greencache.bench.replay import PlanResult, Replay
 from greencache.catalog import Quantity
 from greencache.quantities import format_bytes
 
@@ -28,11 +27,13 @@ _SPARED = {1, 2, 5, 6, 7, 8}
 def _heading(replay: Replay) -> list[str]:
     setup = replay.setup
     trace, hardware, grid = setup.trace, setup.hardware, setup.grid
+    replicas = f"{setup.replicas} replicas of " if setup.replicas > 1 else ""
     lines = [
         f"{trace.name}: {len(trace):,} requests in {trace.duration_s:,.0f} s"
         f" ({trace.input_tokens.sum() / 1e6:,.1f} M prompt tokens,"
         f" {trace.output_tokens.sum() / 1e6:,.1f} M output tokens)",
-        f"{hardware.model.title} on {hardware.name} (simulated), {hardware.weight_dtype} weights,"
+        f"{hardware.model.title} on {replicas}{hardware.name} (simulated),"
+        f" {hardware.weight_dtype} weights,"
         f" {hardware.layout.dtype} KV, policy {setup.policy}",
         f"{grid.zone} from {grid.start:%Y-%m-%d %H:%M} UTC,"
         f" mean {setup.mean_gco2_per_kwh:.0f} gCO2e/kWh ({grid.kind}, average; {grid.source})",
@@ -47,11 +48,10 @@ def _heading(replay: Replay) -> list[str]:
     return [*lines, *notes]
 
 
-def _latency(values: NDArray[np.float64], scale: float) -> str:
-    if len(values) == 0:
+def _latency(latency: Latency | None, scale: float) -> str:
+    if latency is None:
         return "-"
-    p50, p90 = np.percentile(values, [50, 90]) * scale
-    return f"{p50:.3g} / {p90:.3g}"
+    return " / ".join(f"{latency.percentile_s(percent) * scale:.3g}" for percent in (50, 90))
 
 
 def _size(count: int) -> str:
@@ -63,7 +63,7 @@ def _row(replay: Replay, result: PlanResult) -> list[str]:
     measured = result.measured
     if measured is None:
         return [result.plan, *sizes, *["-"] * 7, "invalid"]
-    carbon = measured.carbon
+    carbon, served = measured.carbon, measured.served
     saving = replay.saving(result, _COMPARATOR)
     if not result.valid:
         versus = "invalid"
@@ -74,10 +74,10 @@ def _row(replay: Replay, result: PlanResult) -> list[str]:
     return [
         result.plan,
         *sizes,
-        f"{measured.hit_rate_tokens:.1%}",
-        _latency(measured.ttft_s, 1.0),
-        _latency(measured.tpot_s, 1e3),
-        f"{measured.slo_attainment:.1%}",
+        f"{served.hit_rate_tokens:.1%}",
+        _latency(served.ttft, 1.0),
+        _latency(served.tpot, 1e3),
+        f"{served.slo_attainment:.1%}",
         f"{carbon.total_operational_g:,.0f}",
         f"{carbon.total_embodied_g(replay.setup.scope):,.0f}",
         f"{measured.sci_g_per_1k_output_tokens:.4g}",
@@ -120,6 +120,7 @@ def replay_table(replay: Replay, *, width: int = WIDE) -> Group:
         f" {factors.ssd_lifetime_years.value:g} years or by wear, whichever is more;"
         f" DRAM {factors.dram_kg_per_gb.value:g} kg/GB; PUE {factors.pue.value:g}.",
     ]
+    footer += _still_filling(replay)
     footer += [
         f"{result.plan} is invalid: {result.invalid_because}"
         for result in replay.results
@@ -127,6 +128,29 @@ def replay_table(replay: Replay, *, width: int = WIDE) -> Group:
     ]
     head = Text("\n".join(_heading(replay)), style="dim")
     return Group(head, Text(), table, Text(), Text("\n".join(footer), style="dim"))
+
+
+def _still_filling(replay: Replay) -> list[str]:
+    """A line of the plans that were measured before their tiers were warm, if there are any."""
+    filling = [
+        f"{result.plan} ({', '.join(tiers)})"
+        for result in replay.results
+        if result.measured is not None and (tiers := _growing(result.measured.served))
+    ]
+    if not filling:
+        return []
+    return [
+        f"Still filling while measured: {'; '.join(filling)}. A longer warm-up would show them as"
+        " they stay."
+    ]
+
+
+def _growing(served: Served) -> list[str]:
+    return [
+        f"{tier.upper()} by {growth:.0%} of its capacity"
+        for tier, growth in served.content_growth.items()
+        if growth is not None and growth > STEADY_GROWTH
+    ]
 
 
 def _published(factor: Quantity) -> str:
@@ -138,8 +162,8 @@ def _published(factor: Quantity) -> str:
 def _tiers(replay: Replay) -> str:
     parts = []
     for result in replay.results:
-        if result.measured is not None and result.measured.hit_rate_tokens > 0:
-            by_tier = result.measured.hit_rate_tokens_by_tier
+        if result.measured is not None and result.measured.served.hit_rate_tokens > 0:
+            by_tier = result.measured.served.hit_rate_tokens_by_tier
             shares = ", ".join(f"{tier.upper()} {by_tier[tier]:.1%}" for tier in TIERS)
             parts.append(f"{result.plan} {shares}")
     return "; ".join(parts) or "no hits"

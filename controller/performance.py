@@ -22,7 +22,7 @@ its memory are busy. Efficiencies and power shares are in the catalog, with thei
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from greencache.blocks import DTYPE_BYTES, KVLayout
@@ -136,6 +136,17 @@ class ServingHardware:
     kv_bytes: float
     host_link_bytes_per_s: float
 
+    def powered_by(self, factors: Factors) -> ServingHardware:
+        """The same hardware with the power that ``factors`` say.
+
+        Raises
+        ------
+        InputError
+            If idle power is not below design power.
+        """
+        rates = self.rates._replace(**_power(factors, self.gpus))
+        return replace(self, rates=rates)
+
 
 def parse_hardware(text: str) -> tuple[int, str]:
     """Split ``4xH100`` into a count and a GPU's name; without a count it is one.
@@ -152,6 +163,19 @@ def parse_hardware(text: str) -> tuple[int, str]:
     if gpus not in (1, 2, 4, 8):
         raise InputError(f"{text!r}: an engine runs on 1, 2, 4 or 8 GPUs of a host, not {gpus}")
     return gpus, match[2]
+
+
+def _power(factors: Factors, gpus: int) -> dict[str, float]:
+    """The fields of `Rates` that say what all GPUs draw."""
+    above_idle_w = gpus * (factors.gpu_tdp_w.value - factors.gpu_idle_w.value)
+    if above_idle_w <= 0:
+        raise InputError("a GPU's design power (gpu_tdp_w) must exceed its idle power (gpu_idle_w)")
+    return {
+        "idle_w": gpus * factors.gpu_idle_w.value,
+        "compute_w": above_idle_w * factors.gpu_prefill_power.value,
+        "memory_w": above_idle_w * factors.gpu_decode_power.value,
+        "limit_w": gpus * factors.gpu_tdp_w.value,
+    }
 
 
 def serving_hardware(
@@ -192,10 +216,6 @@ def serving_hardware(
     if gpus > 1:
         moved = model.layers * 2 * (2 * (gpus - 1) / gpus) * model.hidden * _ACTIVATION_BYTES
         link_s_per_token = moved / (gpu["peer_bytes_per_s"].value * link)
-    power = factors or Factors.of(catalog, gpu)
-    above_idle_w = gpus * (power.gpu_tdp_w.value - power.gpu_idle_w.value)
-    if above_idle_w <= 0:
-        raise InputError("a GPU's design power (gpu_tdp_w) must exceed its idle power (gpu_idle_w)")
     rates = Rates(
         flops_per_token=2.0 * model.layer_parameters,
         flops_per_sample=2.0 * model.head_parameters,
@@ -206,10 +226,7 @@ def serving_hardware(
         bytes_per_s=gpus * gpu["memory_bytes_per_s"].value * efficiency["decode_memory"].value,
         link_s_per_token=link_s_per_token,
         overhead_s=efficiency["step_overhead_s"].value,
-        idle_w=gpus * power.gpu_idle_w.value,
-        compute_w=above_idle_w * power.gpu_prefill_power.value,
-        memory_w=above_idle_w * power.gpu_decode_power.value,
-        limit_w=gpus * power.gpu_tdp_w.value,
+        **_power(factors or Factors.of(catalog, gpu), gpus),
     )
     return ServingHardware(
         name=f"{gpus}x{gpu.name}",

@@ -10,8 +10,9 @@ from pathlib import Path
 from rich.console import Console
 
 from greencache.bench.accounting import Installed
+from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
-from greencache.bench.replay import COMPILING, Replay, ReplaySetup, Slo, run_replay
+from greencache.bench.replay import COMPILING, Replay, ReplaySetup, run_replay
 from greencache.bench.results import as_json
 from greencache.bench.simulation import BIN_S, Batching
 from greencache.bench.table import WIDE, replay_table
