@@ -73,7 +73,7 @@ REQUEST = np.dtype(
         ("replica", np.int32),
         # Where it stands.
         ("next", np.int32),  # behind it in the queue
-        ("started", np.int64),  # how many were before it, or `NOBODY` if it never has
+        ("started", np.int64),  # how many were before it
         ("ready_s", np.float64),  # when its hits are in HBM
         ("computed", np.int64),  # tokens of its context in HBM, while it prefills
         ("expected", np.int64),  # tokens it adds to the backlog while it waits

@@ -35,9 +35,9 @@ SSD_BACKLOG_S = 10.0
 
 DRAIN_S = 60.0
 DRAIN_SHARE = 0.02
-"""Every request must have started this long after the last arrival, or this share of the trace's
-span if that is longer; else the engine is overloaded: its queue grows as long as the trace lasts,
-and a latency read off it would only measure the trace."""
+"""Every request must have its first token this long after the last arrival, or this share of the
+trace's span if that is longer; else the engine is overloaded: its queue grows as long as the trace
+lasts, and a latency read off it would only measure the trace."""
 
 _SLACK_S = 3600.0
 """No single step takes longer."""
@@ -145,9 +145,13 @@ def admit(trace: RequestTrace, hardware: ServingHardware) -> tuple[RequestTrace,
     return trace.select(~(too_long | too_large)), rejections
 
 
-def deadline_s(trace: RequestTrace) -> float:
-    """When every request must have started, or the engine is overloaded."""
-    return float(trace.arrival_s[-1]) + max(DRAIN_S, DRAIN_SHARE * trace.duration_s)
+def deadline_s(trace: RequestTrace, drain_s: float = DRAIN_S) -> float:
+    """When every request must have its first token, or the engine is overloaded.
+
+    That is ``drain_s`` after the last arrival, or `DRAIN_SHARE` of the trace's span if that is
+    longer.
+    """
+    return float(trace.arrival_s[-1]) + max(drain_s, DRAIN_SHARE * trace.duration_s)
 
 
 def _tier(
@@ -180,7 +184,6 @@ def _requests(trace: RequestTrace) -> NDArray[np.void]:
     requests["reusable"] = trace.reusable_blocks
     requests["first_token_s"] = np.nan
     requests["finish_s"] = np.nan
-    requests["started"] = e.NOBODY
     return requests
 
 
@@ -256,6 +259,7 @@ def simulate(
     *,
     batching: Batching | None = None,
     replicas: int = 1,
+    drain_s: float = DRAIN_S,
     on_progress: Callable[[float], None] | None = None,
 ) -> SimulatedRun:
     """Serve a trace of admissible requests (see `admit`) from cold caches.
@@ -269,11 +273,13 @@ def simulate(
         How the engine fills its steps; by default as `Batching` says.
     replicas:
         How many such engines share the requests, each with such tiers of its own.
+    drain_s:
+        As for `deadline_s`.
     on_progress:
         Called now and then with the share of requests finished.
     """
     cluster = _cluster(trace, hardware, storage, batching or Batching(), replicas)
-    total, latest_s = len(trace), deadline_s(trace)
+    total, latest_s = len(trace), deadline_s(trace, drain_s)
     chunk_s = max(trace.duration_s / 20, 30.0)
     until_s = 0.0
     finished = waiting = 0
@@ -284,14 +290,14 @@ def simulate(
         advance(cluster, until_s)
         finished = int(cluster.counts[:, e.FINISHED].sum())
         if until_s >= latest_s:
-            waiting = int((cluster.requests["started"] == e.NOBODY).sum())
+            waiting = int(np.isnan(cluster.requests["first_token_s"]).sum())
         if on_progress is not None:
             on_progress(finished / total)
     overloaded = None
     if waiting:
         late_s = until_s - float(trace.arrival_s[-1])
         overloaded = (
-            f"overloaded: {waiting} of {total} requests had not started {late_s:.0f} s after "
+            f"overloaded: {waiting} of {total} requests had no token {late_s:.0f} s after "
             "the last arrival"
         )
     end_s = until_s if waiting else settle(cluster)
