@@ -7,6 +7,7 @@
     + SettingsError       a setting, named by its variable
     + TraceError          a request trace, with file and line
     + GridError           a carbon-intensity series, with file and line
+    + LoadError           a series of request rates, with file and line
   - OutputError           a result could not be written (command line: exit 1)
   - BlockStateError       a transaction used out of order: commit twice, release twice
 """
@@ -22,6 +23,7 @@ __all__ = [
     "GreenCacheError",
     "GridError",
     "InputError",
+    "LoadError",
     "OutputError",
     "QuantityError",
     "SettingsError",
@@ -86,6 +88,10 @@ class TraceError(_FileError):
 
 class GridError(_FileError):
     """A carbon-intensity series is missing, empty or malformed."""
+
+
+class LoadError(_FileError):
+    """A series of request rates is missing, empty or malformed."""
 
 
 class OutputError(GreenCacheError):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from greencache.errors import InputError
 from greencache.tiers.directory import KeyDirectory
+from greencache.traces.numbering import number_by_first_appearance
 
 __all__ = ["RequestTrace"]
 
@@ -37,6 +38,9 @@ class RequestTrace:
         Where each request begins in ``block_names``; one entry more than there are requests.
     sessions:
         Which session each request belongs to, numbered from 0, where the trace says so.
+    chained:
+        Whether a name stands for its block *and* the whole prefix before it, and the names are
+        32-bit integers from 0 without large holes. Then ids need no table of keys.
     skipped:
         Malformed lines left out by ``skip_bad``.
     """
@@ -46,9 +50,10 @@ class RequestTrace:
     input_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
     block_tokens: int
-    block_names: NDArray[np.int64]
+    block_names: NDArray[np.int64] | NDArray[np.int32]
     block_starts: NDArray[np.int64]
     sessions: NDArray[np.int64] | None = None
+    chained: bool = False
     skipped: int = 0
 
     def __len__(self) -> int:
@@ -77,7 +82,10 @@ class RequestTrace:
     @cached_property
     def block_ids(self) -> NDArray[np.int32]:
         """An id for each entry of ``block_names``; equal where name and whole prefix are equal."""
-        return KeyDirectory().intern_chains(self.block_names, self.block_starts)
+        if self.chained:
+            return number_by_first_appearance(self.block_names.astype(np.int32, copy=False))
+        names = self.block_names.astype(np.int64, copy=False)
+        return KeyDirectory().intern_chains(names, self.block_starts)
 
     @cached_property
     def unique_blocks(self) -> int:
@@ -122,10 +130,9 @@ class RequestTrace:
         return replace(
             self,
             block_tokens=block_tokens,
-            block_names=self.block_ids[np.repeat(self.block_starts[:-1], coarse) + last].astype(
-                np.int64
-            ),
+            block_names=self.block_ids[np.repeat(self.block_starts[:-1], coarse) + last],
             block_starts=starts,
+            chained=True,
         )
 
     def select(self, keep: NDArray[np.bool_]) -> RequestTrace:

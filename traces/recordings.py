@@ -1,0 +1,88 @@
+"""The shipped request recordings as traces, and what to call each in results."""
+
+from __future__ import annotations
+
+import csv
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.errors import TraceError
+from greencache.traces.files import read_lines
+from greencache.traces.mooncake import read_mooncake
+from greencache.traces.requests import RequestTrace
+from greencache.traces.samples import sample_path
+
+__all__ = ["RECORDINGS", "Recording", "recorded_arrivals_s", "recorded_trace"]
+
+
+class Recording(NamedTuple):
+    """Where a shipped recording is from and under what terms."""
+
+    source: str
+    licence: str
+
+
+RECORDINGS = {
+    "mooncake-conversation": Recording(
+        "kvcache-ai/Mooncake at 3b5a594, FAST25-release/traces/conversation_trace.jsonl",
+        "Apache-2.0",
+    ),
+    "azure-2023-code": Recording(
+        "Azure/AzurePublicDataset at b469a11, AzureLLMInferenceTrace_code.csv", "CC-BY-4.0"
+    ),
+    "agentic-sessions": Recording(
+        "callanjfox/kv-cache-tester at 94f6046, half of its sessions", "Apache-2.0"
+    ),
+}
+
+
+def _agentic_sessions() -> RequestTrace:
+    """All sessions side by side, arrivals counted from the start of each."""
+    from pyarrow import parquet
+
+    columns = ["session", "abs_t_s", "input_length", "output_length", "hash_ids"]
+    table = parquet.read_table(sample_path("agentic-sessions"), columns=columns)
+    sessions = np.unique(table["session"].to_numpy(), return_inverse=True)[1]
+    chains = table["hash_ids"].combine_chunks()
+    starts, ids = chains.offsets.to_numpy().astype(np.int64), chains.values.to_numpy()
+    lengths = np.diff(starts)
+    # Ids are chained already, and numbered anew in each session: laid side by side they are unique.
+    largest = np.zeros(sessions.max() + 1, np.int64)
+    np.maximum.at(largest, sessions, np.maximum.reduceat(ids, starts[:-1]) + 1)
+    before = np.concatenate([[0], np.cumsum(largest)[:-1]]).astype(np.int32)
+    names = ids.astype(np.int32) + np.repeat(before[sessions], lengths)
+    arrival_s = table["abs_t_s"].to_numpy()
+    order = np.argsort(arrival_s, kind="stable")
+    moved = np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64)
+    entries = np.arange(moved[-1]) + np.repeat(starts[order] - moved[:-1], lengths[order])
+    return RequestTrace(
+        name="agentic-sessions",
+        arrival_s=arrival_s[order],
+        input_tokens=table["input_length"].to_numpy().astype(np.int64)[order],
+        output_tokens=np.maximum(table["output_length"].to_numpy().astype(np.int64), 1)[order],
+        block_tokens=64,
+        block_names=names[entries],
+        block_starts=moved,
+        sessions=sessions[order],
+        chained=True,
+    )
+
+
+def recorded_trace(name: str) -> RequestTrace:
+    """A shipped recording that has blocks: ``mooncake-conversation`` or ``agentic-sessions``."""
+    return _agentic_sessions() if name == "agentic-sessions" else read_mooncake(sample_path(name))
+
+
+def recorded_arrivals_s(name: str) -> NDArray[np.float64]:
+    """Arrivals of a shipped recording, in seconds since it began."""
+    if name != "azure-2023-code":
+        return recorded_trace(name).arrival_s
+    path = sample_path(name)
+    rows = csv.reader(text.decode() for _, text in read_lines(path, TraceError))
+    at = next(rows).index("TIMESTAMP")
+    # Its fractions of a second have seven digits; Python reads six.
+    times = [datetime.fromisoformat(row[at][:26]).replace(tzinfo=UTC).timestamp() for row in rows]
+    return np.array(times) - times[0]
