@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +19,6 @@ from greencache.catalog import Quantity
 from greencache.controller.performance import ServingHardware
 from greencache.factors import Factors
 from greencache.quantities import GB, TB
-from greencache.traces.grid import GridSeries
 
 __all__ = ["COMPONENTS", "CarbonReport", "Installed", "account"]
 
@@ -82,7 +82,7 @@ def account(
     end_s: float,
     hardware: ServingHardware,
     factors: Factors,
-    grid: GridSeries,
+    gco2_per_kwh: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     *,
     dram_bytes: int,
     ssd_bytes: int,
@@ -96,8 +96,8 @@ def account(
     ----------
     bins, end_s, hardware:
         What was simulated, as in `SimulatedRun`: all replicas together, of such hardware each.
-    factors, grid:
-        What energy and hardware cost; the grid's first hour is the trace's.
+    factors, gco2_per_kwh:
+        What energy and hardware cost; the grid's intensity at times of the run.
     dram_bytes, ssd_bytes:
         Capacity that the run allocated on each replica.
     installed:
@@ -113,7 +113,7 @@ def account(
     bins, seconds = bins[measured], seconds[measured]
     window_s = float(seconds.sum())
     middle_s = (np.flatnonzero(measured) + 0.5) * BIN_S
-    intensity = grid.at(np.minimum(middle_s, end_s))
+    intensity = gco2_per_kwh(np.minimum(middle_s, end_s))
     dram_bytes, ssd_bytes = replicas * dram_bytes, replicas * ssd_bytes
     installed = Installed(replicas * installed.dram_bytes, replicas * installed.ssd_bytes)
     gpus = replicas * hardware.gpus

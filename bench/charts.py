@@ -229,7 +229,9 @@ def carbon_over_time(replay: Replay) -> Figure:
         grid, carbon, dram, ssd = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1.5, 1, 1))
         bins = max(len(m.used_bytes["dram"]) for _, m in runs)
         edges_s = np.minimum(np.arange(bins + 1) * BIN_S, setup.trace.duration_s)
-        grid.stairs(setup.grid.at(edges_s[:-1]), np.arange(bins + 1) * BIN_S / 60, color="black")
+        grid.stairs(
+            setup.gco2_per_kwh(edges_s[:-1]), np.arange(bins + 1) * BIN_S / 60, color="black"
+        )
         grid.set_ylabel("g/kWh")
         grid.set_ylim(bottom=0)
         grid.set_title(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.engine import enqueue, run, spend
+from greencache.bench.engine import run, spend
 from greencache.bench.engine_state import (
     BACKLOG,
     CONTEXT,
@@ -24,6 +24,7 @@ from greencache.bench.engine_state import (
     Config,
     Engine,
 )
+from greencache.bench.occupancy import enqueue
 from greencache.compiled import kernel, subroutine
 from greencache.controller.performance import Rates
 from greencache.tiers.state import TierState

@@ -39,6 +39,11 @@ class Plan:
     ssd_bytes: int = 0
     hindsight: bool = False
 
+    @property
+    def largest_tier_bytes(self) -> int:
+        """Capacity of the larger of both tiers."""
+        return max(self.dram_bytes, self.ssd_bytes)
+
 
 def _static(text: str, installed: Installed) -> Plan:
     sizes = text.removeprefix("static:").split("+")
@@ -71,7 +76,12 @@ def parse_plans(text: str, installed: Installed) -> list[Plan]:
         "none": Plan("none", reuse_hbm=False),
         "hbm-only": Plan("hbm-only"),
         "full": Plan("full", dram_bytes=installed.dram_bytes, ssd_bytes=installed.ssd_bytes),
-        "best-static": Plan("best-static", hindsight=True),
+        "best-static": Plan(
+            "best-static",
+            dram_bytes=installed.dram_bytes,
+            ssd_bytes=installed.ssd_bytes,
+            hindsight=True,
+        ),
     }
     plans: dict[str, Plan] = {}
     for name in filter(None, (part.strip() for part in text.split(","))):

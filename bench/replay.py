@@ -7,106 +7,21 @@ in a scope; it takes no time, so one simulation answers for many of them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.accounting import CarbonReport, Installed, account
-from greencache.bench.outcome import Outcome, Served, Slo, outcome_of
-from greencache.bench.plans import Plan, best_static_candidates
-from greencache.bench.simulation import (
-    BIN_S,
-    Batching,
-    Rejections,
-    StorageSetup,
-    admit,
-    deadline_s,
-    simulate,
-)
-from greencache.carbon import Scope, sci_g
-from greencache.controller.performance import ServingHardware
-from greencache.errors import InputError
-from greencache.factors import Factors
-from greencache.tiers.policies import Policy
-from greencache.traces.grid import GridSeries
-from greencache.traces.requests import RequestTrace
+from greencache.bench.accounting import CarbonReport, account
+from greencache.bench.outcome import Outcome, Served
+from greencache.bench.plans import Plan
+from greencache.bench.setup import ReplaySetup
+from greencache.bench.simulated import Simulated, simulate_plans
+from greencache.bench.simulation import BIN_S, Rejections
+from greencache.carbon import sci_g
 
-__all__ = [
-    "COMPILING",
-    "SIMULATED_FACTORS",
-    "Measured",
-    "PlanResult",
-    "Replay",
-    "ReplaySetup",
-    "Simulated",
-    "prepare",
-    "run_replay",
-    "simulate_plans",
-    "value",
-]
-
-COMPILING = "compiling"
-"""What goes before the plans."""
-
-SIMULATED_FACTORS = frozenset(
-    {
-        "gpu_idle_w",
-        "gpu_tdp_w",
-        "gpu_prefill_power",
-        "gpu_decode_power",
-        "ssd_drive_bytes",
-        "ssd_read_bytes_per_s",
-        "ssd_write_bytes_per_s",
-    }
-)
-"""Factors that the simulation itself depends on; of the others only `value` does."""
-
-
-@dataclass(frozen=True)
-class ReplaySetup:
-    """All that a replay is run with.
-
-    Attributes
-    ----------
-    trace:
-        Requests as asked for, before any is rejected.
-    hardware, factors, grid, slo:
-        The engine, what things cost in carbon, the electricity and the promise to users.
-    installed:
-        What DRAM and SSD the machine of each replica has.
-    policy:
-        Eviction policy of every tier.
-    scope:
-        What embodied carbon is charged for in the headline figures.
-    warmup_s:
-        Requests that arrive before this fill the caches and are not measured; whole bins.
-    batching:
-        How the engine fills its steps.
-    replicas:
-        How many such engines share the requests.
-    """
-
-    trace: RequestTrace
-    hardware: ServingHardware
-    factors: Factors
-    grid: GridSeries
-    slo: Slo
-    installed: Installed
-    policy: Policy
-    scope: Scope
-    warmup_s: float
-    batching: Batching = field(default_factory=Batching)
-    replicas: int = 1
-
-    @property
-    def mean_gco2_per_kwh(self) -> float:
-        """Carbon intensity over the trace, minute by minute."""
-        minutes_s = np.arange(0.0, self.trace.duration_s + 1.0, BIN_S)
-        return float(self.grid.at(minutes_s).mean())
+__all__ = ["Measured", "PlanResult", "Replay", "run_replay", "value"]
 
 
 @dataclass(frozen=True)
@@ -153,37 +68,6 @@ class PlanResult:
 
 
 @dataclass(frozen=True)
-class Simulated:
-    """What the engine did under every plan, whatever that costs.
-
-    Attributes
-    ----------
-    setup:
-        What it was run with; grid, scope and most factors played no part.
-    rejections:
-        Requests that the engine cannot serve at all.
-    outcomes:
-        For each plan, in the order asked for, its run; for a plan in hindsight those of all sizes
-        that it chooses from.
-    block_accesses:
-        Blocks looked up, over all simulations.
-    simulating_s:
-        Wall time of all simulations together, without compiling.
-    """
-
-    setup: ReplaySetup
-    rejections: Rejections
-    outcomes: dict[str, list[Outcome]]
-    block_accesses: int
-    simulating_s: float
-
-    @property
-    def simulations(self) -> int:
-        """How often the engine was run."""
-        return sum(len(outcomes) for outcomes in self.outcomes.values())
-
-
-@dataclass(frozen=True)
 class Replay:
     """What a replay gave."""
 
@@ -222,7 +106,7 @@ def _value_one(setup: ReplaySetup, outcome: Outcome) -> PlanResult:
         outcome.end_s,
         setup.hardware,
         setup.factors,
-        setup.grid,
+        setup.gco2_per_kwh,
         dram_bytes=plan.dram_bytes,
         ssd_bytes=plan.ssd_bytes,
         installed=setup.installed,
@@ -280,141 +164,6 @@ def value(simulated: Simulated, setup: ReplaySetup) -> Replay:
         for outcomes in simulated.outcomes.values()
     ]
     return Replay(simulated, setup, results)
-
-
-def _simulate_plan(
-    setup: ReplaySetup,
-    admitted: RequestTrace,
-    plan: Plan,
-    on_progress: Callable[[float], None] | None = None,
-) -> Outcome:
-    drives = max(1, setup.factors.drives(plan.ssd_bytes))
-    storage = StorageSetup(
-        reuse_hbm=plan.reuse_hbm,
-        dram_bytes=plan.dram_bytes,
-        ssd_bytes=plan.ssd_bytes,
-        policy=setup.policy,
-        ssd_read_bytes_per_s=drives * setup.factors.ssd_read_bytes_per_s.value,
-        ssd_write_bytes_per_s=drives * setup.factors.ssd_write_bytes_per_s.value,
-    )
-    run = simulate(
-        admitted,
-        setup.hardware,
-        storage,
-        batching=setup.batching,
-        replicas=setup.replicas,
-        on_progress=on_progress,
-    )
-    block_bytes = setup.hardware.layout.block_bytes
-    return outcome_of(
-        run,
-        plan,
-        setup.slo,
-        warmup_s=setup.warmup_s,
-        block_tokens=admitted.block_tokens,
-        capacity_blocks={
-            "dram": setup.replicas * (plan.dram_bytes // block_bytes),
-            "ssd": setup.replicas * (plan.ssd_bytes // block_bytes),
-        },
-    )
-
-
-def _simulate_candidates(
-    setup: ReplaySetup,
-    admitted: RequestTrace,
-    candidates: list[Plan],
-    threads: int,
-    on_progress: Callable[[float], None],
-) -> list[Outcome]:
-    outcomes = []
-    # The engine runs without the GIL, so threads are enough.
-    with ThreadPoolExecutor(threads) as pool:
-        for outcome in pool.map(lambda plan: _simulate_plan(setup, admitted, plan), candidates):
-            outcomes.append(outcome)
-            on_progress(len(outcomes) / len(candidates))
-    return outcomes
-
-
-def prepare(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
-    """The requests that the engine can serve, checked before anything long is begun.
-
-    Raises
-    ------
-    InputError
-        If no request can be served, none arrives after the warm-up, or the grid ends too early.
-    """
-    admitted, rejections = admit(setup.trace, setup.hardware)
-    if admitted.arrival_s[-1] < setup.warmup_s:
-        raise InputError(
-            f"no request arrives after a warm-up of {setup.warmup_s:g} s: the trace lasts "
-            f"{setup.trace.duration_s:g} s"
-        )
-    setup.grid.at(np.array([0.0, deadline_s(admitted)]))
-    admitted.block_ids  # noqa: B018 - computed once, before threads ask for it
-    return admitted, rejections
-
-
-def simulate_plans(
-    setup: ReplaySetup,
-    plans: Sequence[Plan],
-    *,
-    threads: int | None = None,
-    on_progress: Callable[[str, float], None] | None = None,
-    clock: Callable[[], float],
-) -> Simulated:
-    """Run the engine under every plan.
-
-    Parameters
-    ----------
-    setup:
-        What to run with.
-    plans:
-        In the order of the results.
-    threads:
-        For the sizes of plans in hindsight; by default one for each processor.
-    on_progress:
-        Called now and then with a plan's name, or `COMPILING`, and the share of it that is done.
-    clock:
-        Wall clock, to report how fast the simulation is.
-
-    Raises
-    ------
-    InputError
-        As `prepare` does.
-    """
-
-    def report(name: str, share: float) -> None:
-        if on_progress is not None:
-            on_progress(name, share)
-
-    admitted, rejections = prepare(setup)
-    # One request first, so that compiling is not counted as simulating: seconds, the first time.
-    report(COMPILING, 0.0)
-    simulate(admitted.select(np.arange(len(admitted)) == 0), setup.hardware, StorageSetup())
-    report(COMPILING, 1.0)
-    began_s = clock()
-    outcomes: dict[str, list[Outcome]] = {}
-    for plan in plans:
-
-        def advanced(share: float, name: str = plan.name) -> None:
-            report(name, share)
-
-        if plan.hindsight:
-            candidates = best_static_candidates(setup.installed)
-            outcomes[plan.name] = _simulate_candidates(
-                setup, admitted, candidates, threads or os.cpu_count() or 1, advanced
-            )
-        else:
-            outcomes[plan.name] = [_simulate_plan(setup, admitted, plan, advanced)]
-        advanced(1.0)
-    simulations = sum(len(each) for each in outcomes.values())
-    return Simulated(
-        setup=setup,
-        rejections=rejections,
-        outcomes=outcomes,
-        block_accesses=simulations * int(admitted.full_blocks.sum()),
-        simulating_s=clock() - began_s,
-    )
 
 
 def run_replay(

@@ -6,6 +6,7 @@ overloaded run, a saving against a plan that is not there or not valid.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ def _run(replay: Replay, result: PlanResult) -> dict[str, Any]:
 def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
     """Everything about a replay, ready for ``json.dump``."""
     setup, simulated = replay.setup, replay.simulated
-    trace, hardware, grid = setup.trace, setup.hardware, setup.grid
+    trace, hardware, grid, composed = setup.trace, setup.hardware, setup.grid, setup.composed
     return {
         "schema": SCHEMA,
         "simulated": True,
@@ -150,8 +151,10 @@ def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
             "block_tokens": trace.block_tokens,
             "mean_rate_per_s": None if trace.duration_s == 0 else trace.mean_rate,
             "skipped_lines": trace.skipped,
-            "composed_from": [],
+            "composed_from": [] if composed is None else composed.composed_from,
+            "notes": [] if composed is None else composed.notes,
         },
+        "load": None if setup.load is None else dataclasses.asdict(setup.load),
         "grid": {
             "zone": grid.zone,
             "start": grid.start.isoformat(),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from greencache.bench.simulation import Batching, StorageSetup, simulate
+import numpy as np
+
+from greencache.bench.simulation import Batching, SimulatedRun, StorageSetup, simulate
 from greencache.controller.performance import ServingHardware
 from greencache.errors import InputError
 from greencache.traces.requests import RequestTrace
@@ -12,10 +14,25 @@ from greencache.traces.requests import RequestTrace
 __all__ = ["PRECISION", "saturation_rate"]
 
 PRECISION = 0.02
-"""Relative; the criterion, a queue of 2 % of the trace, is no sharper."""
+"""Relative. A queue that grows by less than this share of the time that passes is taken to stand
+still, and the search ends when its bounds are as close."""
 
 _FASTEST = 2.0**40
 """Requests per second that no engine keeps up with."""
+
+
+def _queue_grows(run: SimulatedRun) -> bool:
+    """Whether the last tenth of requests waits longer than the tenth in the middle.
+
+    The first half warms the caches: what queues up while they are cold does not count.
+    """
+    requests = run.requests
+    count = len(requests)
+    middle = requests[int(0.45 * count) : max(int(0.55 * count), int(0.45 * count) + 1)]
+    last = requests[min(int(0.9 * count), count - 1) :]
+    waited_s = [np.mean(each["first_token_s"] - each["arrival_s"]) for each in (middle, last)]
+    passed_s = np.mean(last["arrival_s"]) - np.mean(middle["arrival_s"])
+    return bool(waited_s[1] - waited_s[0] > PRECISION * passed_s)
 
 
 def saturation_rate(
@@ -27,14 +44,10 @@ def saturation_rate(
     replicas: int = 1,
     on_progress: Callable[[float], None] | None = None,
 ) -> float:
-    """Mean requests per second up to which a trace's queue drains in time.
+    """Mean requests per second above which the queue grows as long as requests come.
 
-    In time is within `greencache.bench.simulation.DRAIN_SHARE` of the trace's span, however short
-    that gets: a queue that is as long as the minute that a replay allows would pass for none.
-
-    The trace is squeezed or stretched as a whole and served from cold caches. So its bursts count
-    too: a trace whose busy minutes overload an engine while the others do not drain in time has a
-    lower rate than one of even arrivals.
+    The trace is squeezed or stretched as a whole until that is so, and served from cold caches, of
+    which the first half of the trace is the warm-up.
 
     Parameters
     ----------
@@ -58,9 +71,9 @@ def saturation_rate(
             storage,
             batching=batching,
             replicas=replicas,
-            drain_s=0.0,
+            drain_s=np.inf,
         )
-        return run.overloaded is None
+        return not _queue_grows(run)
 
     low = high = trace.mean_rate
     if keeps_up(high):

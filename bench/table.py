@@ -8,8 +8,9 @@ from rich.text import Text
 
 from greencache.bench.outcome import STEADY_GROWTH, TIERS, Latency, Served
 from greencache.bench.replay import PlanResult, Replay
+from greencache.bench.setup import ReplaySetup
 from greencache.catalog import Quantity
-from greencache.quantities import format_bytes
+from greencache.quantities import HOUR_S, format_bytes
 
 __all__ = ["WIDE", "replay_table"]
 
@@ -29,7 +30,7 @@ def _heading(replay: Replay) -> list[str]:
     trace, hardware, grid = setup.trace, setup.hardware, setup.grid
     replicas = f"{setup.replicas} replicas of " if setup.replicas > 1 else ""
     lines = [
-        f"{trace.name}: {len(trace):,} requests in {trace.duration_s:,.0f} s"
+        f"{trace.name}: {len(trace):,} requests in {_span(trace.duration_s)}"
         f" ({trace.input_tokens.sum() / 1e6:,.1f} M prompt tokens,"
         f" {trace.output_tokens.sum() / 1e6:,.1f} M output tokens)",
         f"{hardware.model.title} on {replicas}{hardware.name} (simulated),"
@@ -38,14 +39,32 @@ def _heading(replay: Replay) -> list[str]:
         f"{grid.zone} from {grid.start:%Y-%m-%d %H:%M} UTC,"
         f" mean {setup.mean_gco2_per_kwh:.0f} gCO2e/kWh ({grid.kind}, average; {grid.source})",
     ]
-    notes = []
+    notes = [*_load(setup)]
     if setup.warmup_s:
-        notes.append(f"the first {setup.warmup_s:,.0f} s warm the caches and are not measured")
+        notes.append(f"the first {_span(setup.warmup_s)} warm the caches and are not measured")
     if replay.rejections.total:
         notes.append(f"{replay.rejections.total:,} requests rejected: too long for model or HBM")
     if trace.skipped:
         notes.append(f"{trace.skipped:,} malformed lines skipped")
     return [*lines, *notes]
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds / HOUR_S:g} h" if seconds >= 2 * HOUR_S else f"{seconds:,.0f} s"
+
+
+def _load(setup: ReplaySetup) -> list[str]:
+    """What is asked of the engine, where that is not the trace as recorded."""
+    lines = []
+    load = setup.load
+    if load is not None and load.saturation_rate is not None and load.fraction is not None:
+        lines.append(
+            f"full saturates at {load.saturation_rate:.3g} requests/s; the busiest hour asks for"
+            f" {load.fraction:.0%} of that, the mean is {load.mean_rate:.3g}"
+        )
+    if setup.composed is not None:
+        lines += setup.composed.notes
+    return lines
 
 
 def _latency(latency: Latency | None, scale: float) -> str:

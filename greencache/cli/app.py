@@ -104,15 +104,59 @@ def replay(
             "2021-06-01T17:00Z; default its first.",
         ),
     ] = None,
+    workload: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead of a trace: compose a stream of days from recorded sessions of "
+            "conversation, document or agentic use."
+        ),
+    ] = None,
+    load: Annotated[
+        str | None,
+        typer.Option(
+            help="Shape of a workload's load: m-large, deepseek-r1, azure-2023-code, "
+            "mooncake-conversation, flat, or a CSV as FILE[:SERIES]; default m-large.",
+        ),
+    ] = None,
+    load_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Load of the busiest hour, as a fraction of the rate above which the engine "
+            "cannot keep up with all tiers in use; default 0.6 for a workload."
+        ),
+    ] = None,
     mean_rate: Annotated[
         float | None,
-        typer.Option(help="Stretch the trace's time to this many requests a second on average."),
+        typer.Option(help="Requests a second on average, over all replicas."),
     ] = None,
+    hours: Annotated[
+        float | None, typer.Option(help="Length of a workload's measured part; default 24.")
+    ] = None,
+    warmup_hours: Annotated[
+        float | None,
+        typer.Option(
+            help="How long a workload fills the caches before measuring begins; default as long "
+            "as the largest tier needs to fill, at most 24."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed composes the same stream; default 0.")
+    ] = None,
+    block_tokens: Annotated[
+        int | None, typer.Option(help="Tokens to a block of a workload; default 512.")
+    ] = None,
+    replicas: Annotated[
+        int,
+        typer.Option(
+            help="Engines that share the requests, each with such GPUs, DRAM and SSD; a request "
+            "goes where it is expected to cost the least time."
+        ),
+    ] = 1,
     warmup: Annotated[
         str | None,
         typer.Option(
-            help="How long requests fill the caches before measuring begins, e.g. 10min; rounded "
-            "down to whole minutes. Default: a sixth of the trace."
+            help="How long a trace's requests fill the caches before measuring begins, e.g. 10min; "
+            "rounded down to whole minutes. Default: a sixth of the trace."
         ),
     ] = None,
     slo_ttft: Annotated[str | None, typer.Option(help="Promised TTFT; default 2s.")] = None,
@@ -146,11 +190,15 @@ def replay(
       greencache replay --grid FR --grid-start 2022-07-01T00:00Z --html report.html
 
       greencache replay my.jsonl.gz --model llama-3.1-70b --hardware 8xH100 --plans hbm-only,full
+
+      greencache replay --workload conversation --load m-large --load-fraction 0.6 --hours 24
     """
     options = locals()
+    outputs = {name: options.pop(name) for name in ("json", "html", "png")}
+    from greencache.bench.scenario import Scenario
     from greencache.cli import replay as command
 
-    command.run(command.Options(**options))
+    command.run(Scenario(**options), command.Outputs(**outputs))
 
 
 @app.command()

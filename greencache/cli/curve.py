@@ -97,7 +97,7 @@ def run(options: Options) -> None:
     capacities = default_capacities(trace)
     if options.capacities is not None:
         capacities = _capacities(options.capacities, block_bytes)
-    with progress_bar([f"{policy} curve"]) as report:
+    with progress_bar() as report:
         curve = measure_curve(
             trace, policy, capacities, on_progress=lambda share: report(f"{policy} curve", share)
         )

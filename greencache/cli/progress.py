@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 __all__ = ["progress_bar"]
 
 
 @contextmanager
-def progress_bar(names: list[str]) -> Iterator[Callable[[str, float], None]]:
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
     """Show one bar a name while the work runs; the callable takes a name and its share done.
 
     Nothing is shown where stderr is not a terminal.
@@ -22,10 +22,11 @@ def progress_bar(names: list[str]) -> Iterator[Callable[[str, float], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
-        tasks = {n: bar.add_task(n, total=1.0, start=False, visible=False) for n in names}
+        tasks: dict[str, TaskID] = {}
 
         def report(name: str, share: float) -> None:
-            bar.start_task(tasks[name])
-            bar.update(tasks[name], completed=share, visible=True)
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=1.0)
+            bar.update(tasks[name], completed=share)
 
         yield report

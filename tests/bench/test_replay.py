@@ -15,9 +15,10 @@ from hypothesis import given, settings, strategies as st
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import best_static_candidates, parse_plans
-from greencache.bench.replay import Replay, ReplaySetup, run_replay
+from greencache.bench.replay import Replay, run_replay
 from greencache.bench.report import html_report, png_picture
 from greencache.bench.results import as_json
+from greencache.bench.setup import ReplaySetup
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.models import find_model

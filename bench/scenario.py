@@ -1,0 +1,399 @@
+"""What to replay, as users say it, and how that becomes something to run.
+
+The command line and a sweep's file say the same things by the same names; both end here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from greencache.bench.accounting import Installed
+from greencache.bench.outcome import Slo
+from greencache.bench.plans import Plan, parse_plans
+from greencache.bench.setup import ReplaySetup, drives_of
+from greencache.bench.simulation import BIN_S, Batching, StorageSetup
+from greencache.bench.workload import (
+    LoadPoint,
+    busiest_hour_share,
+    saturation_of_trace,
+    saturation_of_workload,
+    warmup_hours,
+)
+from greencache.carbon import Scope
+from greencache.catalog import Catalog
+from greencache.controller.models import find_model
+from greencache.controller.performance import (
+    ServingHardware,
+    parse_hardware,
+    serving_hardware,
+)
+from greencache.errors import InputError, UnknownNameError
+from greencache.factors import Factors
+from greencache.quantities import HOUR_S, parse_bytes, parse_s
+from greencache.settings import Settings, SloSettings
+from greencache.tiers.policies import Policy
+from greencache.traces.compose import ComposedWorkload, compose
+from greencache.traces.grid import GridSeries, parse_utc, read_grid
+from greencache.traces.loads import find_load
+from greencache.traces.mooncake import MOONCAKE_BLOCK_TOKENS, read_mooncake
+from greencache.traces.requests import RequestTrace
+from greencache.traces.samples import grid_zones, sample_grid, sample_path
+
+__all__ = ["DEFAULT_PLANS", "SATURATING", "Scenario", "build", "find_grid", "scenario_from"]
+
+DEFAULT_PLANS = "none,hbm-only,full,best-static"
+SATURATING = "saturation"
+"""What progress calls the search for the load that saturates."""
+
+_DEFAULT_LOAD = "m-large"
+_DEFAULT_FRACTION = 0.6
+_DEFAULT_HOURS = 24.0
+_DEFAULT_WARMUP_SHARE = 1 / 6
+_DOCUMENT_TTFT_S = 15.0
+"""Promised where documents are asked about and nothing else is said: their prompts are long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """What to replay; None where a setting or a default holds. Named as on the command line.
+
+    Texts hold quantities with their units, as ``16TB`` or ``10min``.
+    """
+
+    trace: Path | None = None
+    skip_bad: bool = False
+    workload: str | None = None
+    load: str | None = None
+    load_fraction: float | None = None
+    mean_rate: float | None = None
+    hours: float | None = None
+    warmup_hours: float | None = None
+    seed: int | None = None
+    block_tokens: int | None = None
+    replicas: int = 1
+    plans: str = DEFAULT_PLANS
+    policy: str | None = None
+    model: str | None = None
+    hardware: str | None = None
+    weight_dtype: str | None = None
+    kv_dtype: str | None = None
+    dram: str | None = None
+    ssd: str | None = None
+    ssd_kg_per_tb: float | None = None
+    grid: str | None = None
+    grid_start: str | None = None
+    warmup: str | None = None
+    slo_ttft: str | None = None
+    slo_tpot: str | None = None
+    scope: str | None = None
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """What a scenario can say."""
+        return [each.name for each in fields(cls)]
+
+
+def find_grid(text: str, start: str | None) -> GridSeries:
+    """A zone that ships, or ``FILE[:ZONE]``, from ``start`` on.
+
+    Raises
+    ------
+    UnknownNameError
+        If it is neither a shipped zone nor a file.
+    GridError
+        If the file is not usable.
+    """
+    name, _, zone = text.rpartition(":")
+    if text in grid_zones():
+        series = sample_grid(text)
+    elif text and Path(text).exists():
+        series = read_grid(text)
+    elif name and Path(name).exists():
+        series = read_grid(name, zone)
+    elif "/" in text or ".csv" in text:
+        series = read_grid(name or text, zone if name else None)
+    else:
+        series = sample_grid(text)  # which says what zones there are
+    return series if start is None else series.beginning_at(parse_utc(start))
+
+
+def _scope(text: str) -> Scope:
+    try:
+        return Scope(text)
+    except ValueError:
+        raise UnknownNameError("scope", text, [scope.value for scope in Scope]) from None
+
+
+def _limit_s(name: str, option: str | None, setting_s: float) -> float:
+    limit_s = setting_s if option is None else parse_s(option)
+    if limit_s <= 0:
+        raise InputError(f"{name} must be more than 0, not {option}")
+    return limit_s
+
+
+def _slo(scenario: Scenario, setting: SloSettings) -> Slo:
+    ttft_s = setting.ttft
+    if scenario.workload == "document" and "ttft" not in setting.model_fields_set:
+        ttft_s = _DOCUMENT_TTFT_S
+    return Slo(
+        _limit_s("--slo-ttft", scenario.slo_ttft, ttft_s),
+        _limit_s("--slo-tpot", scenario.slo_tpot, setting.tpot),
+        setting.target,
+    )
+
+
+def _refuse(scenario: Scenario, names: tuple[str, ...], reason: str) -> None:
+    given = [name for name in names if getattr(scenario, name) is not None]
+    if given:
+        raise InputError(f"--{given[0].replace('_', '-')} {reason}")
+
+
+def _check(scenario: Scenario) -> None:
+    """Refuse what does not go together, before anything is read."""
+    if scenario.load_fraction is not None and scenario.mean_rate is not None:
+        raise InputError("give --load-fraction or --mean-rate, not both")
+    if scenario.load_fraction is not None and not 0 < scenario.load_fraction <= 2:
+        raise InputError(f"--load-fraction lies in 0..2, not {scenario.load_fraction:g}")
+    if scenario.replicas < 1:
+        raise InputError(f"--replicas is at least 1, not {scenario.replicas}")
+    if scenario.workload is None:
+        of_workloads = ("load", "hours", "warmup_hours", "seed")
+        _refuse(scenario, of_workloads, "is for composed workloads; name one with --workload")
+    else:
+        _refuse(scenario, ("trace",), "and --workload cannot go together")
+        _refuse(scenario, ("warmup",), "is for traces; a workload takes --warmup-hours")
+
+
+class _Builder:
+    """Puts a replay together, step by step, each from those before it."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        settings: Settings,
+        on_progress: Callable[[str, float], None] | None,
+    ) -> None:
+        _check(scenario)
+        engine, storage = settings.engine, settings.storage
+        self.scenario, self.settings = scenario, settings
+        self.on_progress = on_progress
+        # Cheap checks first: a mistyped name should not wait for a trace to be read.
+        self.policy = Policy.parse(scenario.policy or storage.policy)
+        self.scope = settings.carbon.scope if scenario.scope is None else _scope(scenario.scope)
+        self.slo = _slo(scenario, settings.slo)
+        self.model = find_model(engine.model if scenario.model is None else scenario.model)
+        self.installed = Installed(
+            storage.dram if scenario.dram is None else parse_bytes(scenario.dram),
+            storage.ssd if scenario.ssd is None else parse_bytes(scenario.ssd),
+        )
+        self.plans = parse_plans(scenario.plans, self.installed)
+        self.batching = Batching(engine.max_batched_tokens, engine.max_running)
+        self.catalog = Catalog.load(settings.catalog)
+        chosen = {**settings.carbon.factors, **scenario.factors}
+        if scenario.ssd_kg_per_tb is not None:
+            chosen["ssd_kg_per_tb"] = scenario.ssd_kg_per_tb
+        self.hardware_name = engine.hardware if scenario.hardware is None else scenario.hardware
+        _, gpu_name = parse_hardware(self.hardware_name)
+        self.factors = Factors.of(self.catalog, self.catalog.part("gpu", gpu_name), chosen)
+        self.grid = find_grid(
+            settings.grid.zone if scenario.grid is None else scenario.grid,
+            settings.grid.start if scenario.grid_start is None else scenario.grid_start,
+        )
+
+    def _hardware(self, block_tokens: int) -> ServingHardware:
+        scenario, engine = self.scenario, self.settings.engine
+        return serving_hardware(
+            self.catalog,
+            self.model,
+            self.hardware_name,
+            weight_dtype=scenario.weight_dtype or engine.weight_dtype,
+            kv_dtype=scenario.kv_dtype or engine.kv_dtype,
+            block_tokens=block_tokens,
+            factors=self.factors,
+        )
+
+    @property
+    def _full(self) -> StorageSetup:
+        """Everything installed, whose saturation load fractions refer to."""
+        drives = drives_of(self.factors, self.installed.ssd_bytes)
+        return StorageSetup(
+            dram_bytes=self.installed.dram_bytes,
+            ssd_bytes=self.installed.ssd_bytes,
+            policy=self.policy,
+            ssd_read_bytes_per_s=drives * self.factors.ssd_read_bytes_per_s.value,
+            ssd_write_bytes_per_s=drives * self.factors.ssd_write_bytes_per_s.value,
+        )
+
+    def _saturating(self, share: float) -> None:
+        if self.on_progress is not None:
+            self.on_progress(SATURATING, share)
+
+    def of_trace(self) -> ReplaySetup:
+        scenario = self.scenario
+        path = sample_path() if scenario.trace is None else scenario.trace
+        trace = read_mooncake(path, skip_bad=scenario.skip_bad)
+        hardware = self._hardware(trace.block_tokens)
+        saturation = None
+        rate = scenario.mean_rate
+        if scenario.load_fraction is not None:
+            saturation = saturation_of_trace(
+                trace, hardware, self._full, self.batching, scenario.replicas, self._saturating
+            )
+            rate = scenario.load_fraction * saturation
+        if rate is not None:
+            trace = trace.at_mean_rate(rate)
+        point = LoadPoint(trace.mean_rate, _busiest_hour(trace), saturation, scenario.load_fraction)
+        return self._setup(trace, hardware, self._warmup_s(trace), point, None)
+
+    def _warmup_s(self, trace: RequestTrace) -> float:
+        text = self.scenario.warmup
+        share_s = trace.duration_s * _DEFAULT_WARMUP_SHARE
+        asked_s = share_s if text is None else parse_s(text)
+        if text is not None and asked_s > trace.duration_s:
+            raise InputError(f"--warmup {text} is longer than the trace ({trace.duration_s:.0f} s)")
+        return asked_s // BIN_S * BIN_S
+
+    def of_workload(self, workload: str) -> ReplaySetup:
+        scenario = self.scenario
+        load = find_load(scenario.load or _DEFAULT_LOAD)
+        hours = _DEFAULT_HOURS if scenario.hours is None else scenario.hours
+        seed = scenario.seed or 0
+        hardware = self._hardware(scenario.block_tokens or MOONCAKE_BLOCK_TOKENS)
+        peak = busiest_hour_share(load, hours)
+        fraction = saturation = None
+        rate = scenario.mean_rate
+        if rate is None:
+            fraction = scenario.load_fraction or _DEFAULT_FRACTION
+            saturation = saturation_of_workload(
+                workload,
+                scenario.block_tokens,
+                hardware,
+                self._full,
+                self.batching,
+                scenario.replicas,
+                seed,
+                self._saturating,
+            )
+            rate = fraction * saturation / peak
+        warmup = scenario.warmup_hours
+        if warmup is None:
+            largest_bytes = max(max(plan.largest_tier_bytes for plan in self.plans), 0)
+            warmup = warmup_hours(
+                workload,
+                rate,
+                scenario.replicas * largest_bytes,
+                hardware.layout.block_bytes,
+                scenario.block_tokens,
+            )
+        composed = compose(
+            workload,
+            load,
+            hours=hours,
+            warmup_hours=warmup,
+            mean_rate=rate,
+            seed=seed,
+            block_tokens=scenario.block_tokens,
+        )
+        point = LoadPoint(rate, rate * peak, saturation, fraction)
+        return self._setup(
+            composed.trace, hardware, warmup * HOUR_S // BIN_S * BIN_S, point, composed
+        )
+
+    def _setup(
+        self,
+        trace: RequestTrace,
+        hardware: ServingHardware,
+        warmup_s: float,
+        load: LoadPoint,
+        composed: ComposedWorkload | None,
+    ) -> ReplaySetup:
+        return ReplaySetup(
+            trace=trace,
+            hardware=hardware,
+            factors=self.factors,
+            grid=self.grid,
+            slo=self.slo,
+            installed=self.installed,
+            policy=self.policy,
+            scope=self.scope,
+            warmup_s=warmup_s,
+            batching=self.batching,
+            replicas=self.scenario.replicas,
+            load=load,
+            composed=composed,
+        )
+
+
+def _busiest_hour(trace: RequestTrace) -> float:
+    """Requests per second in the busiest hour of a trace, or over all of one that is shorter."""
+    hours = int(trace.duration_s // HOUR_S)
+    if hours < 1:
+        return trace.mean_rate
+    edges = trace.arrival_s.searchsorted([hour * HOUR_S for hour in range(hours + 1)])
+    return float(max(edges[1:] - edges[:-1])) / HOUR_S
+
+
+def build(
+    scenario: Scenario,
+    settings: Settings,
+    *,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> tuple[ReplaySetup, list[Plan]]:
+    """Read, compose and look up all that a scenario names.
+
+    Parameters
+    ----------
+    scenario:
+        What to replay.
+    settings:
+        What holds where the scenario says nothing.
+    on_progress:
+        Called with `SATURATING` and a share while the load that saturates is searched for.
+
+    Raises
+    ------
+    InputError
+        If anything that it names cannot be used; the text says what to do.
+    """
+    builder = _Builder(scenario, settings, on_progress)
+    if scenario.workload is None:
+        return builder.of_trace(), builder.plans
+    return builder.of_workload(scenario.workload), builder.plans
+
+
+def scenario_from(options: Mapping[str, Any]) -> Scenario:
+    """A scenario from what a file says; numbers may stand where texts do.
+
+    Raises
+    ------
+    InputError
+        If an option is not known or of the wrong kind.
+    """
+    values: dict[str, Any] = {}
+    for each in fields(Scenario):
+        if each.name not in options:
+            continue
+        given = options[each.name]
+        values[each.name] = _converted(each.name, str(each.type), given)
+    return Scenario(**values)
+
+
+def _converted(name: str, kind: str, given: Any) -> Any:  # noqa: ANN401 - whatever a file holds
+    if kind.startswith("str") and isinstance(given, int | float | str):
+        return str(given)
+    if kind.startswith("Path") and isinstance(given, str):
+        return Path(given)
+    if kind.startswith("bool") and isinstance(given, bool):
+        return given
+    number = isinstance(given, int | float) and not isinstance(given, bool)
+    if kind.startswith("float") and number:
+        return float(given)
+    if kind.startswith("int") and number and float(given).is_integer():
+        return int(given)
+    if kind.startswith("Mapping") and isinstance(given, Mapping):
+        return dict(given)
+    raise InputError(f"{name} = {given!r} is not of the right kind ({kind.split(' |')[0]})")

@@ -1,0 +1,102 @@
+"""All that a replay is run with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.bench.accounting import Installed
+from greencache.bench.outcome import Slo
+from greencache.bench.simulation import BIN_S, Batching
+from greencache.bench.workload import LoadPoint
+from greencache.carbon import Scope
+from greencache.controller.performance import ServingHardware
+from greencache.factors import Factors
+from greencache.tiers.policies import Policy
+from greencache.traces.compose import ComposedWorkload
+from greencache.traces.grid import GridSeries
+from greencache.traces.requests import RequestTrace
+
+__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "drives_of"]
+
+SIMULATED_FACTORS = frozenset(
+    {
+        "gpu_idle_w",
+        "gpu_tdp_w",
+        "gpu_prefill_power",
+        "gpu_decode_power",
+        "ssd_drive_bytes",
+        "ssd_read_bytes_per_s",
+        "ssd_write_bytes_per_s",
+    }
+)
+"""Factors that the simulation itself depends on; of the others only `value` does."""
+
+
+@dataclass(frozen=True)
+class ReplaySetup:
+    """All that a replay is run with.
+
+    Attributes
+    ----------
+    trace:
+        Requests as asked for, before any is rejected.
+    hardware, factors, grid, slo:
+        The engine, what things cost in carbon, the electricity and the promise to users.
+    installed:
+        What DRAM and SSD the machine of each replica has.
+    policy:
+        Eviction policy of every tier.
+    scope:
+        What embodied carbon is charged for in the headline figures.
+    warmup_s:
+        Requests that arrive before this fill the caches and are not measured; whole bins.
+    batching:
+        How the engine fills its steps.
+    replicas:
+        How many such engines share the requests.
+    load:
+        How much is asked, if the trace's own rate was not just taken.
+    composed:
+        What the trace was composed of, if it was.
+    """
+
+    trace: RequestTrace
+    hardware: ServingHardware
+    factors: Factors
+    grid: GridSeries
+    slo: Slo
+    installed: Installed
+    policy: Policy
+    scope: Scope
+    warmup_s: float
+    batching: Batching = field(default_factory=Batching)
+    replicas: int = 1
+    load: LoadPoint | None = None
+    composed: ComposedWorkload | None = None
+
+    @property
+    def grid_offset_s(self) -> float:
+        """When, on the trace's clock, the grid's first hour begins.
+
+        With a recorded trace that is its first request, with a composed one the measured part.
+        """
+        return 0.0 if self.composed is None else self.warmup_s
+
+    def gco2_per_kwh(self, t_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Carbon intensity at times of the trace; before the grid's first hour, that hour's."""
+        return self.grid.at(np.maximum(t_s - self.grid_offset_s, 0.0))
+
+    @property
+    def mean_gco2_per_kwh(self) -> float:
+        """Carbon intensity over the measured part of the trace, minute by minute."""
+        return float(
+            self.gco2_per_kwh(np.arange(self.warmup_s, self.trace.duration_s + 1.0, BIN_S)).mean()
+        )
+
+
+def drives_of(factors: Factors, ssd_bytes: float) -> int:
+    """Drives whose bandwidth a capacity has: whole ones, at least one."""
+    return max(1, factors.drives(ssd_bytes))

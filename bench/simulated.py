@@ -1,0 +1,194 @@
+"""What the engine does under every plan, whatever that costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from greencache.bench.outcome import Outcome, outcome_of
+from greencache.bench.plans import Plan, best_static_candidates
+from greencache.bench.setup import ReplaySetup, drives_of
+from greencache.bench.simulation import (
+    Rejections,
+    StorageSetup,
+    admit,
+    deadline_s,
+    simulate,
+)
+from greencache.errors import InputError
+from greencache.traces.requests import RequestTrace
+
+__all__ = ["COMPILING", "Simulated", "prepare", "simulate_plans"]
+
+COMPILING = "compiling"
+"""What goes before the plans."""
+
+
+@dataclass(frozen=True)
+class Simulated:
+    """What the engine did under every plan, whatever that costs.
+
+    Attributes
+    ----------
+    setup:
+        What it was run with; grid, scope and most factors played no part.
+    rejections:
+        Requests that the engine cannot serve at all.
+    outcomes:
+        For each plan, in the order asked for, its run; for a plan in hindsight those of all sizes
+        that it chooses from.
+    block_accesses:
+        Blocks looked up, over all simulations.
+    simulating_s:
+        Wall time of all simulations together, without compiling.
+    """
+
+    setup: ReplaySetup
+    rejections: Rejections
+    outcomes: dict[str, list[Outcome]]
+    block_accesses: int
+    simulating_s: float
+
+    @property
+    def simulations(self) -> int:
+        """How often the engine was run."""
+        return sum(len(outcomes) for outcomes in self.outcomes.values())
+
+
+def _simulate_plan(
+    setup: ReplaySetup,
+    admitted: RequestTrace,
+    plan: Plan,
+    on_progress: Callable[[float], None] | None = None,
+) -> Outcome:
+    drives = drives_of(setup.factors, plan.ssd_bytes)
+    storage = StorageSetup(
+        reuse_hbm=plan.reuse_hbm,
+        dram_bytes=plan.dram_bytes,
+        ssd_bytes=plan.ssd_bytes,
+        policy=setup.policy,
+        ssd_read_bytes_per_s=drives * setup.factors.ssd_read_bytes_per_s.value,
+        ssd_write_bytes_per_s=drives * setup.factors.ssd_write_bytes_per_s.value,
+    )
+    run = simulate(
+        admitted,
+        setup.hardware,
+        storage,
+        batching=setup.batching,
+        replicas=setup.replicas,
+        on_progress=on_progress,
+    )
+    block_bytes = setup.hardware.layout.block_bytes
+    return outcome_of(
+        run,
+        plan,
+        setup.slo,
+        warmup_s=setup.warmup_s,
+        block_tokens=admitted.block_tokens,
+        capacity_blocks={
+            "dram": setup.replicas * (plan.dram_bytes // block_bytes),
+            "ssd": setup.replicas * (plan.ssd_bytes // block_bytes),
+        },
+    )
+
+
+def _simulate_candidates(
+    setup: ReplaySetup,
+    admitted: RequestTrace,
+    candidates: list[Plan],
+    threads: int,
+    on_progress: Callable[[float], None],
+) -> list[Outcome]:
+    outcomes = []
+    # The engine runs without the GIL, so threads are enough.
+    with ThreadPoolExecutor(threads) as pool:
+        for outcome in pool.map(lambda plan: _simulate_plan(setup, admitted, plan), candidates):
+            outcomes.append(outcome)
+            on_progress(len(outcomes) / len(candidates))
+    return outcomes
+
+
+def prepare(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
+    """The requests that the engine can serve, checked before anything long is begun.
+
+    Raises
+    ------
+    InputError
+        If no request can be served, none arrives after the warm-up, or the grid ends too early.
+    """
+    admitted, rejections = admit(setup.trace, setup.hardware)
+    if admitted.arrival_s[-1] < setup.warmup_s:
+        raise InputError(
+            f"no request arrives after a warm-up of {setup.warmup_s:g} s: the trace lasts "
+            f"{setup.trace.duration_s:g} s"
+        )
+    setup.gco2_per_kwh(np.array([0.0, deadline_s(admitted)]))
+    admitted.block_ids  # noqa: B018 - computed once, before threads ask for it
+    return admitted, rejections
+
+
+def simulate_plans(
+    setup: ReplaySetup,
+    plans: Sequence[Plan],
+    *,
+    threads: int | None = None,
+    on_progress: Callable[[str, float], None] | None = None,
+    clock: Callable[[], float],
+) -> Simulated:
+    """Run the engine under every plan.
+
+    Parameters
+    ----------
+    setup:
+        What to run with.
+    plans:
+        In the order of the results.
+    threads:
+        For the sizes of plans in hindsight; by default one for each processor.
+    on_progress:
+        Called now and then with a plan's name, or `COMPILING`, and the share of it that is done.
+    clock:
+        Wall clock, to report how fast the simulation is.
+
+    Raises
+    ------
+    InputError
+        As `prepare` does.
+    """
+
+    def report(name: str, share: float) -> None:
+        if on_progress is not None:
+            on_progress(name, share)
+
+    admitted, rejections = prepare(setup)
+    # One request first, so that compiling is not counted as simulating: seconds, the first time.
+    report(COMPILING, 0.0)
+    simulate(admitted.select(np.arange(len(admitted)) == 0), setup.hardware, StorageSetup())
+    report(COMPILING, 1.0)
+    began_s = clock()
+    outcomes: dict[str, list[Outcome]] = {}
+    for plan in plans:
+
+        def advanced(share: float, name: str = plan.name) -> None:
+            report(name, share)
+
+        if plan.hindsight:
+            candidates = best_static_candidates(setup.installed)
+            outcomes[plan.name] = _simulate_candidates(
+                setup, admitted, candidates, threads or os.cpu_count() or 1, advanced
+            )
+        else:
+            outcomes[plan.name] = [_simulate_plan(setup, admitted, plan, advanced)]
+        advanced(1.0)
+    simulations = sum(len(each) for each in outcomes.values())
+    return Simulated(
+        setup=setup,
+        rejections=rejections,
+        outcomes=outcomes,
+        block_accesses=simulations * int(admitted.full_blocks.sum()),
+        simulating_s=clock() - began_s,
+    )
