@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.errors import InputError, LoadError, UnknownNameError
-from greencache.quantities import HOUR_S
+from greencache.quantities import HOUR_S, YEAR_S
 from greencache.traces.files import read_lines
 from greencache.traces.grid import parse_utc
 from greencache.traces.recordings import RECORDINGS, recorded_arrivals_s
@@ -227,8 +227,9 @@ def _append(path: Path, line: int, series: _Series, t_s: float, rate: float) -> 
         series.first_s = t_s
     elif series.step_s is None:
         series.step_s = t_s - series.first_s
-        if series.step_s <= 0:
-            raise LoadError(path, f"time does not go on in series {series.name}", line=line)
+        if not 0 < series.step_s <= YEAR_S:
+            reason = f"a window of series {series.name} lasts {series.step_s:g} s, not 0 to a year"
+            raise LoadError(path, reason, line=line)
     elif abs(t_s - series.first_s - count * series.step_s) > series.step_s * 1e-3:
         expected = series.first_s + count * series.step_s
         reason = f"series {series.name} has {t_s:.10g} s where {expected:.10g} s follows"
