@@ -35,6 +35,9 @@ _RATE = "requests_per_s"
 _HIGHEST_RATE = 1e9
 """Requests per second that no service has: more is a mistake of units."""
 
+_MOST_WINDOWS = 10_000_000
+"""Two centuries of ServeGen's windows: more is a slip, and would only fill the memory."""
+
 _SAMPLED_WINDOW_S = 60.0
 """Windows in which recorded arrivals are counted: some 200 of Mooncake's, so that the rate of one
 is known to 7 %, and the shape keeps what changes within the hour."""
@@ -127,6 +130,8 @@ class LoadSeries:
             raise InputError(f"a mean rate is more than 0 requests per second: {mean_rate}")
         if not (0 < span_s < math.inf and 0 <= before_s < math.inf):
             raise InputError(f"a load spans more than 0 s, and 0 s or more before: {span_s:g}")
+        if before_s + span_s > _MOST_WINDOWS * self.window_s:
+            raise InputError(f"a load spans at most {_MOST_WINDOWS:,} windows: ask for fewer hours")
         first = -math.ceil(before_s / self.window_s)
         last = math.ceil(span_s / self.window_s)
         windows = np.arange(first, last)
