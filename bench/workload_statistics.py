@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,8 @@ class StreamStatistics:
     requests:
         How many.
     requests_per_s, busiest_hour_per_s:
-        Mean arrivals per second, and those of the busiest hour; None where the trace has no common
-        clock, or is shorter than an hour and a half.
+        Mean arrivals per second, and those of the busiest whole hour; None where the trace has no
+        common clock, or no whole hour.
     prompt_tokens, output_tokens:
         Of a request.
     requests_per_session:
@@ -98,6 +99,8 @@ class WorkloadComparison:
         Figures of both.
     rate_error:
         Composed over wanted mean rate, less one.
+    busiest_hour_wanted_per_s:
+        Requests per second in the busiest whole hour of the wanted load; None if it has none.
     hourly_correlation:
         Of composed and wanted requests, hour by hour (Pearson's); None if the wanted load has the
         same rate in all hours, or there are fewer than three.
@@ -106,7 +109,12 @@ class WorkloadComparison:
     composed: StreamStatistics
     source: StreamStatistics
     rate_error: float
+    busiest_hour_wanted_per_s: float | None
     hourly_correlation: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it as plain numbers."""
+        return asdict(self)
 
 
 @kernel
@@ -191,8 +199,9 @@ def stream_statistics(
     rate = busiest = hit_rates = None
     if has_clock:
         rate = (len(trace) - first) / (until_s - since_s)
-        by_hour = np.bincount(((trace.arrival_s[first:] - since_s) // HOUR_S).astype(np.int64))
-        if until_s - since_s >= 1.5 * HOUR_S:
+        hours = int((until_s - since_s) // HOUR_S)
+        if hours:
+            by_hour = np.histogram(trace.arrival_s, since_s + np.arange(hours + 1) * HOUR_S)[0]
             busiest = float(by_hour.max() / HOUR_S)
         in_hour = (trace.arrival_s >= since_s) & (trace.arrival_s < since_s + HOUR_S)
         hit_rates = _hit_rates(trace.select(in_hour))
@@ -223,17 +232,21 @@ def _source_of(composed: ComposedWorkload) -> StreamStatistics:
     return stream_statistics(trace, has_clock=composed.workload != "agentic")
 
 
-def _hourly_correlation(composed: ComposedWorkload) -> float | None:
+def _wanted_by_hour(composed: ComposedWorkload) -> NDArray[np.float64]:
+    """Requests that the load asks for in each whole measured hour."""
     load, hours = composed.load, int((composed.span_s - composed.warmup_s) // HOUR_S)
-    if hours < 3:
-        return None
-    edges_s = np.arange(hours + 1) * HOUR_S
-    window_s = load.start_s + np.arange(len(load.requests_per_s) + 1) * load.window_s
+    edges_s = load.start_s + np.arange(len(load.requests_per_s) + 1) * load.window_s
     until = np.concatenate([[0], np.cumsum(load.requests_per_s * load.window_s)])
-    wanted = np.diff(np.interp(edges_s, window_s, until))
-    if np.ptp(wanted) < 1e-9 * wanted.max():
+    return np.diff(np.interp(np.arange(hours + 1) * HOUR_S, edges_s, until))
+
+
+def _hourly_correlation(composed: ComposedWorkload, wanted: NDArray[np.float64]) -> float | None:
+    if len(wanted) < 3 or np.ptp(wanted) < 1e-9 * wanted.max():
         return None
-    got = np.histogram(composed.trace.arrival_s - composed.warmup_s, edges_s)[0]
+    edges_s = composed.warmup_s + np.arange(len(wanted) + 1) * HOUR_S
+    got = np.histogram(composed.trace.arrival_s, edges_s)[0]
+    if np.ptp(got) == 0:
+        return None
     return float(np.corrcoef(got, wanted)[0, 1])
 
 
@@ -247,9 +260,11 @@ def compare_with_sources(composed: ComposedWorkload) -> WorkloadComparison:
         composed.trace, since_s=composed.warmup_s, until_s=composed.span_s
     )
     assert statistics.requests_per_s is not None
+    wanted = _wanted_by_hour(composed)
     return WorkloadComparison(
         composed=statistics,
         source=_source_of(composed),
         rate_error=statistics.requests_per_s / composed.mean_rate - 1,
-        hourly_correlation=_hourly_correlation(composed),
+        busiest_hour_wanted_per_s=float(wanted.max() / HOUR_S) if len(wanted) else None,
+        hourly_correlation=_hourly_correlation(composed, wanted),
     )

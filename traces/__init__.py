@@ -4,7 +4,12 @@
 ``requests``          ``RequestTrace``: arrivals, lengths and block ids as arrays
 ``mooncake``          the reader of Mooncake's JSON lines, plain or gzipped
 ``grid``              ``GridSeries``: hourly carbon intensity, and its CSV reader
-``samples``           what lies under ``data/``, with sources and licences
+``loads``             ``LoadSeries``: request rates over days, and their CSV reader
+``chains``            sessions and turns, found in the chains of blocks
+``sessions``          libraries of recorded sessions
+``compose``           a load and a library of sessions to a stream of days
+``recordings``        the shipped request recordings, with sources and licences
+``samples``           what lies under ``data/``
 ====================  ==============================================================
 """
 

@@ -34,12 +34,12 @@ from greencache.traces.sessions import SessionLibrary, entries_of, session_libra
 __all__ = ["ComposedWorkload", "compose", "compose_sessions", "starts_for"]
 
 _DECONVOLUTION_STEPS = 50
-"""Then the expected requests of each hour of ServeGen's services are within 0.2 % of the wanted
+"""Then the expected requests of each hour of ServeGen's services are within 0.3 % of the wanted
 (conversation, document), or 6 % (agentic, whose sessions outlast the falls of the load). More steps
 change little."""
 
-_MOST_ENTRIES = 2**31 - 1
-"""Block ids have 32 bits."""
+_MOST_ENTRIES = 2**30
+"""Block ids have 32 bits; half of them leaves room for what a draw has more than its mean."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,8 @@ def starts_for(
 ) -> NDArray[np.float64]:
     """Session starts in each window from which the wanted requests follow.
 
+    Before the first window, sessions are taken to have started as often as its rate needs.
+
     Parameters
     ----------
     requests:
@@ -113,22 +115,24 @@ def starts_for(
     Returns
     -------
     numpy.ndarray
-        Expected starts in each window. Windows in the first ``len(requests_by_window)`` also make
-        up for the sessions that would have started before.
+        Expected starts in each window.
     """
-    windows = len(requests)
+    windows, total = len(requests), requests_by_window.sum()
     size = windows + len(requests_by_window)
     transform = np.fft.rfft(requests_by_window, size)
+    earlier = np.zeros(windows)
+    later_requests = (total - np.cumsum(requests_by_window))[:windows]
+    earlier[: len(later_requests)] = requests[0] / total * np.maximum(later_requests, 0.0)
 
     def expected(starts: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.fft.irfft(np.fft.rfft(starts, size) * transform, size)[:windows]
+        return earlier + np.fft.irfft(np.fft.rfft(starts, size) * transform, size)[:windows]
 
     def blamed(ratio: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.fft.irfft(np.fft.rfft(ratio, size) * transform.conj(), size)[:windows]
 
     within = np.maximum(blamed(np.ones(windows)), requests_by_window[0] / 2)
     smallest = requests.max() * 1e-9
-    starts = requests / requests_by_window.sum()
+    starts = requests / total
     for _ in range(_DECONVOLUTION_STEPS):
         ratio = requests / np.maximum(expected(starts), smallest)
         starts = starts * np.maximum(blamed(ratio), 0.0) / within
@@ -141,6 +145,12 @@ def _start_times_s(
     """Starts of sessions, in order, on the load's clock."""
     by_window = _requests_by_window(library, load.window_s)
     expected = starts_for(load.requests_per_s * load.window_s, by_window)
+    blocks = expected.sum() * len(library.blocks) / len(library)
+    if blocks > _MOST_ENTRIES:
+        raise InputError(
+            f"a stream with some {blocks:.2g} blocks in its prompts is too large: compose fewer "
+            "hours, a lower rate or larger blocks"
+        )
     counts = rng.poisson(expected)
     window = np.repeat(np.arange(len(counts)), counts)
     times_s = load.start_s + (window + rng.random(len(window))) * load.window_s
@@ -203,7 +213,7 @@ def compose_sessions(
     Raises
     ------
     InputError
-        If no request falls into the stream, or more than ids of 32 bits can name.
+        If no request falls into the stream, or more blocks than ids of 32 bits can name.
     """
     rng = np.random.Generator(np.random.PCG64(seed))
     starts_s = _start_times_s(load, library, rng)
@@ -222,11 +232,6 @@ def compose_sessions(
     first_private = library.shared_blocks + np.cumsum(library.private_blocks[drawn])
     places = int(first_private[-1])
     entries = np.diff(library.block_starts)[requests]
-    if max(int(entries.sum()), places) > _MOST_ENTRIES:
-        raise InputError(
-            f"{len(order):,} requests have more blocks than can be named: compose fewer hours, a "
-            "lower rate or larger blocks"
-        )
     ids = np.empty(int(entries.sum()), np.int32)
     _name_blocks(
         copies,
@@ -314,7 +319,7 @@ def compose(
     library = session_library(workload, block_tokens)
     span_s, before_s = hours * HOUR_S, warmup_hours * HOUR_S
     # Once the longest session for the requests of those that have begun, and once more because
-    # the first windows of a deconvolution stand for all that lies before.
+    # the starts before those are not known but guessed.
     span = load.over(span_s, before_s=before_s + 2 * library.longest_s, mean_rate=mean_rate)
     trace = compose_sessions(library, span, before_s=before_s, span_s=span_s, seed=seed)
     repeats = load.repeats_within(before_s + span_s)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.errors import InputError, LoadError, UnknownNameError
-from greencache.quantities import HOUR_S
+from greencache.quantities import HOUR_S, YEAR_S
 from greencache.traces.files import read_lines
 from greencache.traces.grid import parse_utc
 from greencache.traces.recordings import RECORDINGS, recorded_arrivals_s
@@ -34,6 +34,9 @@ _SERIES_COLUMNS = ("series", "model")
 _RATE = "requests_per_s"
 _HIGHEST_RATE = 1e9
 """Requests per second that no service has: more is a mistake of units."""
+
+_MOST_WINDOWS = 10_000_000
+"""Two centuries of ServeGen's windows: more is a slip, and would only fill the memory."""
 
 _SAMPLED_WINDOW_S = 60.0
 """Windows in which recorded arrivals are counted: some 200 of Mooncake's, so that the rate of one
@@ -127,6 +130,8 @@ class LoadSeries:
             raise InputError(f"a mean rate is more than 0 requests per second: {mean_rate}")
         if not (0 < span_s < math.inf and 0 <= before_s < math.inf):
             raise InputError(f"a load spans more than 0 s, and 0 s or more before: {span_s:g}")
+        if before_s + span_s > _MOST_WINDOWS * self.window_s:
+            raise InputError(f"a load spans at most {_MOST_WINDOWS:,} windows: ask for fewer hours")
         first = -math.ceil(before_s / self.window_s)
         last = math.ceil(span_s / self.window_s)
         windows = np.arange(first, last)
@@ -227,8 +232,9 @@ def _append(path: Path, line: int, series: _Series, t_s: float, rate: float) -> 
         series.first_s = t_s
     elif series.step_s is None:
         series.step_s = t_s - series.first_s
-        if series.step_s <= 0:
-            raise LoadError(path, f"time does not go on in series {series.name}", line=line)
+        if not 0 < series.step_s <= YEAR_S:
+            reason = f"a window of series {series.name} lasts {series.step_s:g} s, not 0 to a year"
+            raise LoadError(path, reason, line=line)
     elif abs(t_s - series.first_s - count * series.step_s) > series.step_s * 1e-3:
         expected = series.first_s + count * series.step_s
         reason = f"series {series.name} has {t_s:.10g} s where {expected:.10g} s follows"

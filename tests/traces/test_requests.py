@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -47,3 +50,30 @@ def test_blocks_that_cannot_be_made_are_refused() -> None:
     for tokens in (8, 24, 0, -16):
         with pytest.raises(InputError, match="choose a multiple"):
             trace.in_blocks_of(tokens)
+
+
+chains = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=12)
+
+
+def chain_trace(names: list[list[int]]) -> RequestTrace:
+    return make_trace([(float(r), 512 * len(each), 1, each) for r, each in enumerate(names)])
+
+
+@given(chains, st.randoms(use_true_random=False))
+def test_names_that_are_chained_already_give_the_same_ids(
+    names: list[list[int]], random: Random
+) -> None:
+    trace = chain_trace(names)
+    other_names = list(range(3 * trace.unique_blocks))
+    random.shuffle(other_names)
+    renamed = np.array(other_names, np.int32)[trace.block_ids]
+    chained = replace(trace, block_names=renamed, chained=True)
+    assert chained.block_ids.tolist() == trace.block_ids.tolist()
+    keep = np.array([random.random() < 0.5 for _ in names])
+    assert chained.select(keep).block_ids.tolist() == trace.select(keep).block_ids.tolist()
+
+
+def test_ids_numbered_already_are_not_copied() -> None:
+    trace = chain_trace([[1, 2], [1, 3], [1, 2]])
+    numbered = replace(trace, block_names=trace.block_ids, chained=True)
+    assert numbered.block_ids is trace.block_ids
