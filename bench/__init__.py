@@ -9,5 +9,6 @@
 ``table``, ``report`` the same for people: a terminal table, an HTML page with plots
 ``curve``             what ``greencache curve`` does
 ``replay_speed``      a benchmark: block accesses a second, beside other LRUs
+``published``         a check: measurements of real engines, beside the simulated one
 ====================  ================================================================
 """

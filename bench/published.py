@@ -9,6 +9,7 @@ than measured, +10 % latency slower.
 from __future__ import annotations
 
 import os
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -234,9 +235,8 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
     lines += ["", "| measure | figures | median absolute error | worst |", "|---|---|---|---|"]
     for measure in MEASURES:
         errors = np.array([each.error for each in comparisons if each.measure == measure])
-        lines.append(
-            f"| {measure} | {len(errors)} | {np.median(np.abs(errors)):.0%} | {_worst(errors):+.0%} |"
-        )
+        median = float(np.median(np.abs(errors)))
+        lines.append(f"| {measure} | {len(errors)} | {median:.0%} | {_worst(errors):+.0%} |")
     return "\n".join(lines) + "\n"
 
 
@@ -306,9 +306,10 @@ def main(
     check_outputs(json, markdown_file)
     sources, rows = read_published()
     comparisons = compare(Catalog.load(), rows)
-    console = Console()
+    # Not cut to 80 columns where nobody has set a width.
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(_table(comparisons))
-    console.print("\n" + markdown(comparisons))
+    console.print("\n" + markdown(comparisons), markup=False)
     if json is not None:
         write_json(json, _as_json(sources, comparisons))
     if markdown_file is not None:
