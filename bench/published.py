@@ -42,7 +42,10 @@ LATER_S = 86400.0
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What was run. Lengths are in tokens; ``rate_per_s`` is infinite for a queue."""
+    """What was run. ``rate_per_s`` is infinite for a queue.
+
+    ``lengths_published`` is false where the source does not say how long prompts were.
+    """
 
     source: str
     model: str
@@ -56,6 +59,7 @@ class Setting:
     block_tokens: int
     batched_tokens: int
     running: int
+    lengths_published: bool
 
     @property
     def group(self) -> tuple[str, ...]:
@@ -142,6 +146,7 @@ def read_published() -> tuple[dict[str, Source], list[tuple[Setting, dict[str, f
                 block_tokens=given["block_tokens"],
                 batched_tokens=given["batched_tokens"],
                 running=given["running"],
+                lengths_published=given["lengths_published"],
             )
             rows.append((setting, {name: row[name] for name in MEASURES if name in row}))
     return sources, rows
@@ -222,7 +227,7 @@ def _worst(errors: NDArray[np.float64]) -> float:
 
 
 def markdown(comparisons: Sequence[Comparison]) -> str:
-    """The summary as ``docs/models.md`` has it: errors by group, then over all of each measure."""
+    """The summary as ``docs/checks.md`` has it: errors by group, then over all of each measure."""
     lines = [
         "| source | model | hardware | weights | measure | figures | median error | worst |",
         "|---|---|---|---|---|---|---|---|",
@@ -232,12 +237,29 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
             f"| {' | '.join(key)} | {len(errors)} | {np.median(errors):+.0%} "
             f"| {_worst(errors):+.0%} |"
         )
-    lines += ["", "| measure | figures | median absolute error | worst |", "|---|---|---|---|"]
+    lines += [
+        "",
+        "| measure | lengths | figures | median absolute error | worst |",
+        "|---|---|---|---|---|",
+    ]
     for measure in MEASURES:
-        errors = np.array([each.error for each in comparisons if each.measure == measure])
-        median = float(np.median(np.abs(errors)))
-        lines.append(f"| {measure} | {len(errors)} | {median:.0%} | {_worst(errors):+.0%} |")
+        for published, lengths in ((True, "published"), (False, "assumed")):
+            errors = np.array(
+                [
+                    each.error
+                    for each in comparisons
+                    if each.measure == measure and each.setting.lengths_published == published
+                ]
+            )
+            if len(errors):
+                median = f"{np.median(np.abs(errors)):.0%}"
+                worst = f"{_worst(errors):+.0%}"
+                lines.append(f"| {measure} | {lengths} | {len(errors)} | {median} | {worst} |")
     return "\n".join(lines) + "\n"
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
 
 
 def _as_json(sources: dict[str, Source], comparisons: Sequence[Comparison]) -> dict[str, Any]:
@@ -257,9 +279,7 @@ def _as_json(sources: dict[str, Source], comparisons: Sequence[Comparison]) -> d
                 "input_tokens": each.setting.input_tokens,
                 "output_tokens": each.setting.output_tokens,
                 "requests": each.setting.requests,
-                "rate_per_s": None
-                if np.isinf(each.setting.rate_per_s)
-                else each.setting.rate_per_s,
+                "rate_per_s": _finite(each.setting.rate_per_s),
                 "running": each.setting.running,
                 "measure": each.measure,
                 "published": each.published,
