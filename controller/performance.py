@@ -195,6 +195,7 @@ def serving_hardware(
             f"has {memory_bytes / 1e9:.0f} GB for it: use more GPUs or a smaller weight dtype"
         )
     peak = gpu.get(_COMPUTED_IN.get(weight_dtype, "")) or gpu["dense_fp16_flops"]
+    prefill = gpu.get("prefill_flops") or efficiency["prefill_flops"]
     link = efficiency["link"].value
     link_s_per_token = 0.0
     if gpus > 1:
@@ -210,7 +211,7 @@ def serving_hardware(
         flops_per_attended=4.0 * model.attention_width,
         weight_bytes=(model.layer_parameters + model.head_parameters) * DTYPE_BYTES[weight_dtype],
         kv_bytes_per_token=layout.bytes_per_token,
-        flops_per_s=gpus * peak.value * efficiency["prefill_flops"].value,
+        flops_per_s=gpus * peak.value * prefill.value,
         bytes_per_s=gpus * gpu["memory_bytes_per_s"].value * efficiency["decode_memory"].value,
         link_s_per_token=link_s_per_token,
         overhead_s=efficiency["step_overhead_s"].value,

@@ -38,9 +38,11 @@ def cells(text: str) -> dict[tuple[str, ...], list[float]]:
     """Of Markdown tables: the percentages of a line, by its other cells."""
     table = {}
     for line in text.splitlines():
+        if not line.startswith("| "):
+            continue
         values = [cell.strip() for cell in line.strip("| ").split("|")]
         shares = [float(value[:-1]) for value in values if value.endswith("%")]
-        if line.startswith("| ") and shares:
+        if shares:
             table[tuple(value for value in values if not value.endswith("%"))] = shares
     return table
 
