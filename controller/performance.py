@@ -1,14 +1,17 @@
 """Time and power of an inference engine's step, by roofline.
 
-A step computes some new tokens against the context of their requests. It is bound by arithmetic or
-by memory traffic, whichever takes longer, and then pays for communication between GPUs and a fixed
-overhead::
+A step computes some new tokens against the context of their requests. Its linear layers and its
+attention are each bound by arithmetic or by memory traffic, whichever takes longer; in every layer
+one waits for the other, so their times add up. Communication between GPUs and a fixed overhead
+come on top::
 
-    flops = 2 * layer_parameters * tokens + 2 * head_parameters * samples
-            + 4 * attention_width * sum of context over tokens
-    bytes = weights + KV per token * sum of context over requests
-    time  = max(flops / (gpus * peak * efficiency), bytes / (gpus * bandwidth * efficiency))
-            + communication * tokens + overhead
+    linear    = max((2 * layer_parameters * tokens + 2 * head_parameters * samples) / flop rate,
+                    weights / memory rate)
+    attention = max(4 * attention_width * sum of context over tokens / flop rate,
+                    KV per token * sum of context over requests / memory rate)
+    time      = linear + attention + communication * tokens + overhead
+
+Both rates are those of all GPUs, times their efficiency.
 
 Two operations a parameter and token, and four an attended position and query element (scores, then
 the weighted sum), are the usual count (Kaplan et al., arXiv 2001.08361, section 2.1). Tensor
@@ -91,14 +94,19 @@ def step_cost(
     resident:
         Sum over the requests in the step of the context that is read from memory.
     """
-    flops = (
-        rates.flops_per_token * tokens
-        + rates.flops_per_sample * samples
-        + rates.flops_per_attended * attended
+    linear_s = (
+        rates.flops_per_token * tokens + rates.flops_per_sample * samples
+    ) / rates.flops_per_s
+    weights_s = rates.weight_bytes / rates.bytes_per_s
+    attention_s = rates.flops_per_attended * attended / rates.flops_per_s
+    kv_s = rates.kv_bytes_per_token * resident / rates.bytes_per_s
+    duration_s = (
+        max(linear_s, weights_s)
+        + max(attention_s, kv_s)
+        + rates.link_s_per_token * tokens
+        + rates.overhead_s
     )
-    compute_s = flops / rates.flops_per_s
-    memory_s = (rates.weight_bytes + rates.kv_bytes_per_token * resident) / rates.bytes_per_s
-    duration_s = max(compute_s, memory_s) + rates.link_s_per_token * tokens + rates.overhead_s
+    compute_s, memory_s = linear_s + attention_s, weights_s + kv_s
     busy_w = (compute_s * rates.compute_w + memory_s * rates.memory_w) / duration_s
     return Step(duration_s, min(rates.idle_w + busy_w, rates.limit_w))
 
@@ -211,6 +219,7 @@ def serving_hardware(
             f"has {memory_bytes / 1e9:.0f} GB for it: use more GPUs or a smaller weight dtype"
         )
     peak = gpu.get(_COMPUTED_IN.get(weight_dtype, "")) or gpu["dense_fp16_flops"]
+    prefill = gpu.get("prefill_flops") or efficiency["prefill_flops"]
     link = efficiency["link"].value
     link_s_per_token = 0.0
     if gpus > 1:
@@ -222,7 +231,7 @@ def serving_hardware(
         flops_per_attended=4.0 * model.attention_width,
         weight_bytes=(model.layer_parameters + model.head_parameters) * DTYPE_BYTES[weight_dtype],
         kv_bytes_per_token=layout.bytes_per_token,
-        flops_per_s=gpus * peak.value * efficiency["prefill_flops"].value,
+        flops_per_s=gpus * peak.value * prefill.value,
         bytes_per_s=gpus * gpu["memory_bytes_per_s"].value * efficiency["decode_memory"].value,
         link_s_per_token=link_s_per_token,
         overhead_s=efficiency["step_overhead_s"].value,

@@ -62,6 +62,24 @@ def test_a_long_prefill_is_bound_by_arithmetic(hardware: ServingHardware) -> Non
     assert prefill_s(hardware, 4096) == pytest.approx(expected_s, rel=1e-6)
 
 
+def test_a_gpu_may_have_an_efficiency_of_its_own(catalog: Catalog) -> None:
+    """The A100's, from its kernels' published times; the H100 has that of the table."""
+    model = find_model("llama-3.1-8b")
+    a100 = serving_hardware(catalog, model, "2xA100").rates.flops_per_s
+    h100 = serving_hardware(catalog, model, "2xH100").rates.flops_per_s
+    assert (a100, h100) == pytest.approx((2 * 0.64 * 312e12, 2 * 0.45 * 989.4e12))
+
+
+def test_attention_waits_for_the_linear_layers(hardware: ServingHardware) -> None:
+    """512 answers over 4,096 tokens each: arithmetic bounds the layers, memory their attention."""
+    model, context = find_model("llama-3.1-8b"), 512 * 4096.0
+    linear_s = 2 * 512 * (model.layer_parameters + model.head_parameters) / (0.45 * 989.4e12)
+    attention_s = 131_072 * context / (0.7 * 3.35e12)
+    expected_s = linear_s + attention_s + hardware.rates.overhead_s
+    step = step_cost(hardware.rates, 512.0, 512.0, context, context)
+    assert step.duration_s == pytest.approx(expected_s, rel=1e-6)
+
+
 def test_a_cached_prefix_saves_its_arithmetic_but_not_its_attention(
     hardware: ServingHardware,
 ) -> None:
