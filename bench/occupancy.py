@@ -194,7 +194,7 @@ def _without(members: NDArray[np.int64], count: int, r: int) -> int:
 def preempt_youngest(engine: Engine) -> int:
     """Put the running request that started last back to the head of the queue; which it is."""
     counts, requests = engine.counts, engine.requests
-    youngest = engine.decoding[0]
+    youngest = int(engine.decoding[0])
     for i in range(counts[DECODING]):
         if requests[engine.decoding[i]].started > requests[youngest].started:
             youngest = engine.decoding[i]

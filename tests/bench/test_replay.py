@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from numpy.typing import NDArray
 
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
@@ -152,7 +153,7 @@ def test_every_factor_that_is_printed_has_an_effect(catalog: Catalog, name: str)
         hardware = serving_hardware(catalog, model, "H100", block_tokens=512, factors=factors)
         # The same prompts once more, so that what was written is read again.
         burst = fresh_prompts(100, 0.2, blocks=16)
-        names = np.tile(burst.block_names, 2)
+        names: NDArray[np.int64] = np.tile(burst.block_names, 2)
         again = dataclasses.replace(
             burst,
             arrival_s=np.concatenate([burst.arrival_s, burst.arrival_s + 60.0]),
