@@ -149,7 +149,7 @@ def test_an_hour_without_reuse_has_no_hits(conversation: RequestTrace) -> None:
         sessions=np.arange(len(conversation)),
     )
     got = stream_statistics(first)
-    assert got.hit_rates == (0, 0, 0, 0)
+    assert set(got.hit_rates or ()) == {0.0}
     assert got.seen_share == 0
     assert got.reuse_gap_s is None
     assert got.session_gap_s is None
