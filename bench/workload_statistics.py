@@ -201,8 +201,8 @@ def stream_statistics(
         rate = (len(trace) - first) / (until_s - since_s)
         hours = int((until_s - since_s) // HOUR_S)
         if hours:
-            by_hour = np.histogram(trace.arrival_s, since_s + np.arange(hours + 1) * HOUR_S)[0]
-            busiest = float(by_hour.max() / HOUR_S)
+            hour = ((trace.arrival_s[first:] - since_s) // HOUR_S).astype(np.int64)
+            busiest = float(np.bincount(hour)[:hours].max() / HOUR_S)
         in_hour = (trace.arrival_s >= since_s) & (trace.arrival_s < since_s + HOUR_S)
         hit_rates = _hit_rates(trace.select(in_hour))
     return StreamStatistics(

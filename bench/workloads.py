@@ -29,7 +29,9 @@ SCHEMA = "greencache.bench.workloads/1"
 
 HOURS = 24.0
 WARMUP_HOURS = 6.0
-MEAN_RATE = 1.0
+MEAN_RATES = {"conversation": 3.4, "document": 1.0, "agentic": 0.5}
+"""Requests per second: of conversation as recorded; of the others, what makes a day as large."""
+
 SEED = 1
 
 
@@ -116,7 +118,7 @@ def main(
         "m-large"
     ),
 ) -> None:
-    """Compose a day of each workload at 1 request/s and print it beside its sources."""
+    """Compose a day of each workload and print it beside its sources."""
     check_outputs(json)
     series = find_load(load)
     results: dict[str, Any] = {}
@@ -127,7 +129,7 @@ def main(
             series,
             hours=HOURS,
             warmup_hours=WARMUP_HOURS,
-            mean_rate=MEAN_RATE,
+            mean_rate=MEAN_RATES[workload],
             seed=SEED,
         )
         comparison = compare_with_sources(composed)

@@ -132,7 +132,7 @@ def starts_for(
 
     within = np.maximum(blamed(np.ones(windows)), requests_by_window[0] / 2)
     smallest = requests.max() * 1e-9
-    starts = requests / total
+    starts: NDArray[np.float64] = requests / total
     for _ in range(_DECONVOLUTION_STEPS):
         ratio = requests / np.maximum(expected(starts), smallest)
         starts = starts * np.maximum(blamed(ratio), 0.0) / within

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from greencache.compiled import kernel
 from greencache.errors import TraceError
 from greencache.traces.files import read_lines
 from greencache.traces.mooncake import read_mooncake
@@ -39,8 +40,27 @@ RECORDINGS = {
 }
 
 
+@kernel
+def _lay_out(
+    ids: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    order: NDArray[np.int64],
+    before: NDArray[np.int64],
+    names: NDArray[np.int32],
+) -> None:
+    """Chains of the requests in an order, each id moved by what lies before its session."""
+    at = 0
+    for r in order:
+        for i in range(starts[r], starts[r + 1]):
+            names[at] = ids[i] + before[r]
+            at += 1
+
+
 def _agentic_sessions() -> RequestTrace:
-    """All sessions side by side, arrivals counted from the start of each."""
+    """All sessions side by side, arrivals counted from the start of each.
+
+    A request that was interrupted before its answer is left out.
+    """
     from pyarrow import parquet
 
     columns = ["session", "abs_t_s", "input_length", "output_length", "hash_ids"]
@@ -48,24 +68,24 @@ def _agentic_sessions() -> RequestTrace:
     sessions = np.unique(table["session"].to_numpy(), return_inverse=True)[1]
     chains = table["hash_ids"].combine_chunks()
     starts, ids = chains.offsets.to_numpy().astype(np.int64), chains.values.to_numpy()
-    lengths = np.diff(starts)
     # Ids are chained already, and numbered anew in each session: laid side by side they are unique.
     largest = np.zeros(sessions.max() + 1, np.int64)
     np.maximum.at(largest, sessions, np.maximum.reduceat(ids, starts[:-1]) + 1)
-    before = np.concatenate([[0], np.cumsum(largest)[:-1]]).astype(np.int32)
-    names = ids.astype(np.int32) + np.repeat(before[sessions], lengths)
-    arrival_s = table["abs_t_s"].to_numpy()
+    before = np.cumsum(largest) - largest
+    arrival_s, outputs = table["abs_t_s"].to_numpy(), table["output_length"].to_numpy()
     order = np.argsort(arrival_s, kind="stable")
-    moved = np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64)
-    entries = np.arange(moved[-1]) + np.repeat(starts[order] - moved[:-1], lengths[order])
+    order = order[outputs[order] > 0]
+    lengths = np.diff(starts)[order]
+    names = np.empty(int(lengths.sum()), np.int32)
+    _lay_out(ids, starts, order, before[sessions], names)
     return RequestTrace(
         name="agentic-sessions",
         arrival_s=arrival_s[order],
         input_tokens=table["input_length"].to_numpy().astype(np.int64)[order],
-        output_tokens=np.maximum(table["output_length"].to_numpy().astype(np.int64), 1)[order],
+        output_tokens=outputs.astype(np.int64)[order],
         block_tokens=64,
-        block_names=names[entries],
-        block_starts=moved,
+        block_names=names,
+        block_starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         sessions=sessions[order],
         chained=True,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +51,7 @@ class RequestTrace:
     input_tokens: NDArray[np.int64]
     output_tokens: NDArray[np.int64]
     block_tokens: int
-    block_names: NDArray[np.int64] | NDArray[np.int32]
+    block_names: NDArray[np.signedinteger[Any]]
     block_starts: NDArray[np.int64]
     sessions: NDArray[np.int64] | None = None
     chained: bool = False

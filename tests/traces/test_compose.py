@@ -118,7 +118,7 @@ def _fingerprint(
 
 
 @pytest.mark.parametrize(
-    ("workload", "most"), [("conversation", 0.05), ("document", 0.12), ("agentic", 0.40)]
+    ("workload", "most"), [("conversation", 0.03), ("document", 0.06), ("agentic", 0.12)]
 )
 def test_the_request_rate_follows_the_load_from_the_first_hour_on(
     workload: str, most: float
