@@ -17,12 +17,13 @@ from greencache.bench.accounting import COMPONENTS
 from greencache.bench.outcome import TIERS
 from greencache.bench.replay import Measured, PlanResult, Replay
 from greencache.bench.simulation import BIN_S
-from greencache.quantities import GIB, TB
+from greencache.quantities import GIB, HOUR_S, TB
 
 __all__ = [
     "carbon_by_component",
     "carbon_over_time",
     "drawn",
+    "figure_of",
     "hit_rate_by_tier",
     "overview",
     "ttft",
@@ -181,7 +182,8 @@ def _draw_ttft(axes: Axes, replay: Replay) -> None:
         axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2, fontsize=8)
 
 
-def _figure(width: float, height: float, draw: Callable[[Figure], None]) -> Figure:
+def figure_of(width: float, height: float, draw: Callable[[Figure], None]) -> Figure:
+    """A figure in our style, so many inches large."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
@@ -200,23 +202,29 @@ def drawn(figure: Figure, kind: str) -> bytes:
 def carbon_by_component(replay: Replay) -> Figure:
     """Grams per 1,000 output tokens of each plan, by component and kind."""
     rows = len(_measured(replay))
-    return _figure(9, 1.8 + 0.45 * rows, lambda figure: _draw_carbon(figure.subplots(), replay))
+    return figure_of(9, 1.8 + 0.45 * rows, lambda figure: _draw_carbon(figure.subplots(), replay))
 
 
 def hit_rate_by_tier(replay: Replay) -> Figure:
     """Share of prompt tokens served by each tier."""
     rows = len(_measured(replay))
-    return _figure(9, 1.5 + 0.45 * rows, lambda figure: _draw_hits(figure.subplots(), replay))
+    return figure_of(9, 1.5 + 0.45 * rows, lambda figure: _draw_hits(figure.subplots(), replay))
 
 
 def ttft(replay: Replay) -> Figure:
     """Cumulative distribution of the time to first token, with the SLO."""
-    return _figure(9, 3.6, lambda figure: _draw_ttft(figure.subplots(), replay))
+    return figure_of(9, 3.6, lambda figure: _draw_ttft(figure.subplots(), replay))
+
+
+def _time_unit(replay: Replay) -> tuple[float, str]:
+    """What time is plotted in: seconds to a unit, and its name."""
+    return (HOUR_S, "hours") if replay.setup.trace.duration_s > 3 * HOUR_S else (60.0, "minutes")
 
 
 def _shade_warmup(axes: Axes, replay: Replay) -> None:
     if replay.setup.warmup_s:
-        axes.axvspan(0, replay.setup.warmup_s / 60, color="#f3f3f3", zorder=0)
+        unit_s, _ = _time_unit(replay)
+        axes.axvspan(0, replay.setup.warmup_s / unit_s, color="#f3f3f3", zorder=0)
 
 
 def carbon_over_time(replay: Replay) -> Figure:
@@ -224,13 +232,14 @@ def carbon_over_time(replay: Replay) -> Figure:
     lines = _lines(replay)
     runs = _measured(replay)[::-1]
     setup = replay.setup
+    unit_s, unit_name = _time_unit(replay)
 
     def draw(figure: Figure) -> None:
         grid, carbon, dram, ssd = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1.5, 1, 1))
         bins = max(len(m.used_bytes["dram"]) for _, m in runs)
         edges_s = np.minimum(np.arange(bins + 1) * BIN_S, setup.trace.duration_s)
         grid.stairs(
-            setup.gco2_per_kwh(edges_s[:-1]), np.arange(bins + 1) * BIN_S / 60, color="black"
+            setup.gco2_per_kwh(edges_s[:-1]), np.arange(bins + 1) * BIN_S / unit_s, color="black"
         )
         grid.set_ylabel("g/kWh")
         grid.set_ylim(bottom=0)
@@ -240,19 +249,20 @@ def carbon_over_time(replay: Replay) -> Figure:
         for result, m in runs:
             colour, dashes = lines[result.plan]
             whole = m.carbon.by_minute_g[:-1]  # the last minute is cut short
-            minutes = setup.warmup_s / 60 + (np.arange(len(whole)) + 0.5) * BIN_S / 60
+            times = (setup.warmup_s + (np.arange(len(whole)) + 0.5) * BIN_S) / unit_s
             if len(whole) >= _SMOOTHED:
                 whole = np.convolve(whole, np.ones(_SMOOTHED) / _SMOOTHED, mode="valid")
-                minutes = minutes[_SMOOTHED // 2 : -(_SMOOTHED // 2)]
-            carbon.plot(minutes, whole, dashes, color=colour, label=result.plan)
-            for axes, tier, capacity, unit in (
+                times = times[_SMOOTHED // 2 : -(_SMOOTHED // 2)]
+            carbon.plot(times, whole, dashes, color=colour, label=result.plan)
+            for axes, tier, each_bytes, unit in (
                 (dram, "dram", result.dram_bytes, GIB),
                 (ssd, "ssd", result.ssd_bytes, TB),
             ):
+                capacity = setup.replicas * each_bytes
                 if capacity == 0:
                     continue
                 used = m.used_bytes[tier]
-                axes.plot(np.arange(1, len(used) + 1) * BIN_S / 60, used / unit, color=colour)
+                axes.plot(np.arange(1, len(used) + 1) * BIN_S / unit_s, used / unit, color=colour)
                 axes.axhline(capacity / unit, color=colour, linestyle="--", linewidth=1)
         carbon.set_title("Operational carbon, g per minute (mean over 5 minutes)")
         carbon.set_ylim(bottom=0)
@@ -266,11 +276,11 @@ def carbon_over_time(replay: Replay) -> Figure:
         for axes in (grid, carbon, dram, ssd):
             _shade_warmup(axes, replay)
         ssd.set_xlabel(
-            "minutes since the trace began" + ("; warm-up shaded" if setup.warmup_s else "")
+            f"{unit_name} since the trace began" + ("; warm-up shaded" if setup.warmup_s else "")
         )
-        ssd.set_xlim(0, max(setup.trace.duration_s / 60, 1))
+        ssd.set_xlim(0, max(setup.trace.duration_s / unit_s, 1))
 
-    return _figure(9, 8, draw)
+    return figure_of(9, 8, draw)
 
 
 def overview(replay: Replay) -> Figure:
@@ -293,4 +303,4 @@ def overview(replay: Replay) -> Figure:
             fontsize=11,
         )
 
-    return _figure(15, 3 + 0.3 * max(4, len(replay.results)), draw)
+    return figure_of(15, 3 + 0.3 * max(4, len(replay.results)), draw)

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from greencache.bench import charts
 from greencache.bench.replay import PlanResult, Replay
+from greencache.bench.sensitivity import Sensitivity
+from greencache.bench.sensitivity_views import tornado
 from greencache.quantities import format_bytes
 from greencache.version import VERSION
 
@@ -88,7 +90,7 @@ def _row(replay: Replay, result: PlanResult) -> dict[str, object]:
     return row
 
 
-def html_report(replay: Replay) -> str:
+def html_report(replay: Replay, sensitivity: Sensitivity | None = None) -> str:
     """The page, with its plots as SVG inside; it needs no network and no script."""
     environment = Environment(
         loader=PackageLoader("greencache.bench"), autoescape=True, undefined=StrictUndefined
@@ -102,6 +104,9 @@ def html_report(replay: Replay) -> str:
             (_svg(charts.ttft(replay)), "Distribution of the time to first token"),
             (_svg(charts.carbon_over_time(replay)), "Carbon and tier capacity over time"),
         ]
+    figure = sensitivity and tornado(sensitivity)
+    if figure:
+        plots.append((_svg(figure), "Sensitivity to each factor"))
     return environment.get_template("replay.html").render(
         replay=replay,
         setup=replay.setup,

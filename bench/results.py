@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from greencache.bench.accounting import COMPONENTS, CarbonReport
 from greencache.bench.outcome import Latency
 from greencache.bench.replay import Measured, PlanResult, Replay
+from greencache.bench.sensitivity import Sensitivity
 from greencache.bench.simulation import BIN_S
 from greencache.carbon import Scope
 
@@ -135,7 +136,9 @@ def _run(replay: Replay, result: PlanResult) -> dict[str, Any]:
     }
 
 
-def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
+def as_json(
+    replay: Replay, *, wall_s: float, sensitivity: Sensitivity | None = None
+) -> dict[str, Any]:
     """Everything about a replay, ready for ``json.dump``."""
     setup, simulated = replay.setup, replay.simulated
     trace, hardware, grid, composed = setup.trace, setup.hardware, setup.grid, setup.composed
@@ -184,6 +187,7 @@ def as_json(replay: Replay, *, wall_s: float) -> dict[str, Any]:
         ),
         "factors": setup.factors.as_json(),
         "runs": [_run(replay, result) for result in replay.results],
+        "sensitivity": None if sensitivity is None else sensitivity.as_json(),
         "wall_s": wall_s,
         "simulations": simulated.simulations,
         "block_accesses_per_s": simulated.block_accesses / max(simulated.simulating_s, 1e-9),

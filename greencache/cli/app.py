@@ -171,6 +171,14 @@ def replay(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip malformed lines of the trace and count them.")
     ] = False,
+    sensitivity: Annotated[
+        bool,
+        typer.Option(
+            "--sensitivity",
+            help="Also say how the result moves over the published range of each carbon and "
+            "power factor, and between the scopes. Takes about ten times as long.",
+        ),
+    ] = False,
     json: Annotated[Path | None, _JSON] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a report with plots to this file.")
@@ -194,7 +202,7 @@ def replay(
       greencache replay --workload conversation --load m-large --load-fraction 0.6 --hours 24
     """
     options = locals()
-    outputs = {name: options.pop(name) for name in ("json", "html", "png")}
+    outputs = {name: options.pop(name) for name in ("sensitivity", "json", "html", "png")}
     from greencache.bench.scenario import Scenario
     from greencache.cli import replay as command
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from greencache.bench.replay import Replay, run_replay
 from greencache.bench.results import as_json
 from greencache.bench.scenario import Scenario, build
+from greencache.bench.sensitivity import Sensitivity, sensitivity_of
 from greencache.bench.table import WIDE, replay_table
 from greencache.cli.progress import progress_bar
 from greencache.output import STDOUT, as_bytes, check_outputs, write_output
@@ -23,23 +24,27 @@ __all__ = ["Outputs", "run"]
 
 @dataclass(frozen=True, slots=True)
 class Outputs:
-    """Where results go besides the table; None for nowhere."""
+    """What is asked for besides the table; None where it is written nowhere."""
 
+    sensitivity: bool
     json: Path | None
     html: Path | None
     png: Path | None
 
 
-def _render(replay: Replay, outputs: Outputs, wall_s: float) -> list[tuple[Path, bytes]]:
+def _render(
+    replay: Replay, sensitivity: Sensitivity | None, outputs: Outputs, wall_s: float
+) -> list[tuple[Path, bytes]]:
     """All results, before any is written: a fault in one leaves none."""
     results = []
     if outputs.json is not None:
-        results.append((outputs.json, as_bytes(as_json(replay, wall_s=wall_s))))
+        content = as_json(replay, wall_s=wall_s, sensitivity=sensitivity)
+        results.append((outputs.json, as_bytes(content)))
     if outputs.html is not None or outputs.png is not None:
         from greencache.bench.report import html_report, png_picture
 
         if outputs.html is not None:
-            results.append((outputs.html, html_report(replay).encode()))
+            results.append((outputs.html, html_report(replay, sensitivity).encode()))
         if outputs.png is not None:
             results.append((outputs.png, png_picture(replay)))
     return results
@@ -59,17 +64,26 @@ def run(scenario: Scenario, outputs: Outputs) -> None:
     paths = (outputs.json, outputs.html, outputs.png)
     check_outputs(*paths, inputs=(scenario.trace,))
     with progress_bar() as report:
-        replay = _replay(scenario, report)
-    results = _render(replay, outputs, time.perf_counter() - began_s)
+        replay, sensitivity = _replay(scenario, outputs.sensitivity, report)
+    results = _render(replay, sensitivity, outputs, time.perf_counter() - began_s)
     if STDOUT not in paths:
         console = Console(width=None if Console().is_terminal else WIDE)
         console.print(replay_table(replay, width=console.width))
+        if sensitivity is not None:
+            from greencache.bench.sensitivity_views import sensitivity_table
+
+            console.print("", sensitivity_table(sensitivity))
     for path, content in results:
         write_output(path, content)
         if path != STDOUT:
             print(f"wrote {path}", file=sys.stderr)
 
 
-def _replay(scenario: Scenario, report: Callable[[str, float], None]) -> Replay:
+def _replay(
+    scenario: Scenario, vary: bool, report: Callable[[str, float], None]
+) -> tuple[Replay, Sensitivity | None]:
     setup, plans = build(scenario, load_settings(), on_progress=report)
-    return run_replay(setup, plans, on_progress=report, clock=time.perf_counter)
+    replay = run_replay(setup, plans, on_progress=report, clock=time.perf_counter)
+    if not vary:
+        return replay, None
+    return replay, sensitivity_of(replay, plans, on_progress=report, clock=time.perf_counter)
