@@ -77,7 +77,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
-            raise InputError(f"a sample is of more than 0 % and at most 100 % of the blocks")
+            raise InputError("a sample is of more than 0 % and at most 100 % of the blocks")
         if self.max_blocks is not None and self.max_blocks < 1:
             raise InputError(f"a sample has at least one block, not {self.max_blocks}")
 
@@ -182,7 +182,7 @@ class Curve:
 
 
 def curves_json(curves: Sequence[Curve], block_bytes: int | None) -> dict[str, Any]:
-    """The first curve in the schema that others rely on; if there are more, all under ``curves``."""
+    """The first curve in the schema that others rely on; all of several also as ``curves``."""
     result = curves[0].as_json(block_bytes)
     if len(curves) > 1:
         result["curves"] = [curve.as_json(block_bytes) for curve in curves]
