@@ -4,6 +4,11 @@ A block is in the sample while its hash is at most a threshold; the share of all
 the *rate*. When the sample is full, the block of the highest hash leaves and the threshold falls
 below it, so that it never returns: at any time the sample is what a threshold fixed at that value
 would have chosen (SHARDS with a fixed size: Waldspurger et al., USENIX FAST 2015).
+
+A stream that never ends would so lower the rate without end. Where no capacity above some is of
+interest, the rate need not fall below the one at which the sample has just room for all blocks that
+near: from there on the block that leaves is the one accessed longest ago, whose next access would
+miss anyway.
 """
 
 from __future__ import annotations
@@ -45,6 +50,11 @@ EMPTY = -1
 
 THRESHOLD = 0
 SALT = 1
+LOWEST_THRESHOLD = 2
+
+USED = 0
+OLDEST = 1
+NEWEST = 2
 
 
 class Sample(NamedTuple):
@@ -58,9 +68,11 @@ class Sample(NamedTuple):
         Hash of the block in each slot. Different keys have different hashes, so it stands for the
         block.
     heap:
-        All slots in use, a heap with the highest hash on top.
+        All slots in use, a heap with the highest hash on top; while the threshold may still fall.
     recency:
         Slots by their last access.
+    older, newer:
+        The slots before and after each in that order, `ABSENT` at the ends.
     weights:
         By bucket of distance: for how many accesses those seen stand, 1 / rate for each. The last
         entry is for those that miss at any capacity.
@@ -68,34 +80,38 @@ class Sample(NamedTuple):
         The same by group, but each times the square root of 1 - rate: what the whole sample saw at
         rate 1 has no error.
     limits:
-        The threshold, and the salt of the hash.
-    used:
-        One number: how many slots are in use.
+        The threshold, the salt of the hash, and the threshold below which it does not fall.
+    meta:
+        How many slots are in use, the oldest and the newest.
     """
 
     table: NDArray[np.int32]
     hash_of: NDArray[np.uint64]
     heap: NDArray[np.int32]
     recency: Recency
+    older: NDArray[np.int32]
+    newer: NDArray[np.int32]
     weights: NDArray[np.float64]
     group_weights: NDArray[np.float64]
     limits: NDArray[np.uint64]
-    used: NDArray[np.int64]
+    meta: NDArray[np.int64]
 
 
-def new_sample(max_blocks: int, rate: float, seed: int) -> Sample:
+def new_sample(max_blocks: int, rate: float, lowest_rate: float, seed: int) -> Sample:
     """An empty sample of at most ``max_blocks``, that begins with ``rate`` of all blocks."""
     salt = np.random.default_rng(seed).integers(2**64, dtype=np.uint64)
-    threshold = min(int(rate * 2**64), 2**64) - 1
+    thresholds = [max(int(each * 2**64), 1) - 1 for each in (rate, lowest_rate)]
     return Sample(
         table=np.full(1 << (2 * max_blocks).bit_length(), EMPTY, np.int32),
         hash_of=np.zeros(max_blocks, np.uint64),
         heap=np.zeros(max_blocks, np.int32),
         recency=new_recency(max_blocks),
+        older=np.full(max_blocks, ABSENT, np.int32),
+        newer=np.full(max_blocks, ABSENT, np.int32),
         weights=np.zeros(BUCKETS + 1),
         group_weights=np.zeros((GROUPS, BUCKETS + 1)),
-        limits=np.array([threshold, salt], np.uint64),
-        used=np.zeros(1, np.int64),
+        limits=np.array([thresholds[0], salt, thresholds[1]], np.uint64),
+        meta=np.array([0, ABSENT, ABSENT], np.int64),
     )
 
 
@@ -157,7 +173,7 @@ def _clear(sample: Sample, gap: int) -> None:
 def _rise(sample: Sample, slot: int) -> None:
     """Enter ``slot`` at the heap's end and let it rise."""
     heap, hash_of = sample.heap, sample.hash_of
-    at = sample.used[0]
+    at = sample.meta[USED]
     while at > 0 and hash_of[heap[(at - 1) // 2]] < hash_of[slot]:
         heap[at] = heap[(at - 1) // 2]
         at = (at - 1) // 2
@@ -169,9 +185,9 @@ def _replace_highest(sample: Sample, slot: int) -> None:
     """Put ``slot`` in the place of the heap's top and let it sink."""
     heap, hash_of = sample.heap, sample.hash_of
     at = 0
-    while 2 * at + 1 < sample.used[0]:
+    while 2 * at + 1 < sample.meta[USED]:
         child = 2 * at + 1
-        if child + 1 < sample.used[0] and hash_of[heap[child + 1]] > hash_of[heap[child]]:
+        if child + 1 < sample.meta[USED] and hash_of[heap[child + 1]] > hash_of[heap[child]]:
             child += 1
         if hash_of[heap[child]] <= hash_of[slot]:
             break
@@ -181,26 +197,65 @@ def _replace_highest(sample: Sample, slot: int) -> None:
 
 
 @subroutine
-def _enter(sample: Sample, hashed: np.uint64) -> int:
-    """Take a new block into the sample; its slot, or `ABSENT` if the threshold fell below it."""
-    full = sample.used[0] == len(sample.heap)
-    slot = sample.used[0]
-    if full:
-        slot = sample.heap[0]  # the highest hash leaves, its slot is taken over
-        highest = max(sample.hash_of[slot], hashed)
+def _unlink(sample: Sample, slot: int) -> None:
+    older, newer = sample.older[slot], sample.newer[slot]
+    if older == ABSENT:
+        sample.meta[OLDEST] = newer
+    else:
+        sample.newer[older] = newer
+    if newer == ABSENT:
+        sample.meta[NEWEST] = older
+    else:
+        sample.older[newer] = older
+
+
+@subroutine
+def _leave(sample: Sample, slot: int) -> None:
+    _clear(sample, _place_of(sample, sample.hash_of[slot]))
+    forget(sample.recency, slot)
+    _unlink(sample, slot)
+
+
+@subroutine
+def _touch(sample: Sample, slot: int, is_new: bool) -> None:
+    """Make ``slot`` the newest."""
+    renew(sample.recency, slot)
+    if not is_new:
+        _unlink(sample, slot)
+    newest = sample.meta[NEWEST]
+    sample.older[slot] = newest
+    sample.newer[slot] = ABSENT
+    sample.meta[NEWEST] = slot
+    if newest == ABSENT:
+        sample.meta[OLDEST] = slot
+    else:
+        sample.newer[newest] = slot
+
+
+@subroutine
+def _enter(sample: Sample, hashed: np.uint64) -> None:
+    """Take a new block into the sample, unless the threshold falls below it."""
+    slot = sample.meta[USED]
+    highest = max(sample.hash_of[sample.heap[0]], hashed)
+    if slot < len(sample.heap):
+        sample.hash_of[slot] = hashed
+        _rise(sample, slot)
+        sample.meta[USED] += 1
+    elif min(highest, sample.limits[THRESHOLD]) > sample.limits[LOWEST_THRESHOLD]:
         sample.limits[THRESHOLD] = highest - np.uint64(1)
         if highest == hashed:
-            return ABSENT
-        _clear(sample, _place_of(sample, sample.hash_of[slot]))
-        forget(sample.recency, slot)
-    sample.hash_of[slot] = hashed
-    sample.table[_place_of(sample, hashed)] = slot
-    if full:
+            return
+        slot = sample.heap[0]
+        _leave(sample, slot)
+        sample.hash_of[slot] = hashed
         _replace_highest(sample, slot)
-    else:
-        _rise(sample, slot)
-        sample.used[0] += 1
-    return slot
+    else:  # for good: the heap is not used again
+        sample.limits[THRESHOLD] = sample.limits[LOWEST_THRESHOLD]
+        slot = sample.meta[OLDEST]
+        _leave(sample, slot)
+        sample.hash_of[slot] = hashed
+    sample.table[_place_of(sample, hashed)] = slot
+    _touch(sample, slot, True)
 
 
 @subroutine
@@ -240,6 +295,6 @@ def feed(
             if hashed <= sample.limits[THRESHOLD]:
                 slot = sample.table[_place_of(sample, hashed)]
                 if slot == EMPTY:
-                    slot = _enter(sample, hashed)
-                if slot != ABSENT:
-                    renew(sample.recency, slot)
+                    _enter(sample, hashed)
+                else:
+                    _touch(sample, slot, False)

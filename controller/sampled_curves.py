@@ -36,6 +36,7 @@ itself. docs/curves.md has how often it held.
 
 from __future__ import annotations
 
+import math
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -84,23 +85,47 @@ class SampledCurve:
         Share of all blocks that the sample begins with; it falls when the sample is full.
     seed:
         Of the hash. Equal seeds choose equal blocks.
+    largest_capacity_blocks:
+        If given, `hits` is asked for capacities up to this only. The sample may then forget blocks
+        that are farther away, and its rate stays near ``max_blocks / largest_capacity_blocks``
+        however many blocks pass: for streams without end.
 
     Raises
     ------
     InputError
-        If ``max_blocks`` or ``rate`` is not usable.
+        If ``max_blocks``, ``rate`` or ``largest_capacity_blocks`` is not usable.
     """
 
-    def __init__(self, max_blocks: int = 100_000, *, rate: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        max_blocks: int = 100_000,
+        *,
+        rate: float = 1.0,
+        seed: int = 0,
+        largest_capacity_blocks: int | None = None,
+    ) -> None:
         if not 1 <= max_blocks <= 2**28:
             raise InputError(f"a sample has 1 to {2**28:,} blocks, not {max_blocks}")
         if not 2.0**-32 <= rate <= 1:
             raise InputError(f"a sampling rate is more than 0 and at most 1: {rate}")
-        self._sample = new_sample(max_blocks, rate, seed)
+        if largest_capacity_blocks is not None and largest_capacity_blocks < 1:
+            raise InputError(
+                f"the largest capacity is one block or more: {largest_capacity_blocks}"
+            )
+        self._largest = largest_capacity_blocks
+        self._sample = new_sample(max_blocks, rate, self._lowest_rate(max_blocks), seed)
         self.accesses = 0
         """Blocks accessed so far, in the sample or not."""
         self.lookups = 0
         """Those of them that might have hit."""
+
+    def _lowest_rate(self, max_blocks: int) -> float:
+        """The rate at which the blocks in the largest capacity, and four deviations more, fit."""
+        if self._largest is None:
+            return 0.0
+        # expected + 4 * sqrt(expected) + 4 = max_blocks, as a square in sqrt(expected)
+        expected = max(math.sqrt(max_blocks) - 2, 0) ** 2
+        return min(expected / self._largest, 1.0)
 
     @property
     def rate(self) -> float:
@@ -142,12 +167,28 @@ class SampledCurve:
         one = np.ones(len(ids), np.int64)  # plain LRU is prefix LRU of one block a request
         self.add(ids, np.arange(len(ids)), one, one)
 
+    def start_counting(self) -> None:
+        """Forget what was counted, not the blocks: `hits` is then of what comes from now on."""
+        for counts in (self._sample.weights, self._sample.group_weights):
+            counts.fill(0)
+        self.accesses = self.lookups = 0
+
     def hits(self, capacities_blocks: NDArray[Any], confidence: float = 0.95) -> Estimate:
         """How many accesses so far would have hit at each capacity.
 
-        The interval holds at each capacity with at least the ``confidence`` given.
+        The interval holds at each capacity with at least the ``confidence`` given, which is at
+        most 0.999.
+
+        Raises
+        ------
+        InputError
+            If a capacity is larger than ``largest_capacity_blocks``, or the confidence not usable.
         """
         capacities = np.asarray(capacities_blocks, np.float64)
+        if self._largest is not None and (capacities > self._largest).any():
+            raise InputError(f"this sample knows capacities of up to {self._largest} blocks only")
+        if not 0 < confidence <= 0.999:
+            raise InputError(f"a confidence is more than 0 and at most 0.999: {confidence}")
         sample, rate = self._sample, self.rate
         z = NormalDist().inv_cdf((1 + confidence) / 2)
         t = _student_t(z, GROUPS - 1)

@@ -135,6 +135,57 @@ def test_more_confidence_is_a_wider_interval() -> None:
     assert narrow.value == wide.value
 
 
+def test_where_the_largest_capacity_is_known_the_rate_stays() -> None:
+    """New blocks without end, each accessed again at distances up to 3,000: same error at any time.
+
+    Counted anew after a long start, when almost all blocks seen are long gone.
+    """
+    generator = np.random.default_rng(8)
+    names = np.arange(600_000)
+    names[3_000:] -= np.where(
+        generator.random(597_000) < 0.5, generator.integers(1, 3_000, 597_000), 0
+    )
+    stream = by_block(names)
+    capacities = np.array([500, 1_000, 2_000, 4_000])
+    distances = prefix_lru_stack_distances(*stream)
+    exact = hits_at(distances[400_000:], capacities)
+    held = []
+    for seed in range(25):
+        curve = SampledCurve(1_000, seed=seed, largest_capacity_blocks=4_000)
+        curve.add_accesses(names[:400_000])
+        assert curve.rate == pytest.approx((1_000**0.5 - 2) ** 2 / 4_000)
+        curve.start_counting()
+        curve.add_accesses(names[400_000:])
+        assert curve.rate == pytest.approx((1_000**0.5 - 2) ** 2 / 4_000)
+        estimate = curve.hits(capacities)
+        held.append((estimate.low <= exact) & (exact <= estimate.high))
+        assert np.abs(estimate.value - exact).max() < 0.05 * 200_000
+    assert np.mean(held) >= 0.95
+    with pytest.raises(InputError, match="up to 4000 blocks"):
+        curve.hits(np.array([4_001]))
+
+
+def test_what_is_forgotten_beyond_the_largest_capacity_changes_nothing() -> None:
+    stream = STREAMS["Zipf 0.9"]
+    forgetful = SampledCurve(400, seed=2, largest_capacity_blocks=1_000)
+    forgetful.add(*stream)
+    whole = SampledCurve(30_000, rate=forgetful.rate, seed=2)
+    whole.add(*stream)
+    forgetful.start_counting()
+    whole.start_counting()
+    forgetful.add(*stream)
+    whole.add(*stream)
+    capacities = np.arange(0, 1_001, 50)
+    for ours, theirs in zip(forgetful.hits(capacities), whole.hits(capacities), strict=True):
+        assert ours == pytest.approx(theirs)
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.9999, 1.0])
+def test_unusable_confidence_is_refused(confidence: float) -> None:
+    with pytest.raises(InputError, match="a confidence"):
+        SampledCurve().hits(np.array([1]), confidence)
+
+
 @pytest.mark.parametrize(("max_blocks", "rate"), [(0, 1.0), (2**40, 1.0), (9, 0.0), (9, 1.5)])
 def test_unusable_samples_are_refused(max_blocks: int, rate: float) -> None:
     with pytest.raises(InputError, match="a sampl"):
