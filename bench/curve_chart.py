@@ -37,9 +37,13 @@ def curve_picture(curves: Sequence[Curve], block_bytes: int | None) -> bytes:
             for curve, colour in zip(curves, _COLOURS, strict=False):
                 _draw(axes, curve, block_bytes, "tokens", str(curve.policy), colour)
         axes.set_xscale("log")
-        axes.set_ylim(bottom=0)
+        # An interval that says nothing must not flatten the curve.
+        points = [point for curve in curves for point in curve.points]
+        highest = max(max(point.hit_rate_blocks, point.hit_rate_tokens) for point in points)
+        axes.set_ylim(0, 1.25 * highest if highest > 0 else 1)
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel("capacity, blocks (log scale)")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         if block_bytes is not None:
             axes.set_xlabel("capacity (log scale)")
             axes.xaxis.set_major_formatter(lambda value, _: format_bytes(value))

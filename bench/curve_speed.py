@@ -114,7 +114,7 @@ def _each(hits_of: Callable[[int], int]) -> Callable[[Sequence[int]], Hits]:
 
 
 def _at(everywhere: Hits, capacities: Sequence[int]) -> Hits:
-    return everywhere[np.array(capacities)]
+    return np.asarray(everywhere[np.array(capacities)])
 
 
 def _ours(trace: RequestTrace) -> dict[str, Side]:
@@ -160,7 +160,7 @@ def _others(trace: RequestTrace, folder: Path) -> dict[str, Side]:
             libcachesim.TraceType.ORACLE_GENERAL_TRACE,
             libcachesim.ReaderInitParam(ignore_obj_size=True),
         )
-        miss_ratio, _ = libcachesim.LRU(capacity).process_trace(reader)
+        miss_ratio: float = libcachesim.LRU(capacity).process_trace(reader)[0]
         return round((1 - miss_ratio) * len(names))
 
     sides["libcachesim, native"] = Side(_each(native))
@@ -170,7 +170,7 @@ def _others(trace: RequestTrace, folder: Path) -> dict[str, Side]:
 
 
 def _write_oracle_general(path: Path, ids: NDArray[np.int32]) -> None:
-    """Write accesses in libCacheSim's binary format (doc/quickstart_cachesim.md there)."""
+    """Write accesses in the binary format that libCacheSim calls oracleGeneral."""
     fields = [("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next_access", "<i8")]
     records = np.zeros(len(ids), np.dtype(fields))
     records["id"] = ids
@@ -181,7 +181,7 @@ def _write_oracle_general(path: Path, ids: NDArray[np.int32]) -> None:
 
 def _spread(count: int, of: int) -> list[int]:
     """Which ``count`` of ``of`` capacities to time: spread over all, not the first."""
-    return np.linspace(0, of - 1, count + 2).round().astype(int)[1:-1].tolist()
+    return [int(place) for place in np.linspace(0, of - 1, count + 2).round()[1:-1]]
 
 
 def _time(side: Side, capacities: list[int], clock: Callable[[], float]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _renumber(recency: Recency) -> None:
 @subroutine
 def depth_of(recency: Recency, block: int) -> np.int64:
     """How many blocks were accessed since ``block`` was, itself included; it must be there."""
-    return recency.meta[LIVE] - _marked_before(recency, recency.tick_of[block])
+    return np.int64(recency.meta[LIVE] - _marked_before(recency, recency.tick_of[block]))
 
 
 @subroutine

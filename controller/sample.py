@@ -125,11 +125,11 @@ def bucket_tops() -> NDArray[np.int64]:
     """The largest distance in each bucket."""
     index = np.arange(BUCKETS)
     shift = np.maximum(index // SUBBUCKETS - 1, 0)
-    return ((index - shift * SUBBUCKETS + 1) << shift) - 1
+    return np.asarray(((index - shift * SUBBUCKETS + 1) << shift) - 1)
 
 
 @subroutine
-def _bucket(distance: float) -> int:
+def _bucket(distance: float) -> np.int64:
     value = min(np.int64(math.ceil(distance)), np.int64((SUBBUCKETS << DOUBLINGS) - 1))
     _, bits = math.frexp(float(value))
     shift = max(bits - 1 - 7, 0)  # SUBBUCKETS is 2**7
@@ -143,7 +143,7 @@ def rate_of(sample: Sample) -> float:
 
 
 @subroutine
-def _place_of(sample: Sample, hashed: np.uint64) -> int:
+def _place_of(sample: Sample, hashed: np.uint64) -> np.int64:
     """Where in the table the block is, or the empty place where it would go."""
     last = len(sample.table) - 1
     at = np.int64(hashed & np.uint64(last))
@@ -153,7 +153,7 @@ def _place_of(sample: Sample, hashed: np.uint64) -> int:
 
 
 @subroutine
-def _clear(sample: Sample, gap: int) -> None:
+def _clear(sample: Sample, gap: np.int64) -> None:
     """Empty a place of the table and close the gap, so that all others are still found."""
     last = len(sample.table) - 1
     at = gap
@@ -265,7 +265,7 @@ def _look_up(sample: Sample, hashed: np.uint64, rate: float) -> None:
     The block itself is one of them; of the others the sample holds a share of ``rate``.
     """
     slot = sample.table[_place_of(sample, hashed)]
-    bucket = BUCKETS
+    bucket = np.int64(BUCKETS)
     if slot != EMPTY:
         bucket = _bucket(1.0 + (depth_of(sample.recency, slot) - 1) / rate)
     sample.weights[bucket] += 1.0 / rate

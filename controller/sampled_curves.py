@@ -29,9 +29,9 @@ There are two, and the interval adds them up:
   curve is read at both ends. The spread between groups cannot show this where many accesses have
   one distance, as in a loop: there they all are on the wrong side together.
 
-Both are made of ``c * rate``, the blocks of the sample that fit. Under about 10 of them the
-interval says little; 1,000 give a few percent of the capacity. The interval is for each capacity by
-itself. docs/curves.md has how often it held.
+Both are made of ``c * rate``, the blocks of the sample that fit. Under about 10 of them nothing is
+sure but that a larger capacity hits no less, which bounds them from above; 1,000 give a few percent
+of the capacity. The interval is for each capacity by itself. docs/curves.md has how often it held.
 """
 
 from __future__ import annotations
@@ -55,6 +55,10 @@ from greencache.controller.sample import (
 from greencache.errors import InputError
 
 __all__ = ["Estimate", "SampledCurve"]
+
+FIRM_BLOCKS = 100
+"""Blocks of the sample in a capacity that bounds the smaller ones; with fewer, its own interval
+would soon be too wide to bound anything."""
 
 _TOPS = bucket_tops()
 
@@ -189,23 +193,34 @@ class SampledCurve:
             raise InputError(f"this sample knows capacities of up to {self._largest} blocks only")
         if not 0 < confidence <= 0.999:
             raise InputError(f"a confidence is more than 0 and at most 0.999: {confidence}")
+        counted = _reached(self._sample.weights, capacities, "part") + self._uncounted()
+        low, high = self._interval(capacities, confidence)
+        # What is not certain of a small capacity may be of a larger one, which hits no less.
+        surer = np.array([min(FIRM_BLOCKS / self.rate, self._largest or np.inf)])
+        _, ceiling = self._interval(surer, confidence)
+        high = np.where(capacities < surer, np.minimum(high, ceiling), high)
+        low, high = np.minimum(low, counted), np.maximum(high, counted)
+        some = capacities >= 1  # nothing hits in a cache that holds nothing
+        return Estimate(*(np.clip(hits, 0, self.lookups) * some for hits in (counted, low, high)))
+
+    def _uncounted(self) -> float:
+        """Accesses less those that the sample stands for: taken to hit, see the module's text."""
+        return float(self.lookups - self._sample.weights.sum())
+
+    def _interval(
+        self, capacities: NDArray[np.float64], confidence: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         sample, rate = self._sample, self.rate
         z = NormalDist().inv_cdf((1 + confidence) / 2)
         t = _student_t(z, GROUPS - 1)
-        nearest, farthest = _distances_seen(capacities, rate, z)
         # Misses of one more block, in the weights that group_weights has.
         unseen = np.sqrt(1 - rate) / rate * (1 + self.accesses / (capacities + 1))
-
-        uncounted = self.lookups - sample.weights.sum()
-        counted = _reached(sample.weights, capacities, "part")
-        low = _reached(sample.weights, nearest, "least")
-        low = low - t * np.hypot(_deviation(sample.group_weights, nearest), unseen)
-        high = _reached(sample.weights, farthest, "most")
-        high = high + t * np.hypot(_deviation(sample.group_weights, farthest), unseen)
-
-        some = capacities >= 1  # nothing hits in a cache that holds nothing
-        return Estimate(
-            *(np.clip(hits + uncounted, 0, self.lookups) * some for hits in (counted, low, high))
+        nearest, farthest = _distances_seen(capacities, rate, z)
+        low = _reached(sample.weights, nearest, "least") + self._uncounted()
+        high = _reached(sample.weights, farthest, "most") + self._uncounted()
+        return (
+            low - t * np.hypot(_deviation(sample.group_weights, nearest), unseen),
+            high + t * np.hypot(_deviation(sample.group_weights, farthest), unseen),
         )
 
     def hit_rate(self, capacities_blocks: NDArray[Any], confidence: float = 0.95) -> Estimate:
