@@ -23,7 +23,15 @@ from greencache.controller.sampled_curves import SampledCurve
 from greencache.output import write_json
 from greencache.traces import RequestTrace, read_mooncake, sample_trace_path
 
-__all__ = ["Stream", "by_block", "by_prefix", "coverage", "main", "synthetic_streams"]
+__all__ = [
+    "Stream",
+    "agent_sessions",
+    "by_block",
+    "by_prefix",
+    "coverage",
+    "main",
+    "synthetic_streams",
+]
 
 SIZES = (500, 5_000, 20_000)
 CAPACITIES = 24
@@ -82,7 +90,7 @@ def synthetic_streams(accesses: int, seed: int) -> Iterator[tuple[str, Stream]]:
     yield "one block 30 %", by_block(popular)
 
 
-def _sessions(path: Path, limit: int) -> Stream:
+def agent_sessions(path: Path, limit: int) -> Stream:
     """The first requests of recorded agent sessions, merged by time, up to ``limit`` accesses."""
     import pyarrow.parquet as parquet
 
@@ -156,7 +164,7 @@ def main(
         *synthetic_streams(300_000, seed=7),
     ]
     if sessions is not None:
-        streams.append(("agent sessions, prefix", _sessions(sessions, 4_000_000)))
+        streams.append(("agent sessions, prefix", agent_sessions(sessions, 4_000_000)))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in (
         "trace",

@@ -39,6 +39,7 @@ SERVICES = 4
 CAPACITIES = 20
 TURNS = 5
 SAMPLE_BLOCKS = 10_000
+BATCHES = 20
 USEFUL_BLOCKS = 100
 """Blocks of the sample in a capacity from which on its error is worth a mean."""
 SEED = 1
@@ -130,7 +131,8 @@ def _ours(trace: RequestTrace) -> dict[str, Side]:
 
     def sampled(capacities: Sequence[int]) -> Hits:
         curve = SampledCurve(SAMPLE_BLOCKS)
-        curve.add_accesses(ids)
+        for part in np.array_split(ids, BATCHES):  # as a stream comes
+            curve.add_accesses(part)
         return curve.hits(np.array(capacities)).value.round().astype(np.int64)
 
     return {
