@@ -1,24 +1,95 @@
-"""``greencache curve``: hits over capacity, for plain LRU and for the store's policies."""
+"""``greencache curve``: hits over capacity, for plain LRU, the store's policies and the bound."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greencache.compiled import kernel
+from greencache.controller.bound import next_uses, optimal_hits
 from greencache.controller.curves import hits_at, lru_stack_distances, prefix_lru_stack_distances
+from greencache.controller.sampled_curves import Estimate, SampledCurve
+from greencache.errors import InputError, UnknownNameError
 from greencache.tiers.policies import Policy
 from greencache.tiers.state import TierState, allocate
 from greencache.tiers.transactions import access
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["SCHEMA", "Curve", "CurvePoint", "default_capacities", "measure_curve", "prefix_hits"]
+__all__ = [
+    "SCHEMA",
+    "Bound",
+    "Curve",
+    "CurvePoint",
+    "Sampling",
+    "curves_json",
+    "default_capacities",
+    "measure_curve",
+    "parse_policies",
+    "prefix_hits",
+]
 
 SCHEMA = "greencache.curve/1"
+
+
+class Bound(StrEnum):
+    """What has a curve but is no policy that a tier could follow."""
+
+    OPT = "opt"
+
+
+def parse_policies(text: str) -> list[Policy | Bound]:
+    """Read names of policies and bounds, separated by commas.
+
+    Raises
+    ------
+    UnknownNameError
+        If there is none of a name.
+    InputError
+        If there is no name, or one twice.
+    """
+    known: dict[str, Policy | Bound] = {each.value: each for each in (*Policy, *Bound)}
+    names = [name.strip().lower() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise UnknownNameError("policy", name, known)
+        if names.count(name) > 1:
+            raise InputError(f"policy {name} is named twice")
+    return [known[name] for name in names]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How to sample a curve: ``max_blocks`` at most, or all that a ``rate`` chooses.
+
+    Of a curve that was measured, ``rate`` is what the sample ended with.
+    """
+
+    max_blocks: int | None = None
+    rate: float = 1.0
+    seed: int = 0
+    confidence: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 < self.rate <= 1:
+            raise InputError("a sample is of more than 0 % and at most 100 % of the blocks")
+        if self.max_blocks is not None and self.max_blocks < 1:
+            raise InputError(f"a sample has at least one block, not {self.max_blocks}")
+
+    def begin(self, trace: RequestTrace) -> SampledCurve:
+        """An empty sample for ``trace``."""
+        blocks = self.max_blocks
+        if blocks is None:
+            chosen = trace.unique_blocks * self.rate
+            blocks = math.ceil(chosen + 6 * math.sqrt(chosen))  # six deviations to spare
+        return SampledCurve(
+            max(min(blocks, trace.unique_blocks), 1), rate=self.rate, seed=self.seed
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +109,8 @@ class CurvePoint:
         ``hit_blocks`` over all block accesses.
     hit_rate_tokens:
         Tokens of ``prefix_hit_blocks`` over all prompt tokens.
+    hit_rate_blocks_range, hit_rate_tokens_range:
+        Intervals of the rates where they are sampled; None where all is exact.
     """
 
     capacity_blocks: int
@@ -45,21 +118,46 @@ class CurvePoint:
     prefix_hit_blocks: int
     hit_rate_blocks: float
     hit_rate_tokens: float
+    hit_rate_blocks_range: tuple[float, float] | None = None
+    hit_rate_tokens_range: tuple[float, float] | None = None
+
+    def as_json(self, block_bytes: int | None) -> dict[str, Any]:
+        """The point in the curve's schema."""
+        point = {
+            "capacity_blocks": self.capacity_blocks,
+            "capacity_bytes": block_bytes and self.capacity_blocks * block_bytes,
+            "hit_blocks": self.hit_blocks,
+            "prefix_hit_blocks": self.prefix_hit_blocks,
+            "hit_rate_blocks": self.hit_rate_blocks,
+            "hit_rate_tokens": self.hit_rate_tokens,
+        }
+        for name, interval in (
+            ("hit_rate_blocks", self.hit_rate_blocks_range),
+            ("hit_rate_tokens", self.hit_rate_tokens_range),
+        ):
+            if interval is not None:
+                point[f"{name}_low"], point[f"{name}_high"] = interval
+        return point
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Hits over capacity for one trace and policy, with storing that takes no time."""
+    """Hits over capacity for one trace and policy, with storing that takes no time.
+
+    ``sampling`` is None where every block was followed.
+    """
 
     trace: str
-    policy: Policy
+    policy: Policy | Bound
     accesses: int
     unique_blocks: int
     block_tokens: int
     points: list[CurvePoint]
+    sampling: Sampling | None = None
 
     def as_json(self, block_bytes: int | None) -> dict[str, Any]:
         """The curve in the schema that others rely on; ``block_bytes`` None if no model is set."""
+        sampling = self.sampling
         return {
             "schema": SCHEMA,
             "trace": self.trace,
@@ -68,18 +166,27 @@ class Curve:
             "unique_blocks": self.unique_blocks,
             "block_tokens": self.block_tokens,
             "block_bytes": block_bytes,
-            "points": [
-                {
-                    "capacity_blocks": point.capacity_blocks,
-                    "capacity_bytes": block_bytes and point.capacity_blocks * block_bytes,
-                    "hit_blocks": point.hit_blocks,
-                    "prefix_hit_blocks": point.prefix_hit_blocks,
-                    "hit_rate_blocks": point.hit_rate_blocks,
-                    "hit_rate_tokens": point.hit_rate_tokens,
+            "points": [point.as_json(block_bytes) for point in self.points],
+        } | (
+            {}
+            if sampling is None
+            else {
+                "sample": {
+                    "max_blocks": sampling.max_blocks,
+                    "rate": sampling.rate,
+                    "seed": sampling.seed,
+                    "confidence": sampling.confidence,
                 }
-                for point in self.points
-            ],
-        }
+            }
+        )
+
+
+def curves_json(curves: Sequence[Curve], block_bytes: int | None) -> dict[str, Any]:
+    """The first curve in the schema that others rely on; all of several also as ``curves``."""
+    result = curves[0].as_json(block_bytes)
+    if len(curves) > 1:
+        result["curves"] = [curve.as_json(block_bytes) for curve in curves]
+    return result
 
 
 @kernel
@@ -103,14 +210,114 @@ def default_capacities(trace: RequestTrace) -> list[int]:
 def prefix_hits(trace: RequestTrace, policy: Policy, capacity_blocks: int) -> int:
     """Blocks that hit as part of a leading prefix in a tier where storing takes no time."""
     state = allocate(capacity_blocks, trace.unique_blocks, policy.code)
-    requests = (
-        trace.arrival_s,
-        trace.block_ids,
-        trace.block_starts,
-        trace.full_blocks,
-        trace.reusable_blocks,
+    return int(_serve(state, (trace.arrival_s, *_prompts(trace))))
+
+
+def measure_curve(
+    trace: RequestTrace,
+    policy: Policy | Bound,
+    capacities_blocks: Sequence[int],
+    *,
+    sampling: Sampling | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Curve:
+    """Count the hits at each capacity: in one pass for ``lru``, else in a pass for each.
+
+    Raises
+    ------
+    InputError
+        If ``sampling`` is asked for a policy other than ``lru``: only there does a hit depend on
+        the block alone.
+    """
+    if sampling is not None and policy is not Policy.LRU:
+        raise InputError(
+            f"only lru can be sampled, not {policy}: there hits of other blocks matter"
+        )
+    wanted = np.array(capacities_blocks, np.int64)
+    if sampling is not None:
+        hits, in_prefixes, rate = _sampled_hits(trace, wanted, sampling)
+        sampling = replace(sampling, rate=rate)
+    elif policy is Policy.LRU:
+        hits, in_prefixes = (_exact(each) for each in _lru_hits(trace, wanted))
+    elif policy is Bound.OPT:
+        hits = in_prefixes = _exact(_bound_hits(trace, wanted))
+    else:
+        hits = in_prefixes = _exact(_hits_of_each(trace, policy, capacities_blocks, on_progress))
+    return Curve(
+        trace=trace.name,
+        policy=policy,
+        accesses=len(trace.block_ids),
+        unique_blocks=trace.unique_blocks,
+        block_tokens=trace.block_tokens,
+        points=_points(trace, capacities_blocks, hits, in_prefixes, ranges=sampling is not None),
+        sampling=sampling,
     )
-    return int(_serve(state, requests))
+
+
+def _exact(hits: NDArray[np.int64]) -> Estimate:
+    value = hits.astype(np.float64)
+    return Estimate(value, value, value)
+
+
+def _points(
+    trace: RequestTrace,
+    capacities_blocks: Sequence[int],
+    hits: Estimate,
+    in_prefixes: Estimate,
+    *,
+    ranges: bool,
+) -> list[CurvePoint]:
+    by_block = Estimate(*(each / max(len(trace.block_ids), 1) for each in hits))
+    by_token = in_prefixes.times(trace.block_tokens / int(trace.input_tokens.sum()))
+    return [
+        CurvePoint(
+            capacity_blocks=capacity,
+            hit_blocks=round(float(hits.value[i])),
+            prefix_hit_blocks=round(float(in_prefixes.value[i])),
+            hit_rate_blocks=float(by_block.value[i]),
+            hit_rate_tokens=float(by_token.value[i]),
+            hit_rate_blocks_range=_range(by_block, i) if ranges else None,
+            hit_rate_tokens_range=_range(by_token, i) if ranges else None,
+        )
+        for i, capacity in enumerate(capacities_blocks)
+    ]
+
+
+def _range(estimate: Estimate, at: int) -> tuple[float, float]:
+    return float(estimate.low[at]), float(estimate.high[at])
+
+
+def _prompts(trace: RequestTrace) -> tuple[NDArray[Any], ...]:
+    return trace.block_ids, trace.block_starts, trace.full_blocks, trace.reusable_blocks
+
+
+def _lru_hits(
+    trace: RequestTrace, capacities: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Hits block by block and in leading prefixes."""
+    hits = hits_at(lru_stack_distances(trace.block_ids), capacities)
+    return hits, hits_at(prefix_lru_stack_distances(*_prompts(trace)), capacities)
+
+
+def _sampled_hits(
+    trace: RequestTrace, capacities: NDArray[np.int64], sampling: Sampling
+) -> tuple[Estimate, Estimate, float]:
+    """The same from samples, and the rate that the second ended with."""
+    by_block, by_prefix = sampling.begin(trace), sampling.begin(trace)
+    by_block.add_accesses(trace.block_ids)
+    by_prefix.add(*_prompts(trace))
+    confidence = sampling.confidence
+    estimates = by_block.hits(capacities, confidence), by_prefix.hits(capacities, confidence)
+    return *estimates, by_prefix.rate
+
+
+def _bound_hits(trace: RequestTrace, capacities: NDArray[np.int64]) -> NDArray[np.int64]:
+    ends = next_uses(*_prompts(trace))
+    each = [
+        optimal_hits(ends, trace.block_starts, trace.full_blocks, capacity).sum()
+        for capacity in capacities.tolist()
+    ]
+    return np.array(each, np.int64)
 
 
 def _hits_of_each(
@@ -125,38 +332,3 @@ def _hits_of_each(
         if on_progress is not None:
             on_progress((i + 1) / len(hits))
     return hits
-
-
-def measure_curve(
-    trace: RequestTrace,
-    policy: Policy,
-    capacities_blocks: Sequence[int],
-    *,
-    on_progress: Callable[[float], None] | None = None,
-) -> Curve:
-    """Count the hits at each capacity: in one pass for ``lru``, else in a pass for each."""
-    wanted = np.array(capacities_blocks, np.int64)
-    if policy is Policy.LRU:
-        hits = hits_at(lru_stack_distances(trace.block_ids), wanted)
-        in_prefixes = hits_at(
-            prefix_lru_stack_distances(
-                trace.block_ids, trace.block_starts, trace.full_blocks, trace.reusable_blocks
-            ),
-            wanted,
-        )
-    else:
-        hits = in_prefixes = _hits_of_each(trace, policy, capacities_blocks, on_progress)
-    tokens = trace.block_tokens / int(trace.input_tokens.sum())
-    return Curve(
-        trace=trace.name,
-        policy=policy,
-        accesses=len(trace.block_ids),
-        unique_blocks=trace.unique_blocks,
-        block_tokens=trace.block_tokens,
-        points=[
-            CurvePoint(capacity, hit, prefix, hit / max(len(trace.block_ids), 1), prefix * tokens)
-            for capacity, hit, prefix in zip(
-                capacities_blocks, hits.tolist(), in_prefixes.tolist(), strict=True
-            )
-        ],
-    )

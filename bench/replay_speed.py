@@ -25,7 +25,7 @@ from greencache.output import write_json
 from greencache.tiers.policies import Policy
 from greencache.traces import RequestTrace, read_mooncake, sample_path
 
-__all__ = ["main", "ordered_dict_hits"]
+__all__ = ["libcachesim_hits", "main", "ordered_dict_hits"]
 
 TURNS = 5
 TURN_S = 0.2
@@ -47,7 +47,8 @@ def ordered_dict_hits(names: list[int], capacity: int) -> int:
     return hits
 
 
-def _libcachesim_hits(names: list[int], capacity: int) -> int:
+def libcachesim_hits(names: list[int], capacity: int) -> int:
+    """The same in libCacheSim, fed from Python; it must be installed."""
     import libcachesim
 
     cache, request = libcachesim.LRU(capacity), libcachesim.Request()
@@ -70,7 +71,7 @@ def _sides(trace: RequestTrace) -> dict[str, Callable[[], int]]:
         import libcachesim  # noqa: F401 - only whether it is there
     except ImportError:
         return sides
-    return sides | {"libcachesim, Python loop": lambda: _libcachesim_hits(names, CAPACITY_BLOCKS)}
+    return sides | {"libcachesim, Python loop": lambda: libcachesim_hits(names, CAPACITY_BLOCKS)}
 
 
 def measure(trace: RequestTrace, clock: Callable[[], float]) -> dict[str, Any]:

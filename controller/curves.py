@@ -2,8 +2,7 @@
 
 LRU keeps, at every capacity, the blocks of smallest *stack distance*: how many different blocks
 were accessed since (Mattson et al., IBM Systems Journal 9(2), 1970). So one pass gives the hits at
-all capacities. Distances are counted with a Fenwick tree over access times in which only the last
-access of each block is marked (Olken, LBL-12370, 1981): O(log n) an access.
+all capacities; how distances are counted is in `greencache.controller.recency`.
 
 The store's prefix LRU is a stack algorithm too. Within a request the deeper block counts as touched
 earlier, so a block is always more recent than those that build on it; the least recent block of all
@@ -16,30 +15,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import kernel, subroutine
+from greencache.compiled import kernel
+from greencache.controller.recency import ABSENT, Recency, depth_of, new_recency, renew
 
 __all__ = ["NEVER", "hits_at", "lru_stack_distances", "prefix_lru_stack_distances"]
 
 NEVER = -1
 """Distance of a first access: a miss at any capacity."""
-
-
-@subroutine
-def _add(tree: NDArray[np.int64], at: int, amount: int) -> None:
-    at += 1
-    while at < len(tree):
-        tree[at] += amount
-        at += at & -at
-
-
-@subroutine
-def _sum_through(tree: NDArray[np.int64], at: int) -> int:
-    at += 1
-    total = 0
-    while at > 0:
-        total += tree[at]
-        at -= at & -at
-    return total
 
 
 def lru_stack_distances(ids: NDArray[np.int32]) -> NDArray[np.int64]:
@@ -52,39 +34,9 @@ def lru_stack_distances(ids: NDArray[np.int32]) -> NDArray[np.int64]:
     ids:
         Blocks in order of access, named by small integers from 0.
     """
-    # Plain LRU is prefix LRU over requests of one block each.
-    one = np.ones(len(ids), np.int64)
-    return prefix_lru_stack_distances(ids, np.arange(len(ids)), one, one)
-
-
-@kernel
-def _measure(
-    ids: NDArray[np.int32],
-    starts: NDArray[np.int64],
-    full: NDArray[np.int64],
-    reusable: NDArray[np.int64],
-    last: NDArray[np.int64],
-    tree: NDArray[np.int64],
-    distances: NDArray[np.int64],
-) -> None:
-    present = 0
-    now = 0
-    for r in range(len(full)):
-        first = starts[r]
-        for at in range(first, first + reusable[r]):
-            before = last[ids[at]]
-            if before == NEVER:
-                break  # nor has anything been seen that builds on it
-            distances[at] = present - _sum_through(tree, before) + 1
-        for at in range(first + full[r] - 1, first - 1, -1):
-            before = last[ids[at]]
-            if before == NEVER:
-                present += 1
-            else:
-                _add(tree, before, -1)
-            _add(tree, now, 1)
-            last[ids[at]] = now
-            now += 1
+    distances = np.full(len(ids), NEVER, np.int64)
+    _measure(ids, _room_for(ids), distances)
+    return distances
 
 
 def prefix_lru_stack_distances(
@@ -106,15 +58,45 @@ def prefix_lru_stack_distances(
         For each request: where it begins in ``ids``, how many full blocks it has, and how many of
         them may hit.
     """
-    unique = int(ids.max()) + 1 if len(ids) else 0
     distances = np.full(len(ids), NEVER, np.int64)
-    last = np.full(unique, NEVER, np.int64)
-    tree = np.zeros(int(full.sum()) + 1, np.int64)
-    _measure(ids, starts, full, reusable, last, tree, distances)
+    _measure_prefixes(ids, starts, full, reusable, _room_for(ids), distances)
     return distances
+
+
+def _room_for(ids: NDArray[np.int32]) -> Recency:
+    return new_recency(int(ids.max()) + 1 if len(ids) else 0)
+
+
+@kernel
+def _measure(ids: NDArray[np.int32], recency: Recency, distances: NDArray[np.int64]) -> None:
+    for at in range(len(ids)):
+        if recency.tick_of[ids[at]] != ABSENT:
+            distances[at] = depth_of(recency, ids[at])
+        renew(recency, ids[at])
+
+
+@kernel
+def _measure_prefixes(
+    ids: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    full: NDArray[np.int64],
+    reusable: NDArray[np.int64],
+    recency: Recency,
+    distances: NDArray[np.int64],
+) -> None:
+    for r in range(len(full)):
+        first = starts[r]
+        for at in range(first, first + reusable[r]):
+            if recency.tick_of[ids[at]] == ABSENT:
+                break  # nor has anything been seen that builds on it
+            distances[at] = depth_of(recency, ids[at])
+        for at in range(first + full[r] - 1, first - 1, -1):
+            renew(recency, ids[at])
 
 
 def hits_at(distances: NDArray[np.int64], capacities: NDArray[np.int64]) -> NDArray[np.int64]:
     """How many accesses hit at each capacity, in blocks."""
-    finite = np.sort(distances[distances != NEVER])
-    return np.searchsorted(finite, capacities, side="right").astype(np.int64)
+    at_distance = np.bincount(np.maximum(distances, 0), minlength=1)
+    at_distance[0] = 0  # those that never hit
+    hits = np.cumsum(at_distance)
+    return hits[np.clip(capacities, 0, len(hits) - 1)].astype(np.int64)

@@ -11,7 +11,7 @@ from greencache.blocks import KEY_BYTES
 from greencache.compiled import kernel, subroutine
 from greencache.errors import InputError
 
-__all__ = ["KeyDirectory"]
+__all__ = ["KeyDirectory", "mixed"]
 
 EMPTY = -1
 
@@ -25,14 +25,20 @@ class DirectoryState(NamedTuple):
 
 
 @subroutine
-def _home(high: np.uint64, low: np.uint64, size: int) -> np.int64:
-    # splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014): keys from traces are small
-    # integers, and would crowd together without it.
-    x = low ^ (high * np.uint64(0x9E3779B97F4A7C15))
+def mixed(x: np.uint64) -> np.uint64:
+    """One number for another, as if drawn at random; different ones stay different.
+
+    splitmix64's finaliser (Steele, Lea, Flood, OOPSLA 2014).
+    """
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    x = x ^ (x >> np.uint64(31))
-    return np.int64(x & np.uint64(size - 1))
+    return x ^ (x >> np.uint64(31))
+
+
+@subroutine
+def _home(high: np.uint64, low: np.uint64, size: int) -> np.int64:
+    # Keys from traces are small integers, and would crowd together unmixed.
+    return np.int64(mixed(low ^ (high * np.uint64(0x9E3779B97F4A7C15))) & np.uint64(size - 1))
 
 
 @subroutine

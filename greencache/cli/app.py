@@ -219,7 +219,11 @@ def curve(
         ),
     ] = None,
     policy: Annotated[
-        str, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve or lcs.")
+        str,
+        typer.Option(
+            help="Eviction policies, separated by commas: lru, lfu, gdsf, sieve, lcs; or opt, the "
+            "most that any policy can hit. It knows the future, so replay does not have it."
+        ),
     ] = "lru",
     capacities: Annotated[
         str | None,
@@ -232,6 +236,13 @@ def curve(
         str | None, typer.Option(help="Model whose KV blocks give the capacities in bytes.")
     ] = None,
     kv_dtype: Annotated[str, typer.Option(help="Type of the model's KV.")] = "bf16",
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            help="Follow only some blocks, of lru: at most so many (10000), or a share (1%). "
+            "Rates then come with an interval.",
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Skip malformed lines of the trace and count them.")
     ] = False,
@@ -243,6 +254,12 @@ def curve(
     Storing takes no time here: a block is there for the next request. For lru, blocks are counted
     in the order of the trace, as cache simulators do (hit_blocks), and by leading prefix of full
     blocks, as an engine can use them (hit_rate_tokens). The other policies count by prefix.
+
+    For example:
+
+      greencache curve --policy lru,lfu,opt --model llama-3.1-70b --png curve.png
+
+      greencache curve my.jsonl.gz --sample 10000
     """
     options = locals()
     from greencache.cli import curve as command

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from greencache.bench.curve import Curve, default_capacities, measure_curve
+from greencache.bench.curve import (
+    Curve,
+    Sampling,
+    curves_json,
+    default_capacities,
+    measure_curve,
+    parse_policies,
+)
 from greencache.cli.progress import progress_bar
 from greencache.controller.models import find_model
 from greencache.errors import InputError
 from greencache.output import STDOUT, check_outputs, write_json, write_output
 from greencache.quantities import format_bytes, parse_bytes
-from greencache.tiers.policies import Policy
 from greencache.traces.mooncake import read_mooncake
 from greencache.traces.samples import sample_path
 
@@ -30,6 +37,7 @@ class Options:
     capacities: str | None
     model: str | None
     kv_dtype: str
+    sample: str | None
     skip_bad: bool
     json: Path | None
     png: Path | None
@@ -51,27 +59,60 @@ def _capacities(text: str, block_bytes: int | None) -> list[int]:
     return sorted(int(part) for part in parts)
 
 
-def _table(curve: Curve, block_bytes: int | None) -> Table:
+def _sampling(text: str | None) -> Sampling | None:
+    if text is None:
+        return None
+    number = text.strip().removesuffix("%")
+    try:
+        if number != text.strip():
+            return Sampling(rate=float(number) / 100)
+        return Sampling(max_blocks=int(number))
+    except ValueError:
+        raise InputError(
+            f"--sample {text!r} is neither a share like 1% nor a number of blocks"
+        ) from None
+
+
+def _rate(rate: float, interval: tuple[float, float] | None) -> str:
+    if interval is None:
+        return f"{rate:.2%}"
+    return f"{rate:.2%} ({interval[0]:.2%} to {interval[1]:.2%})"
+
+
+def _table(curves: list[Curve], block_bytes: int | None) -> Table:
+    """One curve with blocks and tokens, several in tokens side by side."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in (
-        "capacity\nblocks",
-        "capacity",
-        "hits\nblocks",
-        "hit rate\nblocks",
-        "hit rate\ntokens",
-    ):
+    rates = ["hits\nblocks", "hit rate\nblocks", "hit rate\ntokens"]
+    if len(curves) > 1:
+        rates = [f"hit rate\ntokens, {curve.policy}" for curve in curves]
+    for heading in ("capacity\nblocks", "capacity", *rates):
         if heading != "capacity" or block_bytes is not None:
             table.add_column(heading, justify="right")
-    for point in curve.points:
-        size = [] if block_bytes is None else [format_bytes(point.capacity_blocks * block_bytes)]
-        table.add_row(
-            f"{point.capacity_blocks:,}",
-            *size,
-            f"{point.hit_blocks:,}",
-            f"{point.hit_rate_blocks:.2%}",
-            f"{point.hit_rate_tokens:.2%}",
-        )
+    for points in zip(*(curve.points for curve in curves), strict=True):
+        first = points[0]
+        size = [] if block_bytes is None else [format_bytes(first.capacity_blocks * block_bytes)]
+        blocks = []
+        if len(curves) == 1:
+            by_block = _rate(first.hit_rate_blocks, first.hit_rate_blocks_range)
+            blocks = [f"{first.hit_blocks:,}", by_block]
+        tokens = [_rate(point.hit_rate_tokens, point.hit_rate_tokens_range) for point in points]
+        table.add_row(f"{first.capacity_blocks:,}", *size, *blocks, *tokens)
     return table
+
+
+def _heading(curves: list[Curve]) -> str:
+    curve = curves[0]
+    text = (
+        f"{curve.trace}: {curve.accesses:,} block accesses, {curve.unique_blocks:,} different "
+        f"blocks of {curve.block_tokens} tokens; policy "
+        f"{', '.join(str(each.policy) for each in curves)}\n"
+    )
+    if curve.sampling is not None:
+        text += (
+            f"from {curve.sampling.rate:.3g} of the blocks; in brackets the interval that holds "
+            f"at each capacity with {curve.sampling.confidence:.0%}\n"
+        )
+    return text
 
 
 def run(options: Options) -> None:
@@ -86,7 +127,8 @@ def run(options: Options) -> None:
     """
     outputs = (options.json, options.png)
     check_outputs(*outputs, inputs=(options.trace,))
-    policy = Policy.parse(options.policy)
+    policies = parse_policies(options.policy)
+    sampling = _sampling(options.sample)
     model = None if options.model is None else find_model(options.model)
     path = sample_path() if options.trace is None else options.trace
     trace = read_mooncake(path, skip_bad=options.skip_bad)
@@ -97,21 +139,20 @@ def run(options: Options) -> None:
     capacities = default_capacities(trace)
     if options.capacities is not None:
         capacities = _capacities(options.capacities, block_bytes)
+    curves = []
     with progress_bar() as report:
-        curve = measure_curve(
-            trace, policy, capacities, on_progress=lambda share: report(f"{policy} curve", share)
-        )
+        for policy in policies:
+            show = functools.partial(report, f"{policy} curve")
+            curves.append(
+                measure_curve(trace, policy, capacities, sampling=sampling, on_progress=show)
+            )
     if options.json is not None:
-        write_json(options.json, curve.as_json(block_bytes))
+        write_json(options.json, curves_json(curves, block_bytes))
     if options.png is not None:
         from greencache.bench.curve_chart import curve_picture
 
-        write_output(options.png, curve_picture(curve, block_bytes))
+        write_output(options.png, curve_picture(curves, block_bytes))
     if STDOUT not in outputs:
         console = Console(highlight=False, markup=False)
-        console.print(
-            f"{curve.trace}: {curve.accesses:,} block accesses, {curve.unique_blocks:,} different "
-            f"blocks of {curve.block_tokens} tokens; policy {policy}\n",
-            style="dim",
-        )
-        console.print(_table(curve, block_bytes))
+        console.print(_heading(curves), style="dim")
+        console.print(_table(curves, block_bytes))

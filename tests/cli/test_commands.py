@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -339,6 +340,62 @@ def test_curve_in_bytes_and_as_a_picture(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+def curve_json(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> dict[str, Any]:
+    assert greencache("curve", *arguments, "--json=-") == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_a_sampled_curve_says_how_sure_it_is(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the trace that ships; the rates of blocks and tokens both lie in their intervals."""
+    exact = curve_json(capsys)
+    for option in ("--sample=9000", "--sample=5%"):
+        sampled = curve_json(capsys, option)
+        assert 0.04 < sampled["sample"]["rate"] < 0.06
+        assert exact.keys() == sampled.keys() - {"sample"}
+        held = 0
+        for point, truth in zip(sampled["points"], exact["points"], strict=True):
+            added = {f"hit_rate_{u}_{end}" for u in ("blocks", "tokens") for end in ("low", "high")}
+            assert point.keys() == truth.keys() | added
+            for rate in ("hit_rate_blocks", "hit_rate_tokens"):
+                assert point[f"{rate}_low"] <= point[rate] <= point[f"{rate}_high"]
+                held += point[f"{rate}_low"] <= truth[rate] <= point[f"{rate}_high"]
+        assert held >= 2 * len(exact["points"]) - 1
+    everything = curve_json(capsys, "--sample=100%")
+    assert everything["points"][-1]["hit_blocks"] == exact["points"][-1]["hit_blocks"]
+    picture = tmp_path / "curve.png"
+    assert greencache("curve", "--sample=500", "--png", picture) == 0
+    assert "in brackets the interval that holds" in " ".join(capsys.readouterr().out.split())
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_several_curves_stand_side_by_side(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One is written as ever; several as the first, and all of them under ``curves``."""
+    alone = curve_json(capsys, trace, "--policy=lfu")
+    assert "curves" not in alone
+    picture = tmp_path / "curves.png"
+    several = curve_json(capsys, trace, "--policy=lfu,opt", "--png", picture)
+    assert {key: value for key, value in several.items() if key != "curves"} == alone
+    assert [curve["policy"] for curve in several["curves"]] == ["lfu", "opt"]
+    assert several["curves"][0] == alone
+    for policy, bound in zip(*(curve["points"] for curve in several["curves"]), strict=True):
+        assert policy["hit_blocks"] <= bound["hit_blocks"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert greencache("curve", trace, "--policy=lfu,opt") == 0
+    assert "tokens, opt" in capsys.readouterr().out
+
+
+def test_what_knows_the_future_cannot_be_replayed(
+    trace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert greencache("replay", trace, "--policy=opt") == 2
+    assert "unknown policy 'opt'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
@@ -347,6 +404,15 @@ def test_curve_in_bytes_and_as_a_picture(
         (["--capacities=99999999999999999999"], "not a usable number of blocks"),
         (["--capacities=,"], "at least one capacity"),
         (["--policy=best"], "unknown policy"),
+        (["--policy=lru,lru"], "policy lru is named twice"),
+        (["--policy=lru,"], "unknown policy ''"),
+        (["--policy=lfu", "--sample=10"], "only lru can be sampled"),
+        (["--sample=0"], "at least one block"),
+        (["--sample=0%"], "more than 0 %"),
+        (["--sample=nan%"], "more than 0 %"),
+        (["--sample=101%"], "at most 100 %"),
+        (["--sample=1e-12%"], "a sampling rate is"),
+        (["--sample=few"], "neither a share like 1% nor a number of blocks"),
         (["--model=gpt-5"], "unknown model"),
         (["--model=llama-3.1-8b", "--capacities=12XB"], "'12XB' is not a size"),
     ],

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
+from greencache.bench import curve_speed
 from greencache.bench.curve import default_capacities, measure_curve
 from greencache.bench.plain_lru import plain_lru_hits
 from greencache.bench.replay_speed import measure, ordered_dict_hits
@@ -63,6 +64,42 @@ def test_hits_are_those_of_an_lru_cache(accesses: list[int]) -> None:
                 cache.popitem(last=False)
         assert hits == expected
         assert plain_lru_hits(np.array(accesses, np.int32), int(capacity)) == expected
+
+
+@pytest.mark.parametrize("skew", [0.7, 1.1])
+def test_one_pass_equals_a_simulation_at_each_of_20_capacities(skew: float) -> None:
+    """On a stream long enough that blocks get new ticks many times."""
+    weights = np.arange(1, 5_001) ** -skew
+    ids = np.random.default_rng(4).choice(5_000, 60_000, p=weights / weights.sum())
+    capacities = np.geomspace(1, 5_000, 20).astype(np.int64)
+    hits = hits_at(lru_stack_distances(ids.astype(np.int32)), capacities)
+    names = ids.tolist()
+    assert hits.tolist() == [ordered_dict_hits(names, c) for c in capacities.tolist()]
+
+
+def test_the_curve_benchmark_counts_alike_on_all_sides(conversation: RequestTrace) -> None:
+    """On parts of two merged copies of the real trace, at 20 capacities, libCacheSim included."""
+    short = conversation.select(np.arange(len(conversation)) < 600)
+    trace = curve_speed.several_services(short, 2, 25_000)
+    assert 24_000 < len(trace.block_ids) <= 25_000
+    assert (np.diff(trace.arrival_s) >= 0).all()
+    ticks = itertools.count()
+    result = curve_speed.measure(trace, lambda: next(ticks) / 100)
+    sides = result["sides"]
+    assert len(result["capacities_blocks"]) == 20
+    assert [name for name, side in sides.items() if side["equal"] is None] == [curve_speed.SAMPLED]
+    assert all(side["equal"] is not False for side in sides.values())
+    assert len(sides) == 8
+
+
+def test_merged_services_share_no_block(conversation: RequestTrace) -> None:
+    short = conversation.select(np.arange(len(conversation)) < 200)
+    merged = curve_speed.several_services(short, 3, 10**9)
+    assert len(merged) == 600
+    assert merged.unique_blocks == 3 * short.unique_blocks
+    everything = [merged.unique_blocks]
+    hits = [measure_curve(t, Policy.LRU, everything).points[0].hit_blocks for t in (merged, short)]
+    assert hits[0] == 3 * hits[1]
 
 
 def test_the_speed_benchmark_compares_like_with_like(conversation: RequestTrace) -> None:
