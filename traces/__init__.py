@@ -11,14 +11,24 @@
 from greencache.traces.grid import GridSeries, read_grid
 from greencache.traces.mooncake import read_mooncake
 from greencache.traces.requests import RequestTrace
-from greencache.traces.samples import grid_zones, sample_grid, sample_trace_path
+from greencache.traces.samples import (
+    DEFAULT_TRACE,
+    grid_zones,
+    sample_grid,
+    sample_names,
+    sample_path,
+    sample_rates_path,
+)
 
 __all__ = [
+    "DEFAULT_TRACE",
     "GridSeries",
     "RequestTrace",
     "grid_zones",
     "read_grid",
     "read_mooncake",
     "sample_grid",
-    "sample_trace_path",
+    "sample_names",
+    "sample_path",
+    "sample_rates_path",
 ]

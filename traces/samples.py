@@ -7,7 +7,14 @@ from pathlib import Path
 from greencache.errors import UnknownNameError
 from greencache.traces.grid import GridSeries, read_grid
 
-__all__ = ["grid_zones", "sample_grid", "sample_trace_path"]
+__all__ = [
+    "DEFAULT_TRACE",
+    "grid_zones",
+    "sample_grid",
+    "sample_names",
+    "sample_path",
+    "sample_rates_path",
+]
 
 _DATA = Path(__file__).parent / "data"
 
@@ -37,9 +44,40 @@ _GRID_FILES = {
 """Zones of each file; DE and ES are in both, and the first is taken."""
 
 
-def sample_trace_path() -> Path:
-    """The Mooncake conversation trace: an hour of production chat, 12,031 requests."""
-    return _DATA / "mooncake" / "conversation.jsonl.gz"
+_TRACES = {
+    "mooncake-conversation": _DATA / "mooncake" / "conversation.jsonl.gz",
+    "azure-2023-code": _DATA / "azure" / "llm_2023_code.csv.gz",
+    "agentic-sessions": _DATA / "agentic" / "sessions.parquet",
+}
+
+DEFAULT_TRACE = "mooncake-conversation"
+"""The trace that is taken where none is named: an hour of production chat, 12,031 requests."""
+
+
+def sample_names() -> list[str]:
+    """Request traces that ship with GreenCache."""
+    return list(_TRACES)
+
+
+def sample_path(name: str = DEFAULT_TRACE) -> Path:
+    """The file of a shipped request trace.
+
+    Raises
+    ------
+    UnknownNameError
+        If none of that name ships.
+    """
+    if name not in _TRACES:
+        raise UnknownNameError("trace", name, _TRACES)
+    return _TRACES[name]
+
+
+def sample_rates_path() -> Path:
+    """Request rates of production services in 10-minute windows, from ServeGen.
+
+    A gzipped CSV file with the columns ``model, t_s, requests_per_s``.
+    """
+    return _DATA / "servegen" / "rates_600s.csv.gz"
 
 
 def grid_zones() -> list[str]:

@@ -16,7 +16,7 @@ from greencache.output import STDOUT, check_outputs, write_json, write_output
 from greencache.quantities import format_bytes, parse_bytes
 from greencache.tiers.policies import Policy
 from greencache.traces.mooncake import read_mooncake
-from greencache.traces.samples import sample_trace_path
+from greencache.traces.samples import sample_path
 
 __all__ = ["Options", "run"]
 
@@ -88,7 +88,7 @@ def run(options: Options) -> None:
     check_outputs(*outputs, inputs=(options.trace,))
     policy = Policy.parse(options.policy)
     model = None if options.model is None else find_model(options.model)
-    path = sample_trace_path() if options.trace is None else options.trace
+    path = sample_path() if options.trace is None else options.trace
     trace = read_mooncake(path, skip_bad=options.skip_bad)
     block_bytes = None
     if model is not None:

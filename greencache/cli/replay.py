@@ -29,7 +29,7 @@ from greencache.tiers.policies import Policy
 from greencache.traces.grid import GridSeries, parse_utc, read_grid
 from greencache.traces.mooncake import read_mooncake
 from greencache.traces.requests import RequestTrace
-from greencache.traces.samples import grid_zones, sample_grid, sample_trace_path
+from greencache.traces.samples import grid_zones, sample_grid, sample_path
 
 __all__ = ["Options", "run"]
 
@@ -127,7 +127,7 @@ def _setup(options: Options, settings: Settings) -> tuple[ReplaySetup, list[Plan
     chosen = settings.carbon.factors
     if options.ssd_kg_per_tb is not None:
         chosen = chosen | {"ssd_kg_per_tb": options.ssd_kg_per_tb}
-    path = sample_trace_path() if options.trace is None else options.trace
+    path = sample_path() if options.trace is None else options.trace
     grid = find_grid(
         _chosen(options.grid, settings.grid.zone),
         settings.grid.start if options.grid_start is None else options.grid_start,
