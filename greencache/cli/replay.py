@@ -18,6 +18,7 @@ from greencache.bench.table import WIDE, replay_table
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.cli.progress import progress_bar
+from greencache.cli.traces import TraceSource
 from greencache.controller.models import find_model
 from greencache.controller.performance import parse_hardware, serving_hardware
 from greencache.errors import InputError, UnknownNameError
@@ -27,9 +28,8 @@ from greencache.quantities import parse_bytes, parse_s
 from greencache.settings import Settings, load_settings
 from greencache.tiers.policies import Policy
 from greencache.traces.grid import GridSeries, parse_utc, read_grid
-from greencache.traces.mooncake import read_mooncake
 from greencache.traces.requests import RequestTrace
-from greencache.traces.samples import grid_zones, sample_grid, sample_path
+from greencache.traces.samples import grid_zones, sample_grid
 
 __all__ = ["Options", "run"]
 
@@ -41,6 +41,8 @@ class Options:
     """The command line, unparsed; None where the setting holds."""
 
     trace: Path | None
+    format: str | None
+    block_tokens: int | None
     plans: str
     policy: str | None
     model: str | None
@@ -112,7 +114,9 @@ def _limit_s(name: str, option: str | None, setting_s: float) -> float:
     return limit_s
 
 
-def _setup(options: Options, settings: Settings) -> tuple[ReplaySetup, list[Plan]]:
+def _setup(
+    options: Options, source: TraceSource, settings: Settings
+) -> tuple[ReplaySetup, list[Plan]]:
     engine, storage, slo = settings.engine, settings.storage, settings.slo
     # Cheap checks first: a mistyped name should not wait for a trace to be read.
     policy = Policy.parse(_chosen(options.policy, storage.policy))
@@ -127,7 +131,6 @@ def _setup(options: Options, settings: Settings) -> tuple[ReplaySetup, list[Plan
     chosen = settings.carbon.factors
     if options.ssd_kg_per_tb is not None:
         chosen = chosen | {"ssd_kg_per_tb": options.ssd_kg_per_tb}
-    path = sample_path() if options.trace is None else options.trace
     grid = find_grid(
         _chosen(options.grid, settings.grid.zone),
         settings.grid.start if options.grid_start is None else options.grid_start,
@@ -135,7 +138,7 @@ def _setup(options: Options, settings: Settings) -> tuple[ReplaySetup, list[Plan
     hardware_name = _chosen(options.hardware, engine.hardware)
     _, gpu_name = parse_hardware(hardware_name)
     factors = Factors.of(catalog, catalog.part("gpu", gpu_name), chosen)
-    trace = read_mooncake(path, skip_bad=options.skip_bad)
+    trace = source.read()
     if options.mean_rate is not None:
         trace = trace.at_mean_rate(options.mean_rate)
     hardware = serving_hardware(
@@ -193,8 +196,9 @@ def run(options: Options) -> None:
     """
     began_s = time.perf_counter()
     outputs = (options.json, options.html, options.png)
-    check_outputs(*outputs, inputs=(options.trace,))
-    setup, plans = _setup(options, load_settings())
+    source = TraceSource.of(options.trace, options.format, options.block_tokens, options.skip_bad)
+    check_outputs(*outputs, inputs=(source.path,))
+    setup, plans = _setup(options, source, load_settings())
     with progress_bar([COMPILING, *(plan.name for plan in plans)]) as report:
         replay = run_replay(setup, plans, on_progress=report, clock=time.perf_counter)
     results = _render(replay, options, time.perf_counter() - began_s)
