@@ -24,6 +24,7 @@ from greencache.traces.samples import (
     sample_path,
     sample_rates_path,
 )
+from greencache.traces.statistics import TraceStatistics, trace_statistics
 
 __all__ = [
     "DEFAULT_TRACE",
@@ -31,6 +32,7 @@ __all__ = [
     "Batch",
     "GridSeries",
     "RequestTrace",
+    "TraceStatistics",
     "grid_zones",
     "open_batches",
     "read_batches",
@@ -40,5 +42,6 @@ __all__ = [
     "sample_names",
     "sample_path",
     "sample_rates_path",
+    "trace_statistics",
     "write_columns",
 ]

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from greencache.traces.csvlines import NO_BLOCKS, UNHASHED_BLOCK_TOKENS, Columns, whole
-from greencache.traces.lines import BadLineError, Request
+from greencache.traces.lines import BadLineError, LineParser, Request
 
 __all__ = ["AzureParser"]
 
 
-class AzureParser:
+class AzureParser(LineParser):
     """Reads one line of such a trace.
 
     Time is Unix time, to the microsecond; without an offset it is taken for UTC. A request without
@@ -24,9 +24,6 @@ class AzureParser:
 
     block_tokens = UNHASHED_BLOCK_TOKENS
     fields = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-    hashes = None
-    names_all = False
-    has_sessions = False
     window = 1024
 
     def __init__(self, header: Sequence[str]) -> None:

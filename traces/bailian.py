@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import msgspec
 
-from greencache.traces.lines import BadLineError, RecentKeys, Request, block_names
+from greencache.traces.lines import BadLineError, LineParser, RecentKeys, Request, block_names
 
 __all__ = ["BAILIAN_BLOCK_TOKENS", "BailianParser"]
 
@@ -29,7 +29,7 @@ class _Line(msgspec.Struct):
     hash_ids: list[int]
 
 
-class BailianParser:
+class BailianParser(LineParser):
     """Reads one line of such a trace.
 
     A session is a chat with all that followed on it, and is called by its first ``chat_id``. To
@@ -41,7 +41,6 @@ class BailianParser:
     block_tokens = BAILIAN_BLOCK_TOKENS
     fields = ("timestamp", "input_length", "output_length")
     hashes = "hash_ids"
-    names_all = False
     has_sessions = True
     window = 1024
 

@@ -1,8 +1,9 @@
 """BurstGPT: CSV of arrivals and lengths over months, without hashes.
 
 From the repository HPMLL/BurstGPT (Wang et al., KDD 2025): ``Timestamp`` in seconds since midnight
-of the first day, ``Model``, ``Request tokens``, ``Response tokens``, ``Total tokens``, ``Log Type``;
-``BurstGPT_3`` has ``Session ID`` (empty for requests through the API) and ``Elapsed time`` too.
+of the first day, ``Model``, ``Request tokens``, ``Response tokens``, ``Total tokens`` and
+``Log Type``; ``BurstGPT_3`` also has ``Session ID`` (empty for requests through the API) and
+``Elapsed time``.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from greencache.traces.csvlines import NO_BLOCKS, UNHASHED_BLOCK_TOKENS, Columns, whole
-from greencache.traces.lines import BadLineError, Request
+from greencache.traces.lines import BadLineError, LineParser, Request
 
 __all__ = ["BurstgptParser"]
 
 _SESSION = "Session ID"
 
 
-class BurstgptParser:
+class BurstgptParser(LineParser):
     """Reads one line of such a trace.
 
     A failed request has no response tokens, and some have no request tokens either: both are left
@@ -28,8 +29,6 @@ class BurstgptParser:
 
     block_tokens = UNHASHED_BLOCK_TOKENS
     fields = ("Timestamp", "Request tokens", "Response tokens")
-    hashes = None
-    names_all = False
     window = 1024
 
     def __init__(self, header: Sequence[str]) -> None:

@@ -6,10 +6,11 @@ out of order into order, and names the line of whatever is wrong.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple
 
 import msgspec
 import numpy as np
@@ -50,7 +51,7 @@ class Request(NamedTuple):
     session: int = 0
 
 
-class LineParser(Protocol):
+class LineParser(ABC):
     """How one format reads a line, and what holds for all its lines.
 
     Attributes
@@ -70,12 +71,13 @@ class LineParser(Protocol):
     """
 
     block_tokens: int
-    fields: tuple[str, str, str]
-    hashes: str | None
-    names_all: bool
-    has_sessions: bool
-    window: int
+    fields: ClassVar[tuple[str, str, str]]
+    hashes: ClassVar[str | None] = None
+    names_all: ClassVar[bool] = False
+    has_sessions: bool = False
+    window: ClassVar[int] = 0
 
+    @abstractmethod
     def parse(self, text: bytes) -> Request | None:
         """Read one line; None if it records something that is no answered request.
 

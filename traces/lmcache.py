@@ -16,7 +16,7 @@ from hashlib import blake2b
 import msgspec
 import numpy as np
 
-from greencache.traces.lines import MOST_TOKENS, BadLineError, RecentKeys, Request
+from greencache.traces.lines import MOST_TOKENS, BadLineError, LineParser, RecentKeys, Request
 
 __all__ = ["LmcacheParser"]
 
@@ -37,7 +37,7 @@ def _fingerprint(text: str) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-class LmcacheParser:
+class LmcacheParser(LineParser):
     """Reads one line of such a log.
 
     Models do not share blocks: the model's name goes into the block's. A request that was looked up
@@ -48,8 +48,6 @@ class LmcacheParser:
 
     fields = ("timestamp", "seq_len", "output")
     hashes = "chunk_hashes"
-    names_all = False
-    has_sessions = False
     window = 1024
 
     def __init__(self) -> None:

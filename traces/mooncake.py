@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import msgspec
 
-from greencache.traces.lines import Request, block_names
+from greencache.traces.lines import LineParser, Request, block_names
 
 __all__ = ["MOONCAKE_BLOCK_TOKENS", "MooncakeParser"]
 
@@ -24,15 +24,13 @@ class _Line(msgspec.Struct):
     hash_ids: list[int]
 
 
-class MooncakeParser:
+class MooncakeParser(LineParser):
     """Reads one line of such a trace."""
 
     block_tokens = MOONCAKE_BLOCK_TOKENS
     fields = ("timestamp", "input_length", "output_length")
     hashes = "hash_ids"
     names_all = True
-    has_sessions = False
-    window = 0
 
     def __init__(self) -> None:
         self._decoder = msgspec.json.Decoder(_Line)
