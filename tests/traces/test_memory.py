@@ -67,7 +67,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, convert
     # Small batches, so that a short trace already has many.
     monkeypatch.setattr(lines, "BATCH_REQUESTS", 256)
     monkeypatch.setattr(parquet, "BATCH_REQUESTS", 256)
-    count = 2_500
+    count = 1_500
     peaks = {}
     for times in (1, 20):
         path = tmp_path / f"{times}.trace"

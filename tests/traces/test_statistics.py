@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import given, settings, strategies as st
 
 from greencache.bench.curve import measure_curve
 from greencache.tiers.policies import Policy
-from greencache.traces import RequestTrace, read_trace, sample_path, trace_statistics
+from greencache.traces import RequestTrace, read_trace, trace_statistics
 from tests.bench.traces import make_trace
+from tests.traces.examples import EXAMPLES, write
 
 
 def test_the_real_trace(conversation: RequestTrace) -> None:
@@ -57,13 +59,12 @@ def test_what_is_not_recorded_is_none_and_json_has_no_nan() -> None:
     assert made["input_tokens"] == {"mean": 45, "p50": 45, "p90": 49, "p99": 49.9}
 
 
-def test_sessions_are_counted() -> None:
-    numbers = trace_statistics(read_trace(sample_path("agentic-sessions"), block_tokens=4096))
-    assert numbers.sessions == 337
+def test_sessions_are_counted(tmp_path: Path) -> None:
+    numbers = trace_statistics(read_trace(write(tmp_path, EXAMPLES["agentic"])))
+    assert (numbers.sessions, numbers.format, numbers.skipped) == (2, "agentic", 1)
     assert numbers.requests_per_session is not None
-    assert numbers.requests_per_session.mean == pytest.approx(22_558 / 337)
-    assert numbers.format == "agentic"
-    assert numbers.skipped == 19
+    assert numbers.requests_per_session.mean == 2
+    assert numbers.reused_tokens_share == pytest.approx((2 + 3) * 64 / 718)
 
 
 @given(
