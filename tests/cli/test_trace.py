@@ -68,7 +68,8 @@ def test_conversion_gives_the_same_trace(
 
 
 def test_conversion_reads_standard_input_once(tmp_path: Path) -> None:
-    command = [Path(sys.executable).with_name("greencache"), "trace", "-", "--parquet=t.parquet"]
+    installed = str(Path(sys.executable).with_name("greencache"))
+    command = [installed, "trace", "-", "--parquet=t.parquet"]
     done = subprocess.run(
         command, input=EXAMPLES["burstgpt"], capture_output=True, check=True, cwd=tmp_path
     )
@@ -86,15 +87,16 @@ def test_every_command_takes_a_shipped_name_a_format_and_larger_blocks(
     assert greencache(*arguments) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["trace"] if command == "replay" else result)["block_tokens"] == 1024
-    for arguments, complaint in {
+    refused: dict[tuple[str | Path, ...], str] = {
         (command, path, "--format=azure"): "not a header with the columns",
         (command, path, "--format=nothing"): "unknown trace format 'nothing'",
         (command, path, "--block-tokens=700"): "choose a multiple",
         (command, "mooncake-conversatio"): "did you mean 'mooncake-conversation'",
         (command, tmp_path / "none.csv"): "no such file",
         (command, tmp_path): "is a directory",
-    }.items():
-        assert greencache(*arguments) == 2
+    }
+    for bad, complaint in refused.items():
+        assert greencache(*bad) == 2
         err = capsys.readouterr().err
         assert complaint in err
         assert err.count("\n") == 1

@@ -52,7 +52,8 @@ def test_a_trace_small_enough_to_count_by_hand() -> None:
 def test_what_is_not_recorded_is_none_and_json_has_no_nan() -> None:
     numbers = trace_statistics(make_trace([(0.0, 40, 1, []), (0.0, 50, 2, [])]))
     assert numbers.mean_rate_per_s is None
-    assert numbers.unique_blocks is numbers.reused_tokens_share is numbers.reuse_gap_s is None
+    assert (numbers.unique_blocks, numbers.reused_tokens_share) == (None, None)
+    assert numbers.reuse_gap_s is None
     assert numbers.sessions is None
     made = json.loads(json.dumps(numbers.as_json(), allow_nan=False))
     assert made["schema"] == "greencache.trace/1"
