@@ -72,7 +72,7 @@ def read_agentic(path: Path, *, skip_bad: bool) -> Iterator[Batch]:
     """Read such a file in batches, in order of arrival.
 
     The file is ordered by session, so all of it must be read before the first batch. What memory
-    holds meanwhile is 40 bytes a request; the block ids, a thousand times as much, wait in an
+    holds meanwhile is about 80 bytes a request; the block ids, a hundred times as much, wait in an
     unnamed temporary file. A request without an answer (one that was interrupted) is left out.
 
     Raises

@@ -167,8 +167,9 @@ class _Collector:
         ready = waiting.take(np.arange(len(waiting) - late)) if late else waiting
         self._clear()
         self.skipped = 0
-        if late:
+        if len(ready):
             self.frontier_s = float(ready.arrival_s[-1])
+        if late:
             self._put_back(waiting.take(np.arange(len(ready), len(waiting))))
         return ready
 

@@ -40,6 +40,10 @@ def open_parquet(path: Path) -> Iterator[pq.ParquetFile]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    if path.is_dir():
+        raise TraceError(path, "is a directory; name a file in it")
+    if not path.exists():
+        raise TraceError(path, "no such file")
     try:
         # Columns are read as a stream, not whole.
         with pq.ParquetFile(

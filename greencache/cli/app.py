@@ -209,8 +209,8 @@ def trace(
     parquet: Annotated[
         Path | None,
         typer.Option(
-            help="Convert the trace to our Parquet columns in this file, which is read several times "
-            "faster; memory does not grow with the trace while converting."
+            help="Convert the trace to our Parquet columns in this file, which are read several "
+            "times faster; memory does not grow with the trace while converting."
         ),
     ] = None,
 ) -> None:

@@ -83,8 +83,10 @@ def test_every_command_takes_a_shipped_name_a_format_and_larger_blocks(
 ) -> None:
     path = write(tmp_path, EXAMPLES["mooncake"])
     extra = ["--plans=hbm-only", "--warmup=0"] if command == "replay" else []
-    arguments = (command, path, "--format=mooncake", "--block-tokens=1024", "--json=-", *extra)
-    assert greencache(*arguments) == 0
+    assert (
+        greencache(command, path, "--format=mooncake", "--block-tokens=1024", "--json=-", *extra)
+        == 0
+    )
     result = json.loads(capsys.readouterr().out)
     assert (result["trace"] if command == "replay" else result)["block_tokens"] == 1024
     refused: dict[tuple[str | Path, ...], str] = {

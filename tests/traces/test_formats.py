@@ -17,6 +17,7 @@ from greencache.errors import InputError, TraceError, UnknownNameError
 from greencache.traces import (
     FORMATS,
     RequestTrace,
+    lines,
     open_batches,
     read_batches,
     read_trace,
@@ -137,6 +138,14 @@ def test_a_wrong_format_is_a_clear_error(tmp_path: Path, name: str, given_name: 
         return  # a Bailian line has all that one of Mooncake has
     with pytest.raises(TraceError):
         read_trace(write(tmp_path, EXAMPLES[name]), format=given_name)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_missing_file_is_named_whatever_the_format(tmp_path: Path, name: str) -> None:
+    with pytest.raises(TraceError, match="no such file"):
+        read_trace(tmp_path / "none", format=name)
+    with pytest.raises(TraceError, match="is a directory"):
+        read_trace(tmp_path, format=name)
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
@@ -329,6 +338,17 @@ def test_order_is_kept_across_batches_and_far_too_late_is_an_error(tmp_path: Pat
     with pytest.raises(TraceError, match=rf"line {count + 1}: timestamp goes back .*overtake"):
         read_trace(late)
     assert read_trace(late, skip_bad=True).skipped == 1
+
+
+def test_batches_of_one_long_prompt_stay_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With prompts that fill a batch there is no window: what comes late is refused."""
+    monkeypatch.setattr(lines, "BATCH_NAMES", 3)
+    path = write(tmp_path, json_lines(bailian(1, -1, 5), bailian(2, -1, 7), bailian(3, -1, 6)))
+    with pytest.raises(TraceError, match="line 3: timestamp goes back from 7 to 6 s"):
+        read_trace(path)
+    assert read_trace(path, skip_bad=True).arrival_s.tolist() == [0, 2]
 
 
 def test_one_wrong_time_does_not_shut_out_the_rest(tmp_path: Path) -> None:
