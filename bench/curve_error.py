@@ -21,7 +21,7 @@ from rich.table import Table
 from greencache.controller.curves import hits_at, prefix_lru_stack_distances
 from greencache.controller.sampled_curves import SampledCurve
 from greencache.output import write_json
-from greencache.traces import RequestTrace, read_mooncake, sample_path
+from greencache.traces import RequestTrace, read_trace, sample_path
 
 __all__ = [
     "Stream",
@@ -157,7 +157,7 @@ def main(
     ] = None,
 ) -> None:
     """Measure how often the intervals of sampled curves hold."""
-    conversation = read_mooncake(sample_path())
+    conversation = read_trace(sample_path())
     streams = [
         ("conversation, prefix", by_prefix(conversation)),
         ("conversation, plain", by_block(conversation.block_ids)),

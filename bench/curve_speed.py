@@ -30,7 +30,7 @@ from greencache.controller.curves import hits_at, lru_stack_distances, prefix_lr
 from greencache.controller.sampled_curves import SampledCurve
 from greencache.output import write_json
 from greencache.tiers.policies import Policy
-from greencache.traces import RequestTrace, read_mooncake, sample_path
+from greencache.traces import RequestTrace, read_trace, sample_path
 
 __all__ = ["main", "measure", "several_services"]
 
@@ -282,7 +282,7 @@ def main(
     ] = None,
 ) -> None:
     """Time hit-rate curves over a million block accesses: ours, and one simulation a capacity."""
-    conversation = read_mooncake(sample_path())
+    conversation = read_trace(sample_path())
     trace = several_services(conversation, SERVICES, ACCESSES)
     result = measure(trace, time.perf_counter)
     sample = result["sample"]

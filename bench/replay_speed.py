@@ -23,7 +23,7 @@ from greencache.bench.curve import prefix_hits
 from greencache.bench.plain_lru import plain_lru_hits
 from greencache.output import write_json
 from greencache.tiers.policies import Policy
-from greencache.traces import RequestTrace, read_mooncake, sample_path
+from greencache.traces import RequestTrace, read_trace, sample_path
 
 __all__ = ["libcachesim_hits", "main", "ordered_dict_hits"]
 
@@ -113,7 +113,7 @@ def main(
     ] = None,
 ) -> None:
     """Time LRU over the Mooncake conversation trace: ours, OrderedDict, libcachesim."""
-    result = measure(read_mooncake(sample_path()), time.perf_counter)
+    result = measure(read_trace(sample_path()), time.perf_counter)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("side", "accesses", "hits", "M accesses/s", "times OrderedDict"):
         table.add_column(heading, justify="left" if heading == "side" else "right")

@@ -152,6 +152,7 @@ def as_json(
             "input_tokens": int(trace.input_tokens.sum()),
             "output_tokens": int(trace.output_tokens.sum()),
             "block_tokens": trace.block_tokens,
+            "has_blocks": trace.has_blocks,
             "mean_rate_per_s": None if trace.duration_s == 0 else trace.mean_rate,
             "skipped_lines": trace.skipped,
             "composed_from": [] if composed is None else composed.composed_from,

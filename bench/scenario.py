@@ -38,9 +38,10 @@ from greencache.tiers.policies import Policy
 from greencache.traces.compose import ComposedWorkload, compose
 from greencache.traces.grid import GridSeries, parse_utc, read_grid
 from greencache.traces.loads import find_load
-from greencache.traces.mooncake import MOONCAKE_BLOCK_TOKENS, read_mooncake
+from greencache.traces.mooncake import MOONCAKE_BLOCK_TOKENS
 from greencache.traces.requests import RequestTrace
-from greencache.traces.samples import grid_zones, sample_grid, sample_path
+from greencache.traces.samples import grid_zones, sample_grid
+from greencache.traces.source import TraceSource
 
 __all__ = ["DEFAULT_PLANS", "SATURATING", "Scenario", "build", "find_grid", "scenario_from"]
 
@@ -64,6 +65,8 @@ class Scenario:
     """
 
     trace: Path | None = None
+    format: str | None = None
+    block_tokens: int | None = None
     skip_bad: bool = False
     workload: str | None = None
     load: str | None = None
@@ -72,7 +75,6 @@ class Scenario:
     hours: float | None = None
     warmup_hours: float | None = None
     seed: int | None = None
-    block_tokens: int | None = None
     replicas: int = 1
     plans: str = DEFAULT_PLANS
     policy: str | None = None
@@ -91,10 +93,16 @@ class Scenario:
     scope: str | None = None
     factors: Mapping[str, float] = field(default_factory=dict)
 
-    @classmethod
-    def option_names(cls) -> list[str]:
-        """What a scenario can say."""
-        return [each.name for each in fields(cls)]
+    @property
+    def source(self) -> TraceSource:
+        """The trace that is named, or the default one.
+
+        Raises
+        ------
+        UnknownNameError
+            If it is neither one that ships nor a file.
+        """
+        return TraceSource.of(self.trace, self.format, self.block_tokens, self.skip_bad)
 
 
 def find_grid(text: str, start: str | None) -> GridSeries:
@@ -165,6 +173,7 @@ def _check(scenario: Scenario) -> None:
         _refuse(scenario, of_workloads, "is for composed workloads; name one with --workload")
     else:
         _refuse(scenario, ("trace",), "and --workload cannot go together")
+        _refuse(scenario, ("format",), "is for traces")
         _refuse(scenario, ("warmup",), "is for traces; a workload takes --warmup-hours")
 
 
@@ -234,8 +243,7 @@ class _Builder:
 
     def of_trace(self) -> ReplaySetup:
         scenario = self.scenario
-        path = sample_path() if scenario.trace is None else scenario.trace
-        trace = read_mooncake(path, skip_bad=scenario.skip_bad)
+        trace = scenario.source.read()
         hardware = self._hardware(trace.block_tokens)
         saturation = None
         rate = scenario.mean_rate

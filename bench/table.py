@@ -17,6 +17,8 @@ __all__ = ["WIDE", "replay_table"]
 WIDE = 140
 """Columns of a table that is not printed to a terminal."""
 
+_NO_BLOCKS = "this trace names no blocks: reuse cannot be seen in it, and every hit rate is 0"
+
 _NEEDED = 112
 """Columns below which the least needed parts of the table are left out."""
 
@@ -45,7 +47,9 @@ def _heading(replay: Replay) -> list[str]:
     if replay.rejections.total:
         notes.append(f"{replay.rejections.total:,} requests rejected: too long for model or HBM")
     if trace.skipped:
-        notes.append(f"{trace.skipped:,} malformed lines skipped")
+        notes.append(f"{trace.skipped:,} lines of the trace skipped: malformed, or not answered")
+    if not trace.has_blocks:
+        notes.append(_NO_BLOCKS)
     return [*lines, *notes]
 
 

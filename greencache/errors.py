@@ -72,13 +72,20 @@ class SettingsError(InputError):
 
 
 class _FileError(InputError):
-    """A file could not be used; ``line`` is counted from 1, None when it is the whole file."""
+    """A file could not be used; ``line`` or ``row``, from 1, says where, if it is not all of it."""
 
-    def __init__(self, path: Path | str, reason: str, *, line: int | None = None) -> None:
-        where = f"{path}" if line is None else f"{path}, line {line}"
+    def __init__(
+        self, path: Path | str, reason: str, *, line: int | None = None, row: int | None = None
+    ) -> None:
+        where = f"{path}"
+        if line is not None:
+            where += f", line {line}"
+        if row is not None:
+            where += f", row {row}"
         super().__init__(f"{where}: {reason}")
         self.path = Path(path)
         self.line = line
+        self.row = row
         self.reason = reason
 
 

@@ -6,12 +6,14 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from greencache.errors import InputError, OutputError
 
-__all__ = ["STDOUT", "as_bytes", "check_outputs", "write_json", "write_output"]
+__all__ = ["STDOUT", "as_bytes", "check_outputs", "output_file", "write_json", "write_output"]
 
 STDOUT = Path("-")
 """The path that stands for standard output."""
@@ -58,8 +60,9 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def write_output(path: Path, content: bytes) -> None:
-    """Write a file whole, under another name first and then renamed; or to standard output.
+@contextmanager
+def output_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which gets its name only when all is written; or standard output.
 
     A link stays a link, and what it leads to is replaced. A device or pipe is written to.
 
@@ -75,24 +78,33 @@ def write_output(path: Path, content: bytes) -> None:
             if sys.stdout is None:
                 raise OutputError("cannot write standard output: it is closed")
             sys.stdout.flush()
-            sys.stdout.buffer.write(content)
+            yield sys.stdout.buffer
             sys.stdout.buffer.flush()
         elif _is_special(target):
-            target.write_bytes(content)
+            with target.open("wb") as device:
+                yield device
         else:
             with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
                 temporary = Path(file.name)
-                file.write(content)
+                yield cast("BinaryIO", file)
             mask = os.umask(0)
             os.umask(mask)
             temporary.chmod(0o666 & ~mask)
             temporary.replace(target)
+            temporary = None
     except BrokenPipeError:
         raise
     except OSError as fault:
+        raise OutputError(f"cannot write {path}: {fault.strerror or fault}") from None
+    finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write {path}: {fault.strerror}") from None
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, as `output_file` does."""
+    with output_file(path) as file:
+        file.write(content)
 
 
 def as_bytes(value: dict[str, Any]) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from greencache.catalog import Catalog
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware
-from greencache.traces import RequestTrace, read_mooncake, sample_path
+from greencache.traces import RequestTrace, read_trace, sample_path
 
 # The first call of compiled code takes as long as compiling does: no test is timed.
 hypothesis.settings.register_profile("greencache", deadline=None)
@@ -28,7 +28,7 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def conversation() -> RequestTrace:
     """The real Mooncake conversation trace."""
-    return read_mooncake(sample_path())
+    return read_trace(sample_path())
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,9 @@ from greencache.traces.numbering import number_by_first_appearance
 
 __all__ = ["RequestTrace"]
 
+_LARGEST_BLOCK = 2**31
+"""Tokens: more than any prompt has."""
+
 
 @dataclass(frozen=True)
 class RequestTrace:
@@ -34,7 +37,8 @@ class RequestTrace:
         Tokens to a block.
     block_names:
         Block names as the trace gives them, of all requests one after the other. A partial block
-        at the end of a prompt is named too where the trace names it.
+        at the end of a prompt is named too where the trace names it. Empty where the trace names
+        no blocks.
     block_starts:
         Where each request begins in ``block_names``; one entry more than there are requests.
     sessions:
@@ -43,7 +47,9 @@ class RequestTrace:
         Whether a name stands for its block *and* the whole prefix before it, and the names are
         32-bit integers from 0 without large holes. Then ids need no table of keys.
     skipped:
-        Malformed lines left out by ``skip_bad``.
+        Lines left out: malformed ones, by ``skip_bad``, and those that record no answered request.
+    format:
+        Which format it was read from, None if it was not read.
     """
 
     name: str
@@ -56,6 +62,7 @@ class RequestTrace:
     sessions: NDArray[np.int64] | None = None
     chained: bool = False
     skipped: int = 0
+    format: str | None = None
 
     def __len__(self) -> int:
         return len(self.arrival_s)
@@ -69,6 +76,11 @@ class RequestTrace:
     def mean_rate(self) -> float:
         """Mean arrivals per second; infinite if all arrive at once."""
         return len(self) / self.duration_s if self.duration_s else float("inf")
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether any block is named; otherwise reuse cannot be seen in this trace."""
+        return len(self.block_names) > 0
 
     @cached_property
     def full_blocks(self) -> NDArray[np.int64]:
@@ -108,7 +120,7 @@ class RequestTrace:
         """The same requests in larger blocks, each of several of this trace's.
 
         A larger block is named by the id of the last one in it, which stands for the whole prefix
-        up to there.
+        up to there. A trace that names no blocks can be in blocks of any size.
 
         Raises
         ------
@@ -117,7 +129,11 @@ class RequestTrace:
         """
         if block_tokens == self.block_tokens:
             return self
-        if block_tokens < 1 or block_tokens % self.block_tokens:
+        if not 1 <= block_tokens < _LARGEST_BLOCK:
+            raise InputError(f"blocks have 1 token or more, and not {block_tokens}")
+        if not self.has_blocks:
+            return replace(self, block_tokens=block_tokens)
+        if block_tokens % self.block_tokens:
             raise InputError(
                 f"blocks of {block_tokens} tokens cannot be made of this trace's blocks of "
                 f"{self.block_tokens}: choose a multiple"

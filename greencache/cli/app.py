@@ -25,6 +25,23 @@ app = typer.Typer(
     'greencache settings' lists them.""",
 )
 
+_TRACE = typer.Argument(
+    help="Request trace: a file, - for standard input, or one that ships: mooncake-conversation, "
+    "azure-2023-code, agentic-sessions. Text may be gzipped. Default: mooncake-conversation, an "
+    "hour of production chat."
+)
+_FORMAT = typer.Option(
+    "--format",
+    help="Format of the trace: agentic, azure, bailian, burstgpt, columns, lmcache or mooncake. "
+    "Default: recognised by its content.",
+)
+_BLOCK_TOKENS = typer.Option(
+    "--block-tokens",
+    help="Read the trace in blocks of this many tokens, a multiple of its own (mooncake 512, "
+    "agentic 64, bailian 16); any size for azure and burstgpt, which name no blocks. Fewer, larger "
+    "blocks are faster and share a little less.",
+)
+_SKIP_BAD = typer.Option("--skip-bad", help="Skip malformed lines of the trace and count them.")
 _JSON = typer.Option("--json", help="Write the result as JSON to this file; - for standard output.")
 
 
@@ -46,13 +63,9 @@ def _common(
 
 @app.command()
 def replay(
-    trace: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Request trace in Mooncake's JSON lines, plain or gzipped; - for standard input. "
-            "Default: the Mooncake conversation trace that ships with GreenCache."
-        ),
-    ] = None,
+    trace: Annotated[Path | None, _TRACE] = None,
+    format: Annotated[str | None, _FORMAT] = None,
+    block_tokens: Annotated[int | None, _BLOCK_TOKENS] = None,
     plans: Annotated[
         str,
         typer.Option(
@@ -142,9 +155,6 @@ def replay(
     seed: Annotated[
         int | None, typer.Option(help="The same seed composes the same stream; default 0.")
     ] = None,
-    block_tokens: Annotated[
-        int | None, typer.Option(help="Tokens to a block of a workload; default 512.")
-    ] = None,
     replicas: Annotated[
         int,
         typer.Option(
@@ -168,9 +178,7 @@ def replay(
             "installed (provisioned).",
         ),
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip malformed lines of the trace and count them.")
-    ] = False,
+    skip_bad: Annotated[bool, _SKIP_BAD] = False,
     sensitivity: Annotated[
         bool,
         typer.Option(
@@ -211,13 +219,9 @@ def replay(
 
 @app.command()
 def curve(
-    trace: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Request trace in Mooncake's JSON lines, plain or gzipped; - for standard input. "
-            "Default: the trace that ships with GreenCache."
-        ),
-    ] = None,
+    trace: Annotated[Path | None, _TRACE] = None,
+    format: Annotated[str | None, _FORMAT] = None,
+    block_tokens: Annotated[int | None, _BLOCK_TOKENS] = None,
     policy: Annotated[
         str,
         typer.Option(
@@ -243,9 +247,7 @@ def curve(
             "Rates then come with an interval.",
         ),
     ] = None,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip malformed lines of the trace and count them.")
-    ] = False,
+    skip_bad: Annotated[bool, _SKIP_BAD] = False,
     json: Annotated[Path | None, _JSON] = None,
     png: Annotated[Path | None, typer.Option(help="Plot the curve to this picture.")] = None,
 ) -> None:
@@ -263,6 +265,42 @@ def curve(
     """
     options = locals()
     from greencache.cli import curve as command
+
+    command.run(command.Options(**options))
+
+
+@app.command()
+def trace(
+    trace: Annotated[Path | None, _TRACE] = None,
+    format: Annotated[str | None, _FORMAT] = None,
+    block_tokens: Annotated[int | None, _BLOCK_TOKENS] = None,
+    skip_bad: Annotated[bool, _SKIP_BAD] = False,
+    json: Annotated[Path | None, _JSON] = None,
+    parquet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Convert the trace to our Parquet columns in this file, which are read several "
+            "times faster; memory does not grow with the trace while converting."
+        ),
+    ] = None,
+) -> None:
+    """Say what a trace is: rates, lengths, reuse of blocks, sessions; convert it.
+
+    The share of prompt tokens in blocks seen before is the most that any cache could save; the time
+    between two uses of a block says how long it must be kept for that.
+
+    For example:
+
+      greencache trace
+
+      greencache trace BurstGPT_3.csv --skip-bad
+
+      greencache trace qwen_traceB_blksz_16.jsonl --block-tokens 256 --parquet traceB.parquet
+
+      cat lookup_hashes_*.jsonl | greencache trace -
+    """
+    options = locals()
+    from greencache.cli import trace as command
 
     command.run(command.Options(**options))
 

@@ -22,8 +22,7 @@ from greencache.controller.models import find_model
 from greencache.errors import InputError
 from greencache.output import STDOUT, check_outputs, write_json, write_output
 from greencache.quantities import format_bytes, parse_bytes
-from greencache.traces.mooncake import read_mooncake
-from greencache.traces.samples import sample_path
+from greencache.traces.source import TraceSource
 
 __all__ = ["Options", "run"]
 
@@ -33,6 +32,8 @@ class Options:
     """The command line, unparsed."""
 
     trace: Path | None
+    format: str | None
+    block_tokens: int | None
     policy: str
     capacities: str | None
     model: str | None
@@ -126,12 +127,17 @@ def run(options: Options) -> None:
         If a result cannot be written.
     """
     outputs = (options.json, options.png)
-    check_outputs(*outputs, inputs=(options.trace,))
+    source = TraceSource.of(options.trace, options.format, options.block_tokens, options.skip_bad)
+    check_outputs(*outputs, inputs=(source.path,))
     policies = parse_policies(options.policy)
     sampling = _sampling(options.sample)
     model = None if options.model is None else find_model(options.model)
-    path = sample_path() if options.trace is None else options.trace
-    trace = read_mooncake(path, skip_bad=options.skip_bad)
+    trace = source.read()
+    if not trace.has_blocks:
+        raise InputError(
+            f"{trace.name} names no blocks, so there is no reuse in it to measure; "
+            "take a trace with block hashes"
+        )
     block_bytes = None
     if model is not None:
         layout = model.kv_layout(options.kv_dtype, block_tokens=trace.block_tokens, ranks=1)

@@ -62,7 +62,7 @@ def run(scenario: Scenario, outputs: Outputs) -> None:
     """
     began_s = time.perf_counter()
     paths = (outputs.json, outputs.html, outputs.png)
-    check_outputs(*paths, inputs=(scenario.trace,))
+    check_outputs(*paths, inputs=(None if scenario.workload else scenario.source.path,))
     with progress_bar() as report:
         replay, sensitivity = _replay(scenario, outputs.sensitivity, report)
     results = _render(replay, sensitivity, outputs, time.perf_counter() - began_s)

@@ -164,11 +164,11 @@ def test_bad_options_are_one_clear_line_and_exit_2(
     ("content", "complaint"),
     [
         (b"", "empty"),
-        (b"{]\n", "line 1: not a request"),
-        (bytes(range(256)) * 20, "line 1: not a request"),
-        (b'{"timestamp": "x"}\n', "line 1: not a request"),
+        (b"{]\n", "line 1: not a trace in a known format"),
+        (bytes(range(256)) * 20, "line 1: not a trace in a known format"),
+        (b'{"timestamp": "x"}\n', "line 1: not a trace in a known format"),
         ((LINE % (5, 1)).encode() + (LINE % (4, 1)).encode(), "line 2: timestamp goes back"),
-        ((LINE % (-1, 1)).encode(), "line 1: timestamp is -1"),
+        ((LINE % (-1, 1)).encode(), "line 1: timestamp is -0.001 s"),
         (LINE.replace("1100", "-3").encode() % (0, 1), "line 1: input_length is -3"),
     ],
 )
@@ -204,7 +204,7 @@ def test_bad_lines_can_be_skipped_and_are_counted(
     assert greencache("replay", trace, "--plans=hbm-only") == 2
     capsys.readouterr()
     assert greencache("replay", trace, "--plans=hbm-only", "--skip-bad") == 0
-    assert "1 malformed lines skipped" in capsys.readouterr().out
+    assert "1 lines of the trace skipped" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--json", "--html", "--png"])

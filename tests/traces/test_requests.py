@@ -47,9 +47,20 @@ def test_larger_blocks_are_shared_as_far_as_their_tokens_are(
 def test_blocks_that_cannot_be_made_are_refused() -> None:
     trace = make_trace([(0.0, 40, 1, [1, 2, 3])], block_tokens=16)
     assert trace.in_blocks_of(16) is trace
-    for tokens in (8, 24, 0, -16):
+    for tokens in (8, 24):
         with pytest.raises(InputError, match="choose a multiple"):
             trace.in_blocks_of(tokens)
+    for tokens in (0, -16, 2**40):
+        with pytest.raises(InputError, match="1 token or more"):
+            trace.in_blocks_of(tokens)
+
+
+def test_a_trace_that_names_no_blocks_can_be_in_blocks_of_any_size() -> None:
+    trace = make_trace([(0.0, 40, 1, []), (1.0, 50, 1, [])], block_tokens=16)
+    assert not trace.has_blocks
+    assert trace.in_blocks_of(10).block_tokens == 10
+    assert trace.full_blocks.tolist() == [0, 0]
+    assert trace.unique_blocks == 0
 
 
 chains = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6), min_size=1, max_size=12)
