@@ -102,13 +102,14 @@ class SessionLibrary:
 
     @classmethod
     def of_trace(cls, trace: RequestTrace, name: str, about: Recording) -> SessionLibrary:
-        """Take the sessions of a trace that knows them, of the recording ``name``.
+        """Take the sessions of a trace that knows them, in order of their first request.
 
         A block seen in several sessions is shared; since ids are chained, so is all before it.
         """
         assert trace.sessions is not None
-        order = np.argsort(trace.sessions, kind="stable")
-        session = number_by_first_appearance(trace.sessions[order].astype(np.int32))
+        session = number_by_first_appearance(trace.sessions.astype(np.int32))
+        order = np.argsort(session, kind="stable")
+        session = session[order]
         session_starts = np.flatnonzero(np.diff(session, prepend=-1, append=session[-1] + 1))
         requests = np.diff(session_starts)
         arrival_s = trace.arrival_s[order]

@@ -47,7 +47,7 @@ def test_a_library_keeps_which_blocks_are_equal_and_which_are_shared(
     for session, chain in requests:
         for i in range(len(chain)):
             owners.setdefault(tuple(chain[: i + 1]), set()).add(session)
-    order = sorted(range(len(requests)), key=lambda r: sessions[r])
+    order = sorted(range(len(requests)), key=lambda r: sessions.index(sessions[r]))
     assert library.output_tokens.tolist() == [r + 1 for r in order]
     named: dict[tuple[int, int], tuple[int, ...]] = {}
     for at, r in enumerate(order):
