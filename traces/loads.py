@@ -17,7 +17,7 @@ from greencache.errors import InputError, LoadError, UnknownNameError
 from greencache.quantities import HOUR_S, YEAR_S
 from greencache.traces.files import read_lines
 from greencache.traces.grid import parse_utc
-from greencache.traces.recordings import RECORDINGS, recorded_arrivals_s
+from greencache.traces.recordings import RECORDINGS, recorded_trace
 from greencache.traces.samples import sample_rates_path
 
 __all__ = [
@@ -348,7 +348,7 @@ def find_load(text: str) -> LoadSeries:
     if text in _FROM_ARRIVALS:
         about = RECORDINGS[text]
         return load_from_arrivals(
-            recorded_arrivals_s(text), name=text, source=about.source, licence=about.licence
+            recorded_trace(text).arrival_s, name=text, source=about.source, licence=about.licence
         )
     if text == "flat":
         return flat_load()
