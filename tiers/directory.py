@@ -100,10 +100,19 @@ def _intern_chains(
     for chain in range(len(starts) - 1):
         parent = -1
         for i in range(starts[chain], starts[chain + 1]):
-            ids[i] = _intern(state, count, np.uint64(parent), np.uint64(names[i]))
-            count = max(count, ids[i] + 1)
+            high, low = np.uint64(parent), np.uint64(names[i])
+            # Where a chain was seen before, its ids mostly follow one another: no search is needed.
+            known = parent + 1 < count and state.high[parent + 1] == high
+            if known and state.low[parent + 1] == low:
+                ids[i] = parent + 1
+            else:
+                ids[i] = _intern(state, count, high, low)
+                count = max(count, ids[i] + 1)
             parent = ids[i]
     return count
+
+
+_PIECE_NAMES = 2**20
 
 
 class KeyDirectory:
@@ -174,7 +183,14 @@ class KeyDirectory:
         starts:
             Where each request begins in ``names``, and at last the length of ``names``.
         """
-        self._make_room(len(names))
         ids = np.empty(len(names), np.int32)
-        self._count = _intern_chains(self._state, self._count, names, starts, ids)
+        # Piece by piece, so that there is room for the keys that are new, not for every name.
+        first = 0
+        while first < len(starts) - 1:
+            end = int(np.searchsorted(starts, starts[first] + _PIECE_NAMES, side="right")) - 1
+            end = max(end, first + 1)
+            piece = starts[first : end + 1]
+            self._make_room(int(piece[-1] - piece[0]))
+            self._count = _intern_chains(self._state, self._count, names, piece, ids)
+            first = end
         return ids
