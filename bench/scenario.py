@@ -52,6 +52,7 @@ SATURATING = "saturation"
 _DEFAULT_LOAD = "m-large"
 _DEFAULT_FRACTION = 0.6
 _DEFAULT_HOURS = 24.0
+_MOST_HOURS = 24.0 * 366
 _DEFAULT_WARMUP_SHARE = 1 / 6
 _DOCUMENT_TTFT_S = 15.0
 """Promised where documents are asked about and nothing else is said: their prompts are long."""
@@ -166,6 +167,12 @@ def _check(scenario: Scenario) -> None:
         raise InputError("give --load-fraction or --mean-rate, not both")
     if scenario.load_fraction is not None and not 0 < scenario.load_fraction <= 2:
         raise InputError(f"--load-fraction lies in 0..2, not {scenario.load_fraction:g}")
+    if scenario.hours is not None and not 0 < scenario.hours <= _MOST_HOURS:
+        raise InputError(f"--hours lies in 0..{_MOST_HOURS:g}, not {scenario.hours:g}")
+    if scenario.warmup_hours is not None and not 0 <= scenario.warmup_hours <= _MOST_HOURS:
+        raise InputError(
+            f"--warmup-hours lies in 0..{_MOST_HOURS:g}, not {scenario.warmup_hours:g}"
+        )
     if scenario.replicas < 1:
         raise InputError(f"--replicas is at least 1, not {scenario.replicas}")
     if scenario.workload is None:
@@ -381,13 +388,11 @@ def scenario_from(options: Mapping[str, Any]) -> Scenario:
     InputError
         If an option is not known or of the wrong kind.
     """
-    values: dict[str, Any] = {}
-    for each in fields(Scenario):
-        if each.name not in options:
-            continue
-        given = options[each.name]
-        values[each.name] = _converted(each.name, str(each.type), given)
-    return Scenario(**values)
+    kinds = {each.name: str(each.type) for each in fields(Scenario)}
+    for name in options:
+        if name not in kinds:
+            raise UnknownNameError("option", name, kinds)
+    return Scenario(**{name: _converted(name, kinds[name], options[name]) for name in options})
 
 
 def _converted(name: str, kind: str, given: Any) -> Any:  # noqa: ANN401 - whatever a file holds
