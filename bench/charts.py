@@ -58,6 +58,8 @@ _OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7B3294", "#A6761
 _DASHES = ("-", "--", "-.", ":")
 _FEW = 5
 """Plans whose legend fits inside a plot."""
+_LEGEND_ROWS = -0.85
+"""Where a legend stands beneath bars, in rows of bars."""
 _SMOOTHED = 5
 """Minutes over which carbon over time is averaged."""
 _NAMES = {"gpu": "GPU", "host": "host", "hbm": "HBM", "dram": "DRAM", "ssd": "SSD"}
@@ -90,7 +92,7 @@ def _label(result: PlanResult) -> str:
     return result.plan if result.valid else f"{result.plan}\n(SLO missed)"
 
 
-def _draw_carbon(axes: Axes, replay: Replay) -> None:
+def _draw_carbon(axes: Axes, replay: Replay, legend_y: float = -0.2) -> None:
     runs = _measured(replay)
     labels = [_label(result) for result, _ in runs]
     scope = replay.setup.scope
@@ -124,10 +126,10 @@ def _draw_carbon(axes: Axes, replay: Replay) -> None:
     axes.set_xlabel("gCO2e per 1,000 output tokens")
     axes.set_title("Carbon by component")
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=4, fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, legend_y), ncols=4, fontsize=8)
 
 
-def _draw_hits(axes: Axes, replay: Replay) -> None:
+def _draw_hits(axes: Axes, replay: Replay, legend_y: float = -0.2) -> None:
     runs = _measured(replay)
     labels = [_label(result) for result, _ in runs]
     left = np.zeros(len(runs))
@@ -144,7 +146,7 @@ def _draw_hits(axes: Axes, replay: Replay) -> None:
     axes.set_xlabel("prompt tokens served from cache")
     axes.set_title("Hit rate by tier")
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=3, fontsize=8)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.45, legend_y), ncols=3, fontsize=8)
 
 
 def _draw_ttft(axes: Axes, replay: Replay) -> None:
@@ -202,13 +204,21 @@ def drawn(figure: Figure, kind: str) -> bytes:
 def carbon_by_component(replay: Replay) -> Figure:
     """Grams per 1,000 output tokens of each plan, by component and kind."""
     rows = len(_measured(replay))
-    return figure_of(9, 1.8 + 0.45 * rows, lambda figure: _draw_carbon(figure.subplots(), replay))
+
+    def draw(figure: Figure) -> None:
+        _draw_carbon(figure.subplots(), replay, _LEGEND_ROWS / rows)
+
+    return figure_of(9, 1.8 + 0.45 * rows, draw)
 
 
 def hit_rate_by_tier(replay: Replay) -> Figure:
     """Share of prompt tokens served by each tier."""
     rows = len(_measured(replay))
-    return figure_of(9, 1.5 + 0.45 * rows, lambda figure: _draw_hits(figure.subplots(), replay))
+
+    def draw(figure: Figure) -> None:
+        _draw_hits(figure.subplots(), replay, _LEGEND_ROWS / rows)
+
+    return figure_of(9, 1.5 + 0.45 * rows, draw)
 
 
 def ttft(replay: Replay) -> Figure:
@@ -228,14 +238,15 @@ def _shade_warmup(axes: Axes, replay: Replay) -> None:
 
 
 def carbon_over_time(replay: Replay) -> Figure:
-    """Grid intensity, operational carbon, and what DRAM and SSD may hold and do hold."""
+    """Grid intensity, power, carbon, and what DRAM and SSD may hold and do hold."""
     lines = _lines(replay)
     runs = _measured(replay)[::-1]
     setup = replay.setup
     unit_s, unit_name = _time_unit(replay)
 
     def draw(figure: Figure) -> None:
-        grid, carbon, dram, ssd = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1.5, 1, 1))
+        panels = figure.subplots(5, 1, sharex=True, height_ratios=(1, 1, 1.5, 1, 1))
+        grid, power, carbon, dram, ssd = panels
         bins = max(len(m.used_bytes["dram"]) for _, m in runs)
         edges_s = np.minimum(np.arange(bins + 1) * BIN_S, setup.trace.duration_s)
         grid.stairs(
@@ -253,6 +264,10 @@ def carbon_over_time(replay: Replay) -> Figure:
             if len(whole) >= _SMOOTHED:
                 whole = np.convolve(whole, np.ones(_SMOOTHED) / _SMOOTHED, mode="valid")
                 times = times[_SMOOTHED // 2 : -(_SMOOTHED // 2)]
+            watts = m.gpu_w[:-1]
+            power.plot(
+                (np.arange(len(watts)) + 0.5) * BIN_S / unit_s, watts / 1e3, dashes, color=colour
+            )
             carbon.plot(times, whole, dashes, color=colour, label=result.plan)
             for axes, tier, each_bytes, unit in (
                 (dram, "dram", result.dram_bytes, GIB),
@@ -264,6 +279,8 @@ def carbon_over_time(replay: Replay) -> Figure:
                 used = m.used_bytes[tier]
                 axes.plot(np.arange(1, len(used) + 1) * BIN_S / unit_s, used / unit, color=colour)
                 axes.axhline(capacity / unit, color=colour, linestyle="--", linewidth=1)
+        power.set_title("Power of all GPUs, kW")
+        power.set_ylim(bottom=0)
         carbon.set_title("Operational carbon, g per minute (mean over 5 minutes)")
         carbon.set_ylim(bottom=0)
         carbon.legend(loc="lower right", ncols=4, fontsize=8)
@@ -273,14 +290,14 @@ def carbon_over_time(replay: Replay) -> Figure:
             axes.set_ylim(bottom=0)
             if not axes.lines:
                 axes.text(0.5, 0.5, "no plan has any", transform=axes.transAxes, ha="center")
-        for axes in (grid, carbon, dram, ssd):
+        for axes in panels:
             _shade_warmup(axes, replay)
         ssd.set_xlabel(
             f"{unit_name} since the trace began" + ("; warm-up shaded" if setup.warmup_s else "")
         )
         ssd.set_xlim(0, max(setup.trace.duration_s / unit_s, 1))
 
-    return figure_of(9, 8, draw)
+    return figure_of(9, 9.5, draw)
 
 
 def overview(replay: Replay) -> Figure:

@@ -10,6 +10,7 @@ from greencache.bench import charts
 from greencache.bench.replay import PlanResult, Replay
 from greencache.bench.sensitivity import Sensitivity
 from greencache.bench.sensitivity_views import tornado
+from greencache.bench.table import load_notes, span_text
 from greencache.quantities import format_bytes
 from greencache.version import VERSION
 
@@ -95,7 +96,7 @@ def html_report(replay: Replay, sensitivity: Sensitivity | None = None) -> str:
     environment = Environment(
         loader=PackageLoader("greencache.bench"), autoescape=True, undefined=StrictUndefined
     )
-    environment.filters["bytes"] = format_bytes
+    environment.filters |= {"bytes": format_bytes, "span": span_text}
     plots = []
     if any(result.measured is not None for result in replay.results):
         plots = [
@@ -113,6 +114,7 @@ def html_report(replay: Replay, sensitivity: Sensitivity | None = None) -> str:
         headline=_headline(replay),
         rows=[_row(replay, result) for result in replay.results],
         unseen=UNSEEN,
+        load_notes=load_notes(replay.setup),
         plots=plots,
         factors=replay.setup.factors.as_json(),
         version=VERSION,

@@ -12,7 +12,7 @@ from greencache.bench.setup import ReplaySetup
 from greencache.catalog import Quantity
 from greencache.quantities import HOUR_S, format_bytes
 
-__all__ = ["WIDE", "replay_table"]
+__all__ = ["WIDE", "load_notes", "replay_table", "span_text"]
 
 WIDE = 140
 """Columns of a table that is not printed to a terminal."""
@@ -32,7 +32,7 @@ def _heading(replay: Replay) -> list[str]:
     trace, hardware, grid = setup.trace, setup.hardware, setup.grid
     replicas = f"{setup.replicas} replicas of " if setup.replicas > 1 else ""
     lines = [
-        f"{trace.name}: {len(trace):,} requests in {_span(trace.duration_s)}"
+        f"{trace.name}: {len(trace):,} requests in {span_text(trace.duration_s)}"
         f" ({trace.input_tokens.sum() / 1e6:,.1f} M prompt tokens,"
         f" {trace.output_tokens.sum() / 1e6:,.1f} M output tokens)",
         f"{hardware.model.title} on {replicas}{hardware.name} (simulated),"
@@ -41,9 +41,9 @@ def _heading(replay: Replay) -> list[str]:
         f"{grid.zone} from {grid.start:%Y-%m-%d %H:%M} UTC,"
         f" mean {setup.mean_gco2_per_kwh:.0f} gCO2e/kWh ({grid.kind}, average; {grid.source})",
     ]
-    notes = [*_load(setup)]
+    notes = [*load_notes(setup)]
     if setup.warmup_s:
-        notes.append(f"the first {_span(setup.warmup_s)} warm the caches and are not measured")
+        notes.append(f"the first {span_text(setup.warmup_s)} warm the caches and are not measured")
     if replay.rejections.total:
         notes.append(f"{replay.rejections.total:,} requests rejected: too long for model or HBM")
     if trace.skipped:
@@ -53,11 +53,12 @@ def _heading(replay: Replay) -> list[str]:
     return [*lines, *notes]
 
 
-def _span(seconds: float) -> str:
-    return f"{seconds / HOUR_S:g} h" if seconds >= 2 * HOUR_S else f"{seconds:,.0f} s"
+def span_text(seconds: float) -> str:
+    """A span of time as people say it."""
+    return f"{seconds / HOUR_S:.4g} h" if seconds >= 2 * HOUR_S else f"{seconds:,.0f} s"
 
 
-def _load(setup: ReplaySetup) -> list[str]:
+def load_notes(setup: ReplaySetup) -> list[str]:
     """What is asked of the engine, where that is not the trace as recorded."""
     lines = []
     load = setup.load
