@@ -58,8 +58,6 @@ _OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7B3294", "#A6761
 _DASHES = ("-", "--", "-.", ":")
 _FEW = 5
 """Plans whose legend fits inside a plot."""
-_LEGEND_ROWS = -0.85
-"""Where a legend stands beneath bars, in rows of bars."""
 _SMOOTHED = 5
 """Minutes over which carbon over time is averaged."""
 _NAMES = {"gpu": "GPU", "host": "host", "hbm": "HBM", "dram": "DRAM", "ssd": "SSD"}
@@ -92,7 +90,13 @@ def _label(result: PlanResult) -> str:
     return result.plan if result.valid else f"{result.plan}\n(SLO missed)"
 
 
-def _draw_carbon(axes: Axes, replay: Replay, legend_y: float = -0.2) -> None:
+def _legend_beneath(axes: Axes, columns: int) -> None:
+    axes.figure.legend(
+        *axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, fontsize=8
+    )
+
+
+def _draw_carbon(axes: Axes, replay: Replay) -> None:
     runs = _measured(replay)
     labels = [_label(result) for result, _ in runs]
     scope = replay.setup.scope
@@ -126,10 +130,10 @@ def _draw_carbon(axes: Axes, replay: Replay, legend_y: float = -0.2) -> None:
     axes.set_xlabel("gCO2e per 1,000 output tokens")
     axes.set_title("Carbon by component")
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, legend_y), ncols=4, fontsize=8)
+    _legend_beneath(axes, 4)
 
 
-def _draw_hits(axes: Axes, replay: Replay, legend_y: float = -0.2) -> None:
+def _draw_hits(axes: Axes, replay: Replay) -> None:
     runs = _measured(replay)
     labels = [_label(result) for result, _ in runs]
     left = np.zeros(len(runs))
@@ -146,7 +150,7 @@ def _draw_hits(axes: Axes, replay: Replay, legend_y: float = -0.2) -> None:
     axes.set_xlabel("prompt tokens served from cache")
     axes.set_title("Hit rate by tier")
     axes.grid(axis="y", visible=False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.45, legend_y), ncols=3, fontsize=8)
+    _legend_beneath(axes, 3)
 
 
 def _draw_ttft(axes: Axes, replay: Replay) -> None:
@@ -181,7 +185,7 @@ def _draw_ttft(axes: Axes, replay: Replay) -> None:
     if few:
         axes.legend(loc="upper left", fontsize=8, frameon=True, framealpha=1, edgecolor="none")
     else:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.45, -0.2), ncols=2, fontsize=8)
+        _legend_beneath(axes, 2)
 
 
 def figure_of(width: float, height: float, draw: Callable[[Figure], None]) -> Figure:
@@ -204,21 +208,13 @@ def drawn(figure: Figure, kind: str) -> bytes:
 def carbon_by_component(replay: Replay) -> Figure:
     """Grams per 1,000 output tokens of each plan, by component and kind."""
     rows = len(_measured(replay))
-
-    def draw(figure: Figure) -> None:
-        _draw_carbon(figure.subplots(), replay, _LEGEND_ROWS / rows)
-
-    return figure_of(9, 1.8 + 0.45 * rows, draw)
+    return figure_of(9, 1.8 + 0.45 * rows, lambda figure: _draw_carbon(figure.subplots(), replay))
 
 
 def hit_rate_by_tier(replay: Replay) -> Figure:
     """Share of prompt tokens served by each tier."""
     rows = len(_measured(replay))
-
-    def draw(figure: Figure) -> None:
-        _draw_hits(figure.subplots(), replay, _LEGEND_ROWS / rows)
-
-    return figure_of(9, 1.5 + 0.45 * rows, draw)
+    return figure_of(9, 1.5 + 0.45 * rows, lambda figure: _draw_hits(figure.subplots(), replay))
 
 
 def ttft(replay: Replay) -> Figure:
@@ -307,10 +303,10 @@ def overview(replay: Replay) -> Figure:
         if not _measured(replay):
             figure.text(0.5, 0.5, "No plan gave a result: see why in the table.", ha="center")
             return
-        carbon, hits, latency = figure.subplots(1, 3, width_ratios=(1.35, 1, 1.1))
-        _draw_carbon(carbon, replay)
-        _draw_hits(hits, replay)
-        _draw_ttft(latency, replay)
+        carbon, hits, latency = figure.subfigures(1, 3, width_ratios=(1.35, 1, 1.1))
+        _draw_carbon(carbon.subplots(), replay)
+        _draw_hits(hits.subplots(), replay)
+        _draw_ttft(latency.subplots(), replay)
         setup = replay.setup
         end = setup.grid.start + timedelta(seconds=setup.trace.duration_s)
         figure.suptitle(
