@@ -11,6 +11,8 @@ from greencache.bench.replay import PlanResult, Replay
 from greencache.bench.sensitivity import Sensitivity
 from greencache.bench.sensitivity_views import tornado
 from greencache.bench.table import load_notes, span_text
+from greencache.bench.workload_statistics import WorkloadComparison
+from greencache.bench.workloads import comparison_rows
 from greencache.quantities import format_bytes
 from greencache.version import VERSION
 
@@ -91,8 +93,15 @@ def _row(replay: Replay, result: PlanResult) -> dict[str, object]:
     return row
 
 
-def html_report(replay: Replay, sensitivity: Sensitivity | None = None) -> str:
-    """The page, with its plots as SVG inside; it needs no network and no script."""
+def html_report(
+    replay: Replay,
+    sensitivity: Sensitivity | None = None,
+    comparison: WorkloadComparison | None = None,
+) -> str:
+    """The page, with its plots as SVG inside; it needs no network and no script.
+
+    Parameters are those of `greencache.bench.results.as_json`.
+    """
     environment = Environment(
         loader=PackageLoader("greencache.bench"), autoescape=True, undefined=StrictUndefined
     )
@@ -114,6 +123,7 @@ def html_report(replay: Replay, sensitivity: Sensitivity | None = None) -> str:
         headline=_headline(replay),
         rows=[_row(replay, result) for result in replay.results],
         unseen=UNSEEN,
+        comparison=comparison and comparison_rows(comparison),
         load_notes=load_notes(replay.setup),
         plots=plots,
         factors=replay.setup.factors.as_json(),

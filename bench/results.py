@@ -17,6 +17,7 @@ from greencache.bench.outcome import Latency
 from greencache.bench.replay import Measured, PlanResult, Replay
 from greencache.bench.sensitivity import Sensitivity
 from greencache.bench.simulation import BIN_S
+from greencache.bench.workload_statistics import WorkloadComparison
 from greencache.carbon import Scope
 
 __all__ = ["SCHEMA", "as_json"]
@@ -137,9 +138,22 @@ def _run(replay: Replay, result: PlanResult) -> dict[str, Any]:
 
 
 def as_json(
-    replay: Replay, *, wall_s: float, sensitivity: Sensitivity | None = None
+    replay: Replay,
+    *,
+    wall_s: float,
+    sensitivity: Sensitivity | None = None,
+    comparison: WorkloadComparison | None = None,
 ) -> dict[str, Any]:
-    """Everything about a replay, ready for ``json.dump``."""
+    """Everything about a replay, ready for ``json.dump``.
+
+    Parameters
+    ----------
+    replay, wall_s:
+        What it gave, and how long it all took.
+    sensitivity, comparison:
+        What else was found about it: how it moves with its factors, and what a composed stream is
+        like beside its sources.
+    """
     setup, simulated = replay.setup, replay.simulated
     trace, hardware, grid, composed = setup.trace, setup.hardware, setup.grid, setup.composed
     return {
@@ -157,6 +171,7 @@ def as_json(
             "skipped_lines": trace.skipped,
             "composed_from": [] if composed is None else composed.composed_from,
             "notes": [] if composed is None else composed.notes,
+            "statistics": None if comparison is None else comparison.as_json(),
         },
         "load": None if setup.load is None else dataclasses.asdict(setup.load),
         "grid": {

@@ -81,7 +81,7 @@ def comparison_rows(comparison: WorkloadComparison) -> list[tuple[str, str, str]
 def comparison_table(composed: ComposedWorkload, comparison: WorkloadComparison) -> Table:
     """The composed stream's measured hours beside the recording of its sessions.
 
-    The caption tells how well the load is followed, where all is from, and the notes.
+    The caption tells how well the load is followed and where all is from.
     """
     load = [f"mean rate {comparison.rate_error:+.1%} off what was asked"]
     if comparison.busiest_hour_wanted_per_s is not None:
@@ -98,9 +98,7 @@ def comparison_table(composed: ComposedWorkload, comparison: WorkloadComparison)
         header_style="bold",
         title=composed.trace.name,
         title_justify="left",
-        caption="\n".join(
-            ["Several figures: mean / p50 / p90.", "; ".join(load), *sources, *composed.notes]
-        ),
+        caption="\n".join(["Several figures: mean / p50 / p90.", "; ".join(load), *sources]),
         caption_justify="left",
     )
     for heading in ("", "composed", "recorded"):
@@ -138,7 +136,7 @@ def main(
             "notes": composed.notes,
             **comparison.as_json(),
         }
-        console.print(comparison_table(composed, comparison), "")
+        console.print(comparison_table(composed, comparison), *composed.notes, "", sep="\n")
     if json is not None:
         write_json(json, {"schema": SCHEMA, "workloads": results})
 
