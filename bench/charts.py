@@ -303,7 +303,8 @@ def overview(replay: Replay) -> Figure:
         if not _measured(replay):
             figure.text(0.5, 0.5, "No plan gave a result: see why in the table.", ha="center")
             return
-        carbon, hits, latency = figure.subfigures(1, 3, width_ratios=(1.35, 1, 1.1))
+        thirds: Any = figure.subfigures(1, 3, width_ratios=(1.35, 1, 1.1))
+        carbon, hits, latency = thirds
         _draw_carbon(carbon.subplots(), replay)
         _draw_hits(hits.subplots(), replay)
         _draw_ttft(latency.subplots(), replay)
