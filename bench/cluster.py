@@ -4,7 +4,7 @@ Each replica is an engine with HBM, DRAM and SSD of its own; the arrays of all h
 request goes where it is expected to cost the least time: the prompt tokens that are still to be
 computed there, those that it would add after what it hits in any tier, and one pass over the
 contexts being decoded there. Routers that know prefixes weigh the same things: Mooncake's goes by
-the expected TTFT (Qin et al., FAST 2025, algorithm 1), NVIDIA Dynamo's by prompt blocks to compute
+the expected TTFT (Qin et al., FAST 2025), NVIDIA Dynamo's by prompt blocks to compute
 plus blocks being decoded.
 """
 
