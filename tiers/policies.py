@@ -43,15 +43,28 @@ from greencache.tiers.state import (
     POLICY,
     USED,
     TierState,
+    int64,
 )
 
-__all__ = ["Policy", "choose_victim", "keeps_order", "savings", "score"]
+__all__ = [
+    "Policy",
+    "choose_victim",
+    "goes_before",
+    "hand_over",
+    "keeps_order",
+    "note_hit",
+    "note_insertion",
+    "savings",
+]
 
 LRU = 0
 LFU = 1
 GDSF = 2
 SIEVE = 3
 LCS = 4
+
+VISITED = 1.0
+"""Mark of a block that was hit since sieve's hand passed; else 0."""
 
 LCS_SAMPLE = 64
 """Candidates that lcs compares for one eviction. Its order changes as time passes, so no heap can
@@ -99,17 +112,53 @@ def keeps_order(state: TierState) -> bool:
 
 
 @subroutine
-def score(state: TierState, slot: int) -> float:
-    """Priority of a block just accessed; the lowest goes first, equal ones by last touch."""
-    policy = state.meta[POLICY]
-    if policy == LFU:
-        return float(state.slots[slot].accesses)
-    if policy == GDSF:
-        cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * state.slots[slot].depth
-        return state.weights[INFLATION] + state.slots[slot].accesses * cost
-    if policy == SIEVE:
-        return 1.0 if state.slots[slot].accesses > 1 else 0.0
-    return 0.0
+def note_insertion(state: TierState, slot: int) -> None:
+    """A block is stored: its first access."""
+    state.slots[slot].accesses = 1
+    state.slots[slot].mark = state.weights[INFLATION] if state.meta[POLICY] == GDSF else 0.0
+
+
+@subroutine
+def note_hit(state: TierState, slot: int) -> None:
+    """A prefix that ends with this block was hit."""
+    state.slots[slot].accesses += 1
+    if state.meta[POLICY] == GDSF:
+        state.slots[slot].mark = state.weights[INFLATION]
+    elif state.meta[POLICY] == SIEVE:
+        state.slots[slot].mark = VISITED
+
+
+@subroutine
+def hand_over(state: TierState, slot: int, parent: int) -> None:
+    """Tell the parent of a block that goes what happened to the block, and so to the parent too."""
+    block, heir = state.slots[slot], state.slots[parent]
+    # Within one request a block counts as touched just after the deeper one.
+    heir.touched = max(heir.touched, block.touched + 1)
+    heir.touched_s = max(heir.touched_s, block.touched_s)
+    hits = block.accesses - 1
+    if hits > 0:
+        heir.accesses += hits
+        heir.mark = VISITED if state.meta[POLICY] == SIEVE else max(heir.mark, block.mark)
+
+
+@subroutine
+def _value(state: TierState, slot: int) -> float:
+    """What lfu and gdsf keep a candidate for; the lowest goes first, equal ones by last touch."""
+    accesses = state.slots[slot].accesses
+    if state.meta[POLICY] != GDSF:
+        return float(accesses)
+    cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * state.slots[slot].depth
+    return state.slots[slot].mark + accesses * cost
+
+
+@subroutine
+def goes_before(state: TierState, a: int, b: int) -> bool:
+    """Whether candidate ``a`` is evicted before candidate ``b``, where candidates have an order."""
+    if state.meta[POLICY] != LRU:
+        of_a, of_b = _value(state, a), _value(state, b)
+        if of_a != of_b:
+            return of_a < of_b
+    return state.slots[a].touched < state.slots[b].touched
 
 
 @subroutine
@@ -151,7 +200,7 @@ def _least_savings(state: TierState, now_s: float) -> int:
     best = NONE
     best_savings = 0.0
     for i in range(min(count, LCS_SAMPLE)):
-        slot = state.heap[i if exact else _draw(state, count)]
+        slot = int64(state.heap[i if exact else _draw(state, count)])
         value = savings(state, slot, now_s)
         older = (
             best != NONE
@@ -172,10 +221,10 @@ def _sieve_hand(state: TierState) -> int:
         if slot == NONE:
             slot = state.meta[OLDEST]
         if state.slots[slot].place != NONE:
-            if state.slots[slot].priority == 0.0:
+            if state.slots[slot].mark != VISITED:
                 state.meta[HAND] = state.slots[slot].newer
                 return slot
-            state.slots[slot].priority = 0.0
+            state.slots[slot].mark = 0.0
         slot = state.slots[slot].newer
     return NONE
 
@@ -190,10 +239,10 @@ def choose_victim(state: TierState, now_s: float) -> int:
         return _sieve_hand(state)
     if policy == LCS:
         return _least_savings(state, now_s)
-    victim = state.heap[0]
+    victim = int64(state.heap[0])
     if policy == GDSF:
         # A cheaper parent may follow its child: the clock must not go back for it.
-        state.weights[INFLATION] = max(state.weights[INFLATION], state.slots[victim].priority)
+        state.weights[INFLATION] = max(state.weights[INFLATION], _value(state, victim))
     return victim
 
 

@@ -4,18 +4,36 @@ One tier's content is a forest: a block is present only if the block before it i
 Blocks have two numbers: the *id* that names them everywhere (from `KeyDirectory`) and, while they
 are in the tier, the *slot* they occupy there. All that is kept of a block is one record of 64
 bytes, a cache line, so the index costs 68 bytes a slot and 4 bytes an id.
+
+What a request does to a whole prefix is written on the last block of it only. Nothing asks how
+often or when a block was used, or whether it is leased, while others build on it: it can't be
+evicted then. When a block goes it hands what was noted on it to its parent (`policies.hand_over`), so a
+block that nothing builds on knows all that happened to it and beyond it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greencache.compiled import subroutine
 
-__all__ = ["NONE", "SLOT", "TierState", "allocate", "grow", "is_candidate", "occupied"]
+__all__ = [
+    "NONE",
+    "SLOT",
+    "TierState",
+    "allocate",
+    "grow",
+    "int64",
+    "is_candidate",
+    "occupied",
+]
+
+int64: Any = np.int64
+"""For slots read from arrays and for literals passed on: numba compiles a function anew for each
+type of argument, and a literal or an ``int32`` is another type than an ``int64``."""
 
 NONE = -1
 """No slot, no id, no parent."""
@@ -24,7 +42,7 @@ NONE = -1
 CAPACITY = 0  # blocks that the tier may hold
 USED = 1  # slots reserved or committed
 HELD = 2  # blocks of capacity set aside without a slot: an engine's private blocks
-PINNED = 3  # slots leased or reserved
+PINNED = 3  # slots with leases, or reserved
 CANDIDATES = 4  # length of the candidate heap
 FREED = 5  # the slot freed last; the others follow by ``parent``
 FRESH = 6  # first slot that was never used
@@ -50,13 +68,13 @@ COMMITTED = 2
 
 SLOT = np.dtype(
     [
-        ("touched", np.int64),  # logical time of the last access; unique
+        ("touched", np.int64),  # logical time of the last access; unique among leaves
         ("touched_s", np.float64),  # the same on the caller's clock
-        ("priority", np.float64),  # the lowest goes first; for sieve, 1 where visited
+        ("mark", np.float64),  # of the policy: gdsf's inflation at the last access, sieve's visit
         ("id", np.int32),
         ("parent", np.int32),  # slot of the block before it in its prefix
         ("children", np.int32),  # how many blocks have it as parent
-        ("leases", np.int32),  # readers and writers that rely on it
+        ("leases", np.int32),  # readers whose prefix ends here, and children that have leases
         ("depth", np.int32),  # blocks before it in its prefix
         ("accesses", np.int32),  # insertion counts as the first, then hits
         ("place", np.int32),  # position among the candidates, or NONE
@@ -65,7 +83,8 @@ SLOT = np.dtype(
         ("status", np.int32),
     ]
 )
-"""What is kept of the block in a slot."""
+"""What is kept of the block in a slot. The accesses noted are those that went no further than it,
+and of children that are gone."""
 
 
 class TierState(NamedTuple):
