@@ -7,14 +7,14 @@ that keep no order (sieve, lcs) the same array is a plain set, and adding does n
 
 from __future__ import annotations
 
-from greencache.compiled import subroutine
+from greencache.compiled import inlined, subroutine
 from greencache.tiers.policies import goes_before
 from greencache.tiers.state import CANDIDATES, NONE, TierState, int64
 
 __all__ = ["add", "discard", "reorder", "replace"]
 
 
-@subroutine
+@inlined
 def _put(state: TierState, position: int, slot: int) -> None:
     state.heap[position] = slot
     state.slots[slot].place = position
@@ -34,7 +34,7 @@ def _sift_up(state: TierState, position: int) -> int:
     return position
 
 
-@subroutine
+@inlined
 def _sift_down(state: TierState, position: int) -> None:
     slot = int64(state.heap[position])
     length = state.meta[CANDIDATES]
@@ -61,7 +61,7 @@ def reorder(state: TierState, slot: int) -> None:
     _sift_down(state, _sift_up(state, int64(state.slots[slot].place)))
 
 
-@subroutine
+@inlined
 def add(state: TierState, slot: int, ordered: bool) -> None:
     """Make ``slot`` a candidate; it must not be one."""
     position = state.meta[CANDIDATES]
@@ -86,9 +86,9 @@ def discard(state: TierState, slot: int, ordered: bool) -> None:
             reorder(state, last)
 
 
-@subroutine
+@inlined
 def replace(state: TierState, slot: int, by: int, ordered: bool) -> None:
-    """Put ``by``, which is no candidate, in the place of candidate ``slot``.
+    """Put ``by``, which is no candidate, in the place of ``slot``, the first candidate to go.
 
     When a leaf goes, its parent often follows it as the next to go: then nothing is sifted.
     """
@@ -96,4 +96,4 @@ def replace(state: TierState, slot: int, by: int, ordered: bool) -> None:
     state.slots[slot].place = NONE
     _put(state, position, by)
     if ordered:
-        reorder(state, by)
+        _sift_down(state, position)

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from greencache.compiled import subroutine
+from greencache.compiled import inlined, subroutine
 from greencache.errors import UnknownNameError
 from greencache.tiers.state import (
     CANDIDATES,
@@ -105,20 +105,20 @@ class Policy(StrEnum):
         return list(Policy).index(self)
 
 
-@subroutine
+@inlined
 def keeps_order(state: TierState) -> bool:
     """Whether candidates are kept in a heap: true where time alone does not change their order."""
     return state.meta[POLICY] != SIEVE and state.meta[POLICY] != LCS
 
 
-@subroutine
+@inlined
 def note_insertion(state: TierState, slot: int) -> None:
     """A block is stored: its first access."""
     state.slots[slot].accesses = 1
     state.slots[slot].mark = state.weights[INFLATION] if state.meta[POLICY] == GDSF else 0.0
 
 
-@subroutine
+@inlined
 def note_hit(state: TierState, slot: int) -> None:
     """A prefix that ends with this block was hit."""
     state.slots[slot].accesses += 1
@@ -128,7 +128,7 @@ def note_hit(state: TierState, slot: int) -> None:
         state.slots[slot].mark = VISITED
 
 
-@subroutine
+@inlined
 def hand_over(state: TierState, slot: int, parent: int) -> None:
     """Tell the parent of a block that goes what happened to the block, and so to the parent too."""
     block, heir = state.slots[slot], state.slots[parent]
@@ -151,7 +151,7 @@ def _value(state: TierState, slot: int) -> float:
     return state.slots[slot].mark + accesses * cost
 
 
-@subroutine
+@inlined
 def goes_before(state: TierState, a: int, b: int) -> bool:
     """Whether candidate ``a`` is evicted before candidate ``b``, where candidates have an order."""
     if state.meta[POLICY] != LRU:
@@ -229,7 +229,7 @@ def _sieve_hand(state: TierState) -> int:
     return NONE
 
 
-@subroutine
+@inlined
 def choose_victim(state: TierState, now_s: float) -> int:
     """Slot of the candidate to evict now, or `NONE` if there is no candidate."""
     if state.meta[CANDIDATES] == 0:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import subroutine
+from greencache.compiled import inlined
 
 __all__ = [
     "NONE",
@@ -153,13 +153,13 @@ def grow(state: TierState, slots: int, ids: int) -> TierState:
     return state
 
 
-@subroutine
+@inlined
 def occupied(state: TierState) -> int:
     """Blocks of capacity taken: slots in use, and what is held without a slot."""
     return state.meta[USED] + state.meta[HELD]
 
 
-@subroutine
+@inlined
 def is_candidate(state: TierState, slot: int) -> bool:
     """Whether the block may be evicted now: committed, no reader, nothing that builds on it."""
     block = state.slots[slot]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import subroutine
+from greencache.compiled import inlined, subroutine
 from greencache.tiers.candidates import add, discard, reorder, replace
 from greencache.tiers.policies import (
     SIEVE,
@@ -125,7 +125,7 @@ def touch(state: TierState, ids: Ids, stop: int, now_s: float) -> None:
             reorder(state, slot)
 
 
-@subroutine
+@inlined
 def _remove(state: TierState, slot: int) -> None:
     """Forget a block without children; its parent may become a candidate."""
     block = state.slots[slot]
@@ -150,7 +150,7 @@ def _remove(state: TierState, slot: int) -> None:
     discard(state, slot, keeps_order(state))
 
 
-@subroutine
+@inlined
 def evict_one(state: TierState, now_s: float) -> int:
     """Evict the block that the policy names; its id, or `NONE` if no block may go."""
     slot = choose_victim(state, now_s)
@@ -162,7 +162,7 @@ def evict_one(state: TierState, now_s: float) -> int:
     return victim
 
 
-@subroutine
+@inlined
 def make_room(state: TierState, blocks: int, now_s: float) -> bool:
     """Evict until ``blocks`` more fit; False if not enough may go (some may have gone by then)."""
     while occupied(state) + blocks > state.meta[CAPACITY]:
@@ -245,7 +245,7 @@ def resize(state: TierState, capacity_blocks: int, now_s: float) -> int:
     return max(0, occupied(state) - capacity_blocks)
 
 
-@subroutine
+@inlined
 def reserve(state: TierState, block_id: int, parent: int, now_s: float) -> int:
     """Take a slot for an absent block whose parent is in slot ``parent``; `NONE` if none is free.
 
@@ -281,7 +281,7 @@ def reserve(state: TierState, block_id: int, parent: int, now_s: float) -> int:
     return slot
 
 
-@subroutine
+@inlined
 def _show(state: TierState, slot: int, follows_parent: bool, now_s: float) -> None:
     """Make a reserved block visible; it is not among the candidates yet."""
     state.meta[PINNED] -= 1
