@@ -246,10 +246,10 @@ def resize(state: TierState, capacity_blocks: int, now_s: float) -> int:
 
 
 @inlined
-def reserve(state: TierState, block_id: int, parent: int, now_s: float) -> int:
-    """Take a slot for an absent block whose parent is in slot ``parent``; `NONE` if none is free.
+def _take_slot(state: TierState, block_id: int, parent: int, now_s: float) -> int:
+    """Make a slot that of an absent block whose parent is in slot ``parent``; `NONE` if full.
 
-    The block is invisible until `commit`. It keeps its parent from being evicted from now on.
+    The block keeps its parent from being evicted from now on.
     """
     depth = int64(0)
     if parent != NONE:
@@ -268,11 +268,9 @@ def reserve(state: TierState, block_id: int, parent: int, now_s: float) -> int:
     else:
         state.meta[FREED] = state.slots[slot].parent
     state.meta[USED] += 1
-    state.meta[PINNED] += 1
     state.slot_of[block_id] = slot
     block = state.slots[slot]
     block.id = block_id
-    block.status = RESERVED
     block.parent = parent
     block.children = 0
     block.leases = 0
@@ -281,10 +279,22 @@ def reserve(state: TierState, block_id: int, parent: int, now_s: float) -> int:
     return slot
 
 
+@subroutine
+def reserve(state: TierState, block_id: int, parent: int, now_s: float) -> int:
+    """Take a slot for an absent block whose parent is in slot ``parent``; `NONE` if none is free.
+
+    The block is invisible until `commit`. It keeps its parent from being evicted from now on.
+    """
+    slot = _take_slot(state, block_id, parent, now_s)
+    if slot != NONE:
+        state.meta[PINNED] += 1
+        state.slots[slot].status = RESERVED
+    return slot
+
+
 @inlined
 def _show(state: TierState, slot: int, follows_parent: bool, now_s: float) -> None:
-    """Make a reserved block visible; it is not among the candidates yet."""
-    state.meta[PINNED] -= 1
+    """Make the block in a slot just taken visible; it is not among the candidates yet."""
     block = state.slots[slot]
     block.status = COMMITTED
     block.touched = state.meta[TICK]
@@ -301,6 +311,7 @@ def commit(state: TierState, slot: int, follows_parent: bool, now_s: float) -> N
 
     ``follows_parent``: its parent was stored just before it, by the same request.
     """
+    state.meta[PINNED] -= 1
     state.meta[TICK] += 1
     _show(state, slot, follows_parent, now_s)
     _settle(state, slot)
@@ -321,7 +332,7 @@ def _store_beyond(state: TierState, ids: Ids, found: int, stop: int, now_s: floa
     parent = int64(state.slot_of[ids[found - 1]]) if found > 0 else int64(NONE)
     stored = found
     while stored < stop:
-        slot = reserve(state, int64(ids[stored]), parent, now_s)
+        slot = _take_slot(state, int64(ids[stored]), parent, now_s)
         if slot == NONE:
             break
         _show(state, slot, stored > found, now_s)
