@@ -54,6 +54,7 @@ __all__ = [
     "keeps_order",
     "note_hit",
     "note_insertion",
+    "note_touch",
     "savings",
 ]
 
@@ -112,43 +113,65 @@ def keeps_order(state: TierState) -> bool:
 
 
 @inlined
-def note_insertion(state: TierState, slot: int) -> None:
+def note_insertion(state: TierState, slot: int, now_s: float) -> None:
     """A block is stored: its first access."""
-    state.slots[slot].accesses = 1
-    state.slots[slot].mark = state.weights[INFLATION] if state.meta[POLICY] == GDSF else 0.0
+    policy = state.meta[POLICY]
+    if policy == LRU:
+        return
+    block = state.history[slot]
+    block.accesses = 1
+    block.touched_s = now_s
+    block.mark = state.weights[INFLATION] if policy == GDSF else 0.0
+    parent = int64(state.slots[slot].parent)
+    block.depth = 0 if parent == NONE else state.history[parent].depth + 1
 
 
 @inlined
 def note_hit(state: TierState, slot: int) -> None:
     """A prefix that ends with this block was hit."""
-    state.slots[slot].accesses += 1
-    if state.meta[POLICY] == GDSF:
-        state.slots[slot].mark = state.weights[INFLATION]
-    elif state.meta[POLICY] == SIEVE:
-        state.slots[slot].mark = VISITED
+    policy = state.meta[POLICY]
+    if policy == LRU:
+        return
+    block = state.history[slot]
+    block.accesses += 1
+    if policy == GDSF:
+        block.mark = state.weights[INFLATION]
+    elif policy == SIEVE:
+        block.mark = VISITED
+
+
+@inlined
+def note_touch(state: TierState, slot: int, tick: int, now_s: float) -> None:
+    """A prefix that ends with this block was used."""
+    state.slots[slot].touched = tick
+    if state.meta[POLICY] == LCS:
+        state.history[slot].touched_s = now_s
 
 
 @inlined
 def hand_over(state: TierState, slot: int, parent: int) -> None:
     """Tell the parent of a block that goes what happened to the block, and so to the parent too."""
-    block, heir = state.slots[slot], state.slots[parent]
     # Within one request a block counts as touched just after the deeper one.
-    heir.touched = max(heir.touched, block.touched + 1)
+    state.slots[parent].touched = max(state.slots[parent].touched, state.slots[slot].touched + 1)
+    policy = state.meta[POLICY]
+    if policy == LRU:
+        return
+    block, heir = state.history[slot], state.history[parent]
     heir.touched_s = max(heir.touched_s, block.touched_s)
     hits = block.accesses - 1
     if hits > 0:
         heir.accesses += hits
-        heir.mark = VISITED if state.meta[POLICY] == SIEVE else max(heir.mark, block.mark)
+        heir.mark = VISITED if policy == SIEVE else max(heir.mark, block.mark)
 
 
 @subroutine
 def _value(state: TierState, slot: int) -> float:
     """What lfu and gdsf keep a candidate for; the lowest goes first, equal ones by last touch."""
-    accesses = state.slots[slot].accesses
+    block = state.history[slot]
     if state.meta[POLICY] != GDSF:
-        return float(accesses)
-    cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * state.slots[slot].depth
-    return state.slots[slot].mark + accesses * cost
+        return float(block.accesses)
+    cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * block.depth
+    return block.mark + block.accesses * cost
 
 
 @inlined
@@ -181,8 +204,8 @@ def savings(state: TierState, slot: int, now_s: float) -> float:
     larger hit made an item more likely to go), and is compared between items scored at different
     times. Here every candidate compared is scored at ``now_s``.
     """
-    age_s = max(now_s - state.slots[slot].touched_s, LCS_MIN_AGE_S)
-    accesses = float(state.slots[slot].accesses)
+    age_s = max(now_s - state.history[slot].touched_s, LCS_MIN_AGE_S)
+    accesses = float(state.history[slot].accesses)
     return accesses * accesses / age_s
 
 
@@ -221,11 +244,11 @@ def _sieve_hand(state: TierState) -> int:
         if slot == NONE:
             slot = state.meta[OLDEST]
         if state.slots[slot].place != NONE:
-            if state.slots[slot].mark != VISITED:
-                state.meta[HAND] = state.slots[slot].newer
+            if state.history[slot].mark != VISITED:
+                state.meta[HAND] = state.history[slot].newer
                 return slot
-            state.slots[slot].mark = 0.0
-        slot = state.slots[slot].newer
+            state.history[slot].mark = 0.0
+        slot = state.history[slot].newer
     return NONE
 
 
@@ -253,27 +276,27 @@ def enqueue(state: TierState, slot: int, before: int) -> None:
         older = state.meta[NEWEST]
         state.meta[NEWEST] = slot
     else:
-        older = state.slots[before].older
-        state.slots[before].older = slot
-    state.slots[slot].newer = before
-    state.slots[slot].older = older
+        older = state.history[before].older
+        state.history[before].older = slot
+    state.history[slot].newer = before
+    state.history[slot].older = older
     if older == NONE:
         state.meta[OLDEST] = slot
     else:
-        state.slots[older].newer = slot
+        state.history[older].newer = slot
 
 
 @subroutine
 def dequeue(state: TierState, slot: int) -> None:
     """Take a block out of the sieve queue; the hand moves on if it pointed there."""
-    newer, older = state.slots[slot].newer, state.slots[slot].older
+    newer, older = state.history[slot].newer, state.history[slot].older
     if state.meta[HAND] == slot:
         state.meta[HAND] = newer
     if newer == NONE:
         state.meta[NEWEST] = older
     else:
-        state.slots[newer].older = older
+        state.history[newer].older = older
     if older == NONE:
         state.meta[OLDEST] = newer
     else:
-        state.slots[older].newer = newer
+        state.history[older].newer = newer

@@ -2,8 +2,10 @@
 
 One tier's content is a forest: a block is present only if the block before it in its prefix is.
 Blocks have two numbers: the *id* that names them everywhere (from `KeyDirectory`) and, while they
-are in the tier, the *slot* they occupy there. All that is kept of a block is one record of 64
-bytes, a cache line, so the index costs 68 bytes a slot and 4 bytes an id.
+are in the tier, the *slot* they occupy there. What every policy needs of a block is one record of
+32 bytes, and what only some need is another: lru never touches those, and over millions of blocks
+memory is what it waits for. So the index costs 36 bytes a slot and 4 bytes an id under lru, 32
+more a slot under the others.
 
 What a request does to a whole prefix is written on the last block of it only. Nothing asks how
 often or when a block was used, or whether it is leased, while others build on it: it can't be
@@ -21,6 +23,7 @@ from numpy.typing import NDArray
 from greencache.compiled import inlined
 
 __all__ = [
+    "HISTORY",
     "NONE",
     "SLOT",
     "TierState",
@@ -69,22 +72,27 @@ COMMITTED = 2
 SLOT = np.dtype(
     [
         ("touched", np.int64),  # logical time of the last access; unique among leaves
-        ("touched_s", np.float64),  # the same on the caller's clock
-        ("mark", np.float64),  # of the policy: gdsf's inflation at the last access, sieve's visit
         ("id", np.int32),
         ("parent", np.int32),  # slot of the block before it in its prefix
         ("children", np.int32),  # how many blocks have it as parent
         ("leases", np.int32),  # readers whose prefix ends here, and children that have leases
-        ("depth", np.int32),  # blocks before it in its prefix
-        ("accesses", np.int32),  # insertion counts as the first, then hits
         ("place", np.int32),  # position among the candidates, or NONE
-        ("newer", np.int32),  # neighbours in the sieve queue
-        ("older", np.int32),
         ("status", np.int32),
     ]
 )
-"""What is kept of the block in a slot. The accesses noted are those that went no further than it,
-and of children that are gone."""
+"""What is kept of the block in a slot."""
+
+HISTORY = np.dtype(
+    [
+        ("touched_s", np.float64),  # the last access on the caller's clock
+        ("mark", np.float64),  # gdsf's inflation at the last hit; for sieve, whether visited
+        ("depth", np.int32),  # blocks before it in its prefix
+        ("accesses", np.int32),  # insertion counts as the first, then hits
+        ("newer", np.int32),  # neighbours in the sieve queue
+        ("older", np.int32),
+    ]
+)
+"""What the policies but lru want to know besides."""
 
 
 class TierState(NamedTuple):
@@ -97,15 +105,10 @@ class TierState(NamedTuple):
     """Slot of each id, or `NONE`."""
     slots: NDArray[np.void]
     """A `SLOT` record for each slot."""
+    history: NDArray[np.void]
+    """A `HISTORY` record for each slot; all zeros under lru."""
     heap: NDArray[np.int32]
     """The candidates: slots that may be evicted now."""
-
-
-def _slots(count: int) -> NDArray[np.void]:
-    slots = np.zeros(count, SLOT)
-    for name in ("id", "parent", "place", "newer", "older"):
-        slots[name] = NONE
-    return slots
 
 
 def allocate(
@@ -131,7 +134,10 @@ def allocate(
     weights[COST_PER_DEPTH] = cost_per_depth
     slots = min(capacity_blocks, ids)
     none = np.full(slots, NONE, np.int32)
-    return TierState(meta, weights, np.full(ids, NONE, np.int32), _slots(slots), none)
+    slot_of = np.full(ids, NONE, np.int32)
+    return TierState(
+        meta, weights, slot_of, np.zeros(slots, SLOT), np.zeros(slots, HISTORY), none
+    )
 
 
 def grow(state: TierState, slots: int, ids: int) -> TierState:
@@ -145,10 +151,11 @@ def grow(state: TierState, slots: int, ids: int) -> TierState:
         more = np.full(max(ids, 2 * have_ids) - have_ids, NONE, np.int32)
         state = state._replace(slot_of=np.concatenate([state.slot_of, more]))
     if slots > have_slots:
-        fresh = _slots(max(slots, 2 * have_slots) - have_slots)
-        more = np.full(len(fresh), NONE, np.int32)
+        added = max(slots, 2 * have_slots) - have_slots
         state = state._replace(
-            slots=np.concatenate([state.slots, fresh]), heap=np.concatenate([state.heap, more])
+            slots=np.concatenate([state.slots, np.zeros(added, SLOT)]),
+            history=np.concatenate([state.history, np.zeros(added, HISTORY)]),
+            heap=np.concatenate([state.heap, np.full(added, NONE, np.int32)]),
         )
     return state
 

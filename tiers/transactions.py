@@ -25,6 +25,7 @@ from greencache.tiers.policies import (
     keeps_order,
     note_hit,
     note_insertion,
+    note_touch,
 )
 from greencache.tiers.state import (
     ABSENT,
@@ -117,11 +118,9 @@ def touch(state: TierState, ids: Ids, stop: int, now_s: float) -> None:
     """Note when ``ids[:stop]``, all present, was used; the deepest counts as used first."""
     if stop > 0:
         slot = int64(state.slot_of[ids[stop - 1]])
-        block = state.slots[slot]
-        block.touched = state.meta[TICK] + 1
-        block.touched_s = now_s
+        note_touch(state, slot, state.meta[TICK] + 1, now_s)
         state.meta[TICK] += stop
-        if block.place != NONE and keeps_order(state):
+        if state.slots[slot].place != NONE and keeps_order(state):
             reorder(state, slot)
 
 
@@ -194,17 +193,14 @@ def unhold(state: TierState, blocks: int) -> None:
 @subroutine
 def lease(state: TierState, ids: Ids, stop: int) -> None:
     """Keep the prefix ``ids[:stop]``, all present, from being evicted until `unlease`."""
-    if stop == 0:
-        return
-    slot = int64(state.slot_of[ids[stop - 1]])
-    discard(state, slot, keeps_order(state))
-    while slot != NONE:
-        block = state.slots[slot]
+    if stop > 0:
+        discard(state, int64(state.slot_of[ids[stop - 1]]), keeps_order(state))
+    for i in range(stop - 1, -1, -1):
+        block = state.slots[state.slot_of[ids[i]]]
         block.leases += 1
         if block.leases > 1:
-            break  # it counts as one of its parent's already
+            break  # so it counts as one of its parent's already
         state.meta[PINNED] += 1
-        slot = int64(block.parent)
 
 
 @subroutine
@@ -220,17 +216,14 @@ def acquire(state: TierState, ids: Ids, stop: int, now_s: float) -> int:
 @subroutine
 def unlease(state: TierState, ids: Ids, stop: int, now_s: float) -> None:
     """End a lease of ``ids[:stop]``; what a shrink was waiting for goes now."""
+    for i in range(stop - 1, -1, -1):
+        block = state.slots[state.slot_of[ids[i]]]
+        block.leases -= 1
+        if block.leases > 0:
+            break
+        state.meta[PINNED] -= 1
     if stop > 0:
-        last = int64(state.slot_of[ids[stop - 1]])
-        slot = last
-        while slot != NONE:
-            block = state.slots[slot]
-            block.leases -= 1
-            if block.leases > 0:
-                break
-            state.meta[PINNED] -= 1
-            slot = int64(block.parent)
-        _settle(state, last)
+        _settle(state, int64(state.slot_of[ids[stop - 1]]))
     make_room(state, int64(0), now_s)
 
 
@@ -251,11 +244,9 @@ def _take_slot(state: TierState, block_id: int, parent: int, now_s: float) -> in
 
     The block keeps its parent from being evicted from now on.
     """
-    depth = int64(0)
     if parent != NONE:
         state.slots[parent].children += 1
         discard(state, parent, keeps_order(state))
-        depth = int64(state.slots[parent].depth) + 1
     if not make_room(state, int64(1), now_s):
         if parent != NONE:
             state.slots[parent].children -= 1
@@ -274,7 +265,6 @@ def _take_slot(state: TierState, block_id: int, parent: int, now_s: float) -> in
     block.parent = parent
     block.children = 0
     block.leases = 0
-    block.depth = depth
     block.place = NONE
     return slot
 
@@ -298,8 +288,7 @@ def _show(state: TierState, slot: int, follows_parent: bool, now_s: float) -> No
     block = state.slots[slot]
     block.status = COMMITTED
     block.touched = state.meta[TICK]
-    block.touched_s = now_s
-    note_insertion(state, slot)
+    note_insertion(state, slot, now_s)
     if state.meta[POLICY] == SIEVE:
         # Within a prefix stored at once, the deeper block stands as the older one.
         enqueue(state, slot, int64(block.parent) if follows_parent else int64(NONE))
