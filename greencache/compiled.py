@@ -19,10 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 _config: Any = numba.config
 
-__all__ = ["inlined", "kernel", "subroutine"]
+__all__ = ["inlined", "kernel", "prefetch", "subroutine"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -115,3 +119,30 @@ def inlined(function: F) -> F:
     that costs more than the work. For what is small, or called from one place.
     """
     return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for ``array[index]`` to be brought into the processor's cache; nothing waits for it.
+
+    For kernels, and arrays of one dimension without gaps. Any index is safe, even one that the
+    array has not.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = signature.args[0]
+        data = context.make_array(kind)(context, builder, arguments[0]).data
+        size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
+        byte, word = ir.IntType(8), ir.IntType(32)
+        offset = builder.mul(arguments[1], ir.Constant(arguments[1].type, size))
+        address = builder.gep(builder.bitcast(data, byte.as_pointer()), [offset])
+        ask = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word]),
+            "llvm.prefetch.p0",
+        )
+        # To write to, kept in all levels of cache, and data rather than code.
+        builder.call(ask, [address, word(1), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.int64), generate

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import inlined, subroutine
+from greencache.compiled import inlined, prefetch, subroutine
 from greencache.tiers.candidates import add, discard, reorder, replace
 from greencache.tiers.policies import (
     SIEVE,
@@ -67,6 +67,10 @@ __all__ = [
 ]
 
 Ids = NDArray[np.int32]
+
+AHEAD = 3
+"""How many evictions before its own a block is fetched from memory. Turns of a chat add few blocks,
+so that further ahead the guess is mostly wrong; 2, 4 and 8 were slower over 10 million accesses."""
 
 
 @subroutine
@@ -134,6 +138,9 @@ def _remove(state: TierState, slot: int) -> None:
             dequeue(state, slot)
         if parent != NONE:
             hand_over(state, slot, parent)
+    if block.id >= AHEAD:
+        # A chain mostly goes whole, from its end, and its ids mostly follow each other.
+        prefetch(state.slots, int64(state.slot_of[block.id - AHEAD]))
     state.slot_of[block.id] = NONE
     block.id = NONE
     block.status = ABSENT
