@@ -11,13 +11,13 @@ import numpy as np
 from greencache.bench.plain_lru import plain_lru_hits
 from greencache.bench.two_tiers import two_tier_hits
 from greencache.tiers.policies import Policy
-from greencache.tiers.state import SLOT
+from greencache.tiers.state import allocate
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["LARGEST_ACCESSES", "SMALLEST_ACCESSES", "make_sessions", "measure_scaling"]
+__all__ = ["SCALES", "make_sessions", "measure_scaling"]
 
-SMALLEST_ACCESSES = 300_000
-LARGEST_ACCESSES = 30_000_000
+SCALES = (300_000, 3_000_000, 30_000_000)
+"""Accesses of the streams."""
 
 TURNS = 4
 SHARED_BLOCKS = 4  # of the system prompt that a session begins with
@@ -93,11 +93,14 @@ def measure_scaling(
     count, unique = len(trace.block_ids), trace.unique_blocks
     dram_blocks, ssd_blocks = int(DRAM_SHARE * unique), int(SSD_SHARE * unique)
     sides: dict[str, tuple[Callable[[], int], int]] = {
-        "plain LRU": (lambda: plain_lru_hits(trace.block_ids, ssd_blocks), 8 * unique),
+        "plain LRU": (lambda: plain_lru_hits(trace.block_ids, ssd_blocks), 4 * unique),
         "index, two tiers": (
             lambda: two_tier_hits(trace, Policy.LRU, dram_blocks, ssd_blocks),
-            # A record and a place in the heap for each slot, and in each tier 4 bytes an id.
-            (SLOT.itemsize + 4) * (dram_blocks + ssd_blocks) + 2 * 4 * unique,
+            # Under lru the records of history are never touched, so take no memory.
+            sum(
+                sum(array.nbytes for array in state) - state.history.nbytes
+                for state in (allocate(blocks, unique, 0) for blocks in (dram_blocks, ssd_blocks))
+            ),
         ),
     }
     result: dict[str, Any] = {}
