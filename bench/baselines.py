@@ -1,4 +1,4 @@
-"""What people would serve block accesses with otherwise, to time ours beside: LRU, block by block."""
+"""What people would serve block accesses with otherwise: LRU, block by block."""
 
 from __future__ import annotations
 

@@ -52,4 +52,6 @@ def plain_lru_hits(ids: NDArray[np.int32], capacity: int) -> int:
     if capacity == 0:
         return 0
     unique = int(ids.max()) + 1 if len(ids) else 0
-    return int(_serve(ids, np.full(unique, NEVER, np.int32 if len(ids) < 2**31 else np.int64), capacity))
+    return int(
+        _serve(ids, np.full(unique, NEVER, np.int32 if len(ids) < 2**31 else np.int64), capacity)
+    )

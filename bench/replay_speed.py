@@ -184,12 +184,13 @@ def _tables(result: dict[str, Any]) -> list[Table]:
             f"{side['accesses_per_s'] / 1e6:,.1f}",
             f"{side['times_ordered_dict']:,.1f}",
         )
-    scaling = _table("growing stream", "blocks", "side", "ns/access", "times the first", "MB")
+    scaling = _table("accesses of a stream", "blocks", "side", "ns/access", "times the first", "MB")
+    scaling.columns[2].justify = "left"
     first = result["scaling"][0]["sides"]
     for scale in result["scaling"]:
         for name, side in scale["sides"].items():
             scaling.add_row(
-                f"{scale['accesses']:,} accesses",
+                f"{scale['accesses']:,}",
                 f"{scale['unique_blocks']:,}",
                 name,
                 f"{side['ns_per_access']:,.1f}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from greencache.bench.curve import prefix_hits
 from greencache.bench.plain_lru import plain_lru_hits
 from greencache.bench.two_tiers import two_tier_hits
 from greencache.tiers.policies import Policy
@@ -72,6 +73,12 @@ def make_sessions(accesses: int, seed: int = 0) -> RequestTrace:
     )
 
 
+def _tier_bytes(capacity_blocks: int, ids: int) -> int:
+    """What the index of a tier takes under lru, which never touches the records of history."""
+    state = allocate(capacity_blocks, ids, Policy.LRU.code)
+    return sum(array.nbytes for array in state) - state.history.nbytes
+
+
 def _peak_bytes() -> int:
     """Most memory that this process has had so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -92,15 +99,13 @@ def measure_scaling(
     trace = make_sessions(accesses)
     count, unique = len(trace.block_ids), trace.unique_blocks
     dram_blocks, ssd_blocks = int(DRAM_SHARE * unique), int(SSD_SHARE * unique)
+    dram_bytes, ssd_bytes = _tier_bytes(dram_blocks, unique), _tier_bytes(ssd_blocks, unique)
     sides: dict[str, tuple[Callable[[], int], int]] = {
         "plain LRU": (lambda: plain_lru_hits(trace.block_ids, ssd_blocks), 4 * unique),
-        "index, two tiers": (
+        "index, one tier": (lambda: prefix_hits(trace, Policy.LRU, ssd_blocks), ssd_bytes),
+        "index, two tiers and leases": (
             lambda: two_tier_hits(trace, Policy.LRU, dram_blocks, ssd_blocks),
-            # Under lru the records of history are never touched, so take no memory.
-            sum(
-                sum(array.nbytes for array in state) - state.history.nbytes
-                for state in (allocate(blocks, unique, 0) for blocks in (dram_blocks, ssd_blocks))
-            ),
+            dram_bytes + ssd_bytes,
         ),
     }
     result: dict[str, Any] = {}

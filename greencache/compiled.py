@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numba
 from llvmlite import ir
@@ -29,6 +29,9 @@ _config: Any = numba.config
 __all__ = ["inlined", "kernel", "prefetch", "subroutine"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Untyped: TypeAlias = Any
+"""What numba and LLVM hand to what generates code."""
 
 _KEPT_S = 30 * 24 * 3600.0
 
@@ -121,28 +124,31 @@ def inlined(function: F) -> F:
     return _compile(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def prefetch(typing: Any, array: Any, index: Any) -> Any:
+def _generate_prefetch(
+    context: Untyped, builder: Untyped, signature: Untyped, arguments: tuple[Untyped, Untyped]
+) -> Untyped:
+    array, index = arguments
+    kind = signature.args[0]
+    data = context.make_array(kind)(context, builder, array).data
+    byte, word = ir.IntType(8), ir.IntType(32)
+    itemsize = ir.Constant(index.type, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
+    start = builder.bitcast(data, byte.as_pointer())
+    address = builder.gep(start, [builder.mul(index, itemsize)])
+    prefetch = cgutils.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word]),
+        "llvm.prefetch.p0",
+    )
+    # To write to, kept in all levels of cache, and data rather than code.
+    builder.call(prefetch, [address, word(1), word(3), word(1)])
+    return context.get_dummy_value()
+
+
+@intrinsic
+def prefetch(typing: Untyped, array: Untyped, index: Untyped) -> Untyped:
     """Ask for ``array[index]`` to be brought into the processor's cache; nothing waits for it.
 
     For kernels, and arrays of one dimension without gaps. Any index is safe, even one that the
     array has not.
     """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = signature.args[0]
-        data = context.make_array(kind)(context, builder, arguments[0]).data
-        size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
-        byte, word = ir.IntType(8), ir.IntType(32)
-        offset = builder.mul(arguments[1], ir.Constant(arguments[1].type, size))
-        address = builder.gep(builder.bitcast(data, byte.as_pointer()), [offset])
-        ask = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word]),
-            "llvm.prefetch.p0",
-        )
-        # To write to, kept in all levels of cache, and data rather than code.
-        builder.call(ask, [address, word(1), word(3), word(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, types.int64), generate
+    return types.void(array, types.int64), _generate_prefetch

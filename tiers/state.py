@@ -9,8 +9,8 @@ more a slot under the others.
 
 What a request does to a whole prefix is written on the last block of it only. Nothing asks how
 often or when a block was used, or whether it is leased, while others build on it: it can't be
-evicted then. When a block goes it hands what was noted on it to its parent (`policies.hand_over`), so a
-block that nothing builds on knows all that happened to it and beyond it.
+evicted then. When a block goes it hands what was noted on it to its parent (`policies.hand_over`),
+so a block that nothing builds on knows all that happened to it and beyond it.
 """
 
 from __future__ import annotations
@@ -64,10 +64,8 @@ COST_PER_DEPTH = 1  # what each block before it adds: attention over a longer co
 INFLATION = 2  # gdsf: highest value evicted so far
 WEIGHTS_LENGTH = 3
 
-# Values of ``status``.
-ABSENT = 0
-RESERVED = 1
-COMMITTED = 2
+RESERVED = -1
+"""In place of leases, of which a block has none while it is written."""
 
 SLOT = np.dtype(
     [
@@ -75,9 +73,9 @@ SLOT = np.dtype(
         ("id", np.int32),
         ("parent", np.int32),  # slot of the block before it in its prefix
         ("children", np.int32),  # how many blocks have it as parent
-        ("leases", np.int32),  # readers whose prefix ends here, and children that have leases
+        ("leases", np.int32),  # readers whose prefix ends here, children with leases; or RESERVED
         ("place", np.int32),  # position among the candidates, or NONE
-        ("status", np.int32),
+        ("ahead", np.int32),  # slot of an ancestor that likely goes soon after it, or NONE
     ]
 )
 """What is kept of the block in a slot."""
@@ -104,7 +102,7 @@ class TierState(NamedTuple):
     slot_of: NDArray[np.int32]
     """Slot of each id, or `NONE`."""
     slots: NDArray[np.void]
-    """A `SLOT` record for each slot."""
+    """A `SLOT` record for each slot; what it says of one not in use means nothing."""
     history: NDArray[np.void]
     """A `HISTORY` record for each slot; all zeros under lru."""
     heap: NDArray[np.int32]
@@ -135,9 +133,7 @@ def allocate(
     slots = min(capacity_blocks, ids)
     none = np.full(slots, NONE, np.int32)
     slot_of = np.full(ids, NONE, np.int32)
-    return TierState(
-        meta, weights, slot_of, np.zeros(slots, SLOT), np.zeros(slots, HISTORY), none
-    )
+    return TierState(meta, weights, slot_of, np.zeros(slots, SLOT), np.zeros(slots, HISTORY), none)
 
 
 def grow(state: TierState, slots: int, ids: int) -> TierState:
@@ -168,6 +164,6 @@ def occupied(state: TierState) -> int:
 
 @inlined
 def is_candidate(state: TierState, slot: int) -> bool:
-    """Whether the block may be evicted now: committed, no reader, nothing that builds on it."""
+    """Whether a block may be evicted now: committed, no reader, nothing that builds on it."""
     block = state.slots[slot]
-    return block.status == COMMITTED and block.leases == 0 and block.children == 0
+    return block.leases == 0 and block.children == 0

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError, InputError
 from greencache.tiers import KeyDirectory, Lease, Policy, Reservation, TierIndex
-from greencache.tiers.state import COMMITTED, NONE, RESERVED
+from greencache.tiers.state import NONE, RESERVED
 
 
 def ids(*blocks: int) -> NDArray[np.int32]:
@@ -229,14 +229,14 @@ class IndexMachine(RuleBasedStateMachine):
         for reservation in self.reserved:
             for block, slot in zip(reservation.ids, reservation.slots, strict=True):
                 assert state.slot_of[block] == slot
-                assert state.slots[slot]["status"] == RESERVED
+                assert state.slots[slot]["leases"] == RESERVED
                 taken.add(int(slot))
         assert len(taken) == sum(len(reservation) for reservation in self.reserved)
 
     @invariant()
     def content_is_closed_under_prefixes_and_counted(self) -> None:
         state = self.index.state
-        present = np.flatnonzero(state.slots["status"] != 0)
+        present = state.slot_of[state.slot_of != NONE]
         assert len(present) == len(self.index)
         children = np.zeros(len(state.slots), int)
         for slot in present:
@@ -244,10 +244,9 @@ class IndexMachine(RuleBasedStateMachine):
             assert state.slot_of[block["id"]] == slot
             if block["parent"] != NONE:
                 parent = state.slots[block["parent"]]
-                assert parent["status"] != 0
                 assert parent["id"] == (block["id"] - 1) // 2
-                if block["status"] == COMMITTED:
-                    assert parent["status"] == COMMITTED
+                if block["leases"] != RESERVED:
+                    assert parent["leases"] != RESERVED
                 children[block["parent"]] += 1
             else:
                 assert block["id"] == 0
