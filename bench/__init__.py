@@ -8,6 +8,7 @@
 ``results``           the JSON of a replay
 ``table``, ``report`` the same for people: a terminal table, an HTML page with plots
 ``curve``             what ``greencache curve`` does
-``replay_speed``      a benchmark: block accesses a second, beside other LRUs
+``replay_speed``      a benchmark: block accesses a second, beside other LRUs (``baselines``)
+``scaling``           its stream that grows; ``two_tiers``, ``plain_lru``: what it serves
 ====================  ================================================================
 """

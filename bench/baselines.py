@@ -82,6 +82,6 @@ def libcachesim_native(path: Path, accesses: int, capacity: int) -> Callable[[],
         reader.reset()
         cache = libcachesim.LRU(capacity, hashpower=_hash_power(capacity))
         miss_ratio, _ = cache.process_trace(reader)
-        return round((1 - miss_ratio) * accesses)
+        return round((1 - float(miss_ratio)) * accesses)
 
     return serve

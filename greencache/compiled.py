@@ -23,6 +23,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 _config: Any = numba.config
 
@@ -134,21 +135,25 @@ def _generate_prefetch(
     itemsize = ir.Constant(index.type, context.get_abi_sizeof(context.get_data_type(kind.dtype)))
     start = builder.bitcast(data, byte.as_pointer())
     address = builder.gep(start, [builder.mul(index, itemsize)])
-    prefetch = cgutils.get_or_insert_function(
+    insert: Untyped = cgutils.get_or_insert_function
+    ask = insert(
         builder.module,
         ir.FunctionType(ir.VoidType(), [byte.as_pointer(), word, word, word]),
         "llvm.prefetch.p0",
     )
     # To write to, kept in all levels of cache, and data rather than code.
-    builder.call(prefetch, [address, word(1), word(3), word(1)])
+    builder.call(ask, [address, word(1), word(3), word(1)])
     return context.get_dummy_value()
 
 
 @intrinsic
-def prefetch(typing: Untyped, array: Untyped, index: Untyped) -> Untyped:
-    """Ask for ``array[index]`` to be brought into the processor's cache; nothing waits for it.
-
-    For kernels, and arrays of one dimension without gaps. Any index is safe, even one that the
-    array has not.
-    """
+def _prefetch(typing: Untyped, array: Untyped, index: Untyped) -> Untyped:
     return types.void(array, types.int64), _generate_prefetch
+
+
+prefetch: Callable[[NDArray[Any], int], None] = cast("Any", _prefetch)
+"""Ask for ``array[index]`` to be brought into the processor's cache; nothing waits for it.
+
+For kernels, and arrays of one dimension without gaps. Any index is safe, even one that the array
+has not.
+"""

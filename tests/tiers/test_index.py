@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError, InputError
 from greencache.tiers import KeyDirectory, Lease, Policy, Reservation, TierIndex
-from greencache.tiers.state import NONE, RESERVED
+from greencache.tiers.state import NONE, PINNED, RESERVED
 
 
 def ids(*blocks: int) -> NDArray[np.int32]:
@@ -234,6 +234,13 @@ class IndexMachine(RuleBasedStateMachine):
         assert len(taken) == sum(len(reservation) for reservation in self.reserved)
 
     @invariant()
+    def what_is_leased_or_reserved_is_counted_once(self) -> None:
+        pinned = {int(block) for lease in self.leased for block in lease.ids}
+        for reservation in self.reserved:
+            pinned |= set(reservation.ids.tolist()) | set(reservation._prefix.ids.tolist())
+        assert self.index.state.meta[PINNED] == len(pinned)
+
+    @invariant()
     def content_is_closed_under_prefixes_and_counted(self) -> None:
         state = self.index.state
         present = state.slot_of[state.slot_of != NONE]
@@ -243,6 +250,7 @@ class IndexMachine(RuleBasedStateMachine):
             block = state.slots[slot]
             assert state.slot_of[block["id"]] == slot
             if block["parent"] != NONE:
+                assert block["parent"] in present
                 parent = state.slots[block["parent"]]
                 assert parent["id"] == (block["id"] - 1) // 2
                 if block["leases"] != RESERVED:
