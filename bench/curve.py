@@ -16,7 +16,15 @@ from greencache.tiers.state import TierState, allocate
 from greencache.tiers.transactions import access
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["SCHEMA", "Curve", "CurvePoint", "default_capacities", "measure_curve", "prefix_hits"]
+__all__ = [
+    "SCHEMA",
+    "Curve",
+    "CurvePoint",
+    "default_capacities",
+    "measure_curve",
+    "prefix_hits",
+    "request_arrays",
+]
 
 SCHEMA = "greencache.curve/1"
 
@@ -100,17 +108,25 @@ def default_capacities(trace: RequestTrace) -> list[int]:
     return sorted(capacities)
 
 
-def prefix_hits(trace: RequestTrace, policy: Policy, capacity_blocks: int) -> int:
-    """Blocks that hit as part of a leading prefix in a tier where storing takes no time."""
-    state = allocate(capacity_blocks, trace.unique_blocks, policy.code)
-    requests = (
+def request_arrays(trace: RequestTrace) -> tuple[NDArray[Any], ...]:
+    """What a kernel needs of a trace to store each request as it arrives.
+
+    Arrivals in seconds, ids of all requests, where each begins there, how many full blocks it has
+    and how many of those may hit.
+    """
+    return (
         trace.arrival_s,
         trace.block_ids,
         trace.block_starts,
         trace.full_blocks,
         trace.reusable_blocks,
     )
-    return int(_serve(state, requests))
+
+
+def prefix_hits(trace: RequestTrace, policy: Policy, capacity_blocks: int) -> int:
+    """Blocks that hit as part of a leading prefix in a tier where storing takes no time."""
+    state = allocate(capacity_blocks, trace.unique_blocks, policy.code)
+    return int(_serve(state, request_arrays(trace)))
 
 
 def _hits_of_each(

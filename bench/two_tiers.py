@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from greencache.bench.curve import request_arrays
 from greencache.compiled import kernel
 from greencache.tiers.policies import Policy
 from greencache.tiers.state import TierState, allocate
@@ -37,11 +38,4 @@ def two_tier_hits(trace: RequestTrace, policy: Policy, dram_blocks: int, ssd_blo
     """
     dram = allocate(dram_blocks, trace.unique_blocks, policy.code)
     ssd = allocate(ssd_blocks, trace.unique_blocks, policy.code)
-    requests = (
-        trace.arrival_s,
-        trace.block_ids,
-        trace.block_starts,
-        trace.full_blocks,
-        trace.reusable_blocks,
-    )
-    return int(_serve(dram, ssd, requests))
+    return int(_serve(dram, ssd, request_arrays(trace)))
