@@ -32,6 +32,7 @@ __all__ = [
     "measure_curve",
     "parse_policies",
     "prefix_hits",
+    "request_arrays",
 ]
 
 SCHEMA = "greencache.curve/1"
@@ -207,10 +208,25 @@ def default_capacities(trace: RequestTrace) -> list[int]:
     return sorted(capacities)
 
 
+def request_arrays(trace: RequestTrace) -> tuple[NDArray[Any], ...]:
+    """What a kernel needs of a trace to store each request as it arrives.
+
+    Arrivals in seconds, ids of all requests, where each begins there, how many full blocks it has
+    and how many of those may hit.
+    """
+    return (
+        trace.arrival_s,
+        trace.block_ids,
+        trace.block_starts,
+        trace.full_blocks,
+        trace.reusable_blocks,
+    )
+
+
 def prefix_hits(trace: RequestTrace, policy: Policy, capacity_blocks: int) -> int:
     """Blocks that hit as part of a leading prefix in a tier where storing takes no time."""
     state = allocate(capacity_blocks, trace.unique_blocks, policy.code)
-    return int(_serve(state, (trace.arrival_s, *_prompts(trace))))
+    return int(_serve(state, request_arrays(trace)))
 
 
 def measure_curve(
@@ -288,7 +304,7 @@ def _range(estimate: Estimate, at: int) -> tuple[float, float]:
 
 
 def _prompts(trace: RequestTrace) -> tuple[NDArray[Any], ...]:
-    return trace.block_ids, trace.block_starts, trace.full_blocks, trace.reusable_blocks
+    return request_arrays(trace)[1:]
 
 
 def _lru_hits(

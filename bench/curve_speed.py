@@ -23,9 +23,14 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from greencache.bench.baselines import (
+    libcachesim_loop_hits,
+    libcachesim_native,
+    ordered_dict_hits,
+    write_oracle_general,
+)
 from greencache.bench.curve import prefix_hits
 from greencache.bench.plain_lru import plain_lru_hits
-from greencache.bench.replay_speed import libcachesim_hits, ordered_dict_hits
 from greencache.controller.curves import hits_at, lru_stack_distances, prefix_lru_stack_distances
 from greencache.controller.sampled_curves import SampledCurve
 from greencache.output import write_json
@@ -150,35 +155,16 @@ def _others(trace: RequestTrace, folder: Path) -> dict[str, Side]:
     names = trace.block_ids.tolist()
     sides = {"OrderedDict": Side(_each(lambda capacity: ordered_dict_hits(names, capacity)))}
     try:
-        import libcachesim
+        import libcachesim  # noqa: F401 - only whether it is there
     except ImportError:
         return sides
     path = folder / "accesses.bin"
-    _write_oracle_general(path, trace.block_ids)
-
-    def native(capacity: int) -> int:
-        reader = libcachesim.TraceReader(
-            str(path),
-            libcachesim.TraceType.ORACLE_GENERAL_TRACE,
-            libcachesim.ReaderInitParam(ignore_obj_size=True),
-        )
-        miss_ratio: float = libcachesim.LRU(capacity).process_trace(reader)[0]
-        return round((1 - miss_ratio) * len(names))
-
-    sides["libcachesim, native"] = Side(_each(native))
-    loop = _each(lambda capacity: libcachesim_hits(names, capacity))
+    write_oracle_general(trace.block_ids, path)
+    native = _each(lambda capacity: libcachesim_native(path, len(names), capacity)())
+    sides["libcachesim, native"] = Side(native)
+    loop = _each(lambda capacity: libcachesim_loop_hits(names, capacity))
     sides["libcachesim, Python loop"] = Side(loop, timed=2)
     return sides
-
-
-def _write_oracle_general(path: Path, ids: NDArray[np.int32]) -> None:
-    """Write accesses in the binary format that libCacheSim calls oracleGeneral."""
-    fields = [("time", "<u4"), ("id", "<u8"), ("size", "<u4"), ("next_access", "<i8")]
-    records = np.zeros(len(ids), np.dtype(fields))
-    records["id"] = ids
-    records["size"] = 1
-    records["next_access"] = -1
-    records.tofile(path)
 
 
 def _spread(count: int, of: int) -> list[int]:

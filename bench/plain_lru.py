@@ -12,43 +12,30 @@ from greencache.compiled import kernel
 
 __all__ = ["plain_lru_hits"]
 
-ABSENT = 0xFFFFFFFF
+NEVER = -1
 
 
 @kernel
-def _serve(
-    ids: NDArray[np.int32], older: NDArray[np.uint32], newer: NDArray[np.uint32], capacity: int
-) -> int:
-    """Hits of a ring of blocks in order of use, entered where the last index stands.
+def _serve(ids: NDArray[np.int32], last: NDArray[np.int32], capacity: int) -> int:
+    """Hits of a cache that keeps the accesses from ``oldest`` on, whose blocks are in it.
 
-    Indices are unsigned: numba need not look whether one counts from the end.
+    The accesses themselves are the queue: one that was not the last of its block is passed over.
+    So no links are followed, and memory need not be waited for.
     """
-    gate = np.uint32(len(older) - 1)
-    older[gate] = gate
-    newer[gate] = gate
     hits = 0
     used = 0
+    oldest = 0
     for at in range(len(ids)):
         block = np.uint32(ids[at])
-        before = older[block]
-        if before != ABSENT:
+        if last[block] >= oldest:
             hits += 1
-            after = newer[block]
-            newer[before] = after
-            older[after] = before
         elif used < capacity:
             used += 1
         else:
-            oldest = newer[gate]
-            after = newer[oldest]
-            newer[gate] = after
-            older[after] = gate
-            older[oldest] = ABSENT
-        newest = older[gate]
-        newer[newest] = block
-        older[block] = newest
-        newer[block] = gate
-        older[gate] = block
+            while last[np.uint32(ids[oldest])] != oldest:
+                oldest += 1
+            oldest += 1
+        last[block] = at
     return hits
 
 
@@ -65,5 +52,6 @@ def plain_lru_hits(ids: NDArray[np.int32], capacity: int) -> int:
     if capacity == 0:
         return 0
     unique = int(ids.max()) + 1 if len(ids) else 0
-    older = np.full(unique + 1, ABSENT, np.uint32)
-    return int(_serve(ids, older, np.zeros(unique + 1, np.uint32), capacity))
+    return int(
+        _serve(ids, np.full(unique, NEVER, np.int32 if len(ids) < 2**31 else np.int64), capacity)
+    )

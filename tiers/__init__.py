@@ -5,7 +5,8 @@
 ``candidates``        the blocks that may be evicted now: an indexed heap
 ``policies``          which of them goes first: lru, lfu, gdsf, sieve, lcs
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
-``index``             ``TierIndex``, the same for callers in Python
+``kernels``           the same for a whole request, to be called from Python
+``index``             ``TierIndex``, the face of it all for Python
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
 ====================  ===========================================================
 

@@ -1,27 +1,20 @@
 """The candidates for eviction: an indexed heap over the leaves of a tier's forest.
 
 Only blocks that may be evicted now are in it (no children, no lease), so touching a whole prefix
-moves at most its last block. The lowest ``(priority, touched)`` is at the top. For the policies
-that keep no order (sieve, lcs) the same array is a plain set, and pushing does not sift.
+moves at most its last block. The one that `goes_before` all others is at the top. For the policies
+that keep no order (sieve, lcs) the same array is a plain set, and adding does not sift.
 """
 
 from __future__ import annotations
 
-from greencache.compiled import subroutine
-from greencache.tiers.state import CANDIDATES, NONE, TierState
+from greencache.compiled import inlined, subroutine
+from greencache.tiers.policies import goes_before
+from greencache.tiers.state import CANDIDATES, NONE, TierState, int64
 
 __all__ = ["add", "discard", "reorder", "replace"]
 
 
-@subroutine
-def goes_before(state: TierState, a: int, b: int) -> bool:
-    """Whether slot ``a`` is evicted before slot ``b``."""
-    if state.slots[a].priority != state.slots[b].priority:
-        return state.slots[a].priority < state.slots[b].priority
-    return state.slots[a].touched < state.slots[b].touched
-
-
-@subroutine
+@inlined
 def _put(state: TierState, position: int, slot: int) -> None:
     state.heap[position] = slot
     state.slots[slot].place = position
@@ -29,72 +22,78 @@ def _put(state: TierState, position: int, slot: int) -> None:
 
 @subroutine
 def _sift_up(state: TierState, position: int) -> int:
-    slot = state.heap[position]
+    slot = int64(state.heap[position])
     while position > 0:
-        above = (position - 1) // 2
-        if not goes_before(state, slot, state.heap[above]):
+        above = (position - 1) >> 1
+        other = int64(state.heap[above])
+        if not goes_before(state, slot, other):
             break
-        _put(state, position, state.heap[above])
+        _put(state, position, other)
         position = above
     _put(state, position, slot)
     return position
 
 
-@subroutine
+@inlined
 def _sift_down(state: TierState, position: int) -> None:
-    slot = state.heap[position]
+    slot = int64(state.heap[position])
     length = state.meta[CANDIDATES]
     while True:
         below = 2 * position + 1
         if below >= length:
             break
-        if below + 1 < length and goes_before(state, state.heap[below + 1], state.heap[below]):
-            below += 1
-        if not goes_before(state, state.heap[below], slot):
+        first = int64(state.heap[below])
+        if below + 1 < length:
+            other = int64(state.heap[below + 1])
+            if goes_before(state, other, first):
+                first = other
+                below += 1
+        if not goes_before(state, first, slot):
             break
-        _put(state, position, state.heap[below])
+        _put(state, position, first)
         position = below
     _put(state, position, slot)
 
 
 @subroutine
 def reorder(state: TierState, slot: int) -> None:
-    """Restore the order after the priority of a candidate changed."""
-    _sift_down(state, _sift_up(state, state.slots[slot].place))
+    """Restore the order after anything changed that decides the place of a candidate."""
+    _sift_down(state, _sift_up(state, int64(state.slots[slot].place)))
 
 
-@subroutine
+@inlined
 def add(state: TierState, slot: int, ordered: bool) -> None:
     """Make ``slot`` a candidate; it must not be one."""
-    _put(state, state.meta[CANDIDATES], slot)
-    state.meta[CANDIDATES] += 1
+    position = state.meta[CANDIDATES]
+    _put(state, position, slot)
+    state.meta[CANDIDATES] = position + 1
     if ordered:
-        _sift_up(state, state.slots[slot].place)
+        _sift_up(state, position)
 
 
 @subroutine
 def discard(state: TierState, slot: int, ordered: bool) -> None:
     """Make ``slot`` no candidate, if it is one."""
-    position = state.slots[slot].place
+    position = int64(state.slots[slot].place)
     if position == NONE:
         return
     state.slots[slot].place = NONE
     state.meta[CANDIDATES] -= 1
-    last = state.heap[state.meta[CANDIDATES]]
+    last = int64(state.heap[state.meta[CANDIDATES]])
     if last != slot:
         _put(state, position, last)
         if ordered:
             reorder(state, last)
 
 
-@subroutine
+@inlined
 def replace(state: TierState, slot: int, by: int, ordered: bool) -> None:
-    """Put ``by``, which is no candidate, in the place of candidate ``slot``.
+    """Put ``by``, which is no candidate, in the place of ``slot``, the first candidate to go.
 
     When a leaf goes, its parent often follows it as the next to go: then nothing is sifted.
     """
-    position = state.slots[slot].place
+    position = int64(state.slots[slot].place)
     state.slots[slot].place = NONE
     _put(state, position, by)
     if ordered:
-        reorder(state, by)
+        _sift_down(state, position)

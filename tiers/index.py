@@ -8,13 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError, InputError
-from greencache.tiers import transactions
+from greencache.tiers import kernels
 from greencache.tiers.policies import Policy
 from greencache.tiers.state import (
     CAPACITY,
     EVICTED,
     HELD,
-    NONE,
     USED,
     TierState,
     allocate,
@@ -153,11 +152,11 @@ class TierIndex:
 
     def match(self, ids: Ids) -> int:
         """Length of the longest prefix of ``ids`` that can be read here now."""
-        return int(transactions.match(self._state, ids, self._known(ids)))
+        return int(kernels.match_blocks(self._state, ids, self._known(ids)))
 
     def acquire(self, ids: Ids, now_s: float) -> Lease:
         """Find the longest prefix here, count it as accessed, and keep it until `release`."""
-        found = transactions.acquire(self._state, ids, self._known(ids), now_s)
+        found = kernels.acquire_blocks(self._state, ids, self._known(ids), now_s)
         return Lease(ids[:found].copy())
 
     def release(self, lease: Lease, now_s: float) -> None:
@@ -171,7 +170,7 @@ class TierIndex:
         if lease.released:
             raise BlockStateError("this lease was released before")
         lease.released = True
-        transactions.unlease(self._state, lease.ids, len(lease.ids), now_s)
+        kernels.release_blocks(self._state, lease.ids, now_s)
 
     def reserve(self, ids: Ids, now_s: float) -> Reservation:
         """Take slots for the blocks of ``ids`` that follow the prefix present here.
@@ -180,22 +179,10 @@ class TierIndex:
         next block already. Prefix and slots are kept until `commit` or `abort`.
         """
         self._ensure(ids)
-        state = self._state
-        present = self.match(ids)
-        prefix = Lease(ids[:present].copy())
-        transactions.lease(state, prefix.ids, present)
-        parent = int(state.slot_of[ids[present - 1]]) if present else NONE
-        slots: list[int] = []
-        for block_id in ids[present:]:
-            if state.slot_of[block_id] != NONE:
-                break
-            slot = int(transactions.reserve(state, block_id, parent, now_s))
-            if slot == NONE:
-                break
-            slots.append(slot)
-            parent = slot
-        taken = ids[present : present + len(slots)].copy()
-        return Reservation(taken, np.array(slots, np.int32), prefix)
+        slots = np.empty(len(ids), np.int32)
+        leased, reserved = kernels.reserve_blocks(self._state, ids, slots, now_s)
+        taken = ids[leased : leased + reserved].copy()
+        return Reservation(taken, slots[:reserved].copy(), Lease(ids[:leased].copy()))
 
     def _end(self, reservation: Reservation) -> None:
         if reservation.ended:
@@ -211,11 +198,9 @@ class TierIndex:
             If it was committed or aborted before.
         """
         self._end(reservation)
-        for i, slot in enumerate(reservation.slots):
-            transactions.commit(self._state, slot, i > 0, now_s)
-        whole = np.concatenate([reservation._prefix.ids, reservation.ids])
-        transactions.touch(self._state, whole, len(whole), now_s)
-        self.release(reservation._prefix, now_s)
+        prefix = reservation._prefix.ids
+        whole = np.concatenate([prefix, reservation.ids])
+        kernels.commit_blocks(self._state, prefix, reservation.slots, whole, now_s)
 
     def abort(self, reservation: Reservation, now_s: float) -> None:
         """Give all blocks of a reservation up; their slots are free again.
@@ -226,9 +211,7 @@ class TierIndex:
             If it was committed or aborted before.
         """
         self._end(reservation)
-        for slot in reservation.slots[::-1]:
-            transactions.abort(self._state, slot)
-        self.release(reservation._prefix, now_s)
+        kernels.abort_blocks(self._state, reservation._prefix.ids, reservation.slots, now_s)
 
     def access(self, ids: Ids, now_s: float, *, reusable: int | None = None) -> int:
         """Serve one request with storing that takes no time: blocks hit; all of it is stored.
@@ -244,13 +227,13 @@ class TierIndex:
         """
         self._ensure(ids)
         limit = len(ids) if reusable is None else min(reusable, len(ids))
-        return int(transactions.access(self._state, ids, limit, len(ids), now_s))
+        return int(kernels.access_blocks(self._state, ids, limit, now_s))
 
     def hold(self, blocks: int, now_s: float) -> bool:
         """Set capacity aside for blocks without identity; False, and nothing evicted, if full."""
         if blocks < 0:
             raise BlockStateError(f"cannot hold {blocks} blocks")
-        return bool(transactions.hold(self._state, blocks, now_s))
+        return bool(kernels.hold_blocks(self._state, blocks, now_s))
 
     def unhold(self, blocks: int) -> None:
         """Give held capacity back.
@@ -262,7 +245,7 @@ class TierIndex:
         """
         if not 0 <= blocks <= self.held_blocks:
             raise BlockStateError(f"cannot give back {blocks} of {self.held_blocks} held blocks")
-        transactions.unhold(self._state, blocks)
+        self._state.meta[HELD] -= blocks
 
     def resize(self, capacity_blocks: int, now_s: float) -> int:
         """Change the capacity, evicting what no longer fits.
@@ -275,4 +258,4 @@ class TierIndex:
         """
         if capacity_blocks < 0:
             raise InputError(f"a tier's capacity is 0 blocks or more, not {capacity_blocks}")
-        return int(transactions.resize(self._state, capacity_blocks, now_s))
+        return int(kernels.resize_tier(self._state, capacity_blocks, now_s))

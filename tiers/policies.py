@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from greencache.compiled import subroutine
+from greencache.compiled import inlined, subroutine
 from greencache.errors import UnknownNameError
 from greencache.tiers.state import (
     CANDIDATES,
@@ -43,15 +43,29 @@ from greencache.tiers.state import (
     POLICY,
     USED,
     TierState,
+    int64,
 )
 
-__all__ = ["Policy", "choose_victim", "keeps_order", "savings", "score"]
+__all__ = [
+    "Policy",
+    "choose_victim",
+    "goes_before",
+    "hand_over",
+    "keeps_order",
+    "note_hit",
+    "note_insertion",
+    "note_touch",
+    "savings",
+]
 
 LRU = 0
 LFU = 1
 GDSF = 2
 SIEVE = 3
 LCS = 4
+
+VISITED = 1.0
+"""Mark of a block that was hit since sieve's hand passed; else 0."""
 
 LCS_SAMPLE = 64
 """Candidates that lcs compares for one eviction. Its order changes as time passes, so no heap can
@@ -92,24 +106,82 @@ class Policy(StrEnum):
         return list(Policy).index(self)
 
 
-@subroutine
+@inlined
 def keeps_order(state: TierState) -> bool:
     """Whether candidates are kept in a heap: true where time alone does not change their order."""
     return state.meta[POLICY] != SIEVE and state.meta[POLICY] != LCS
 
 
-@subroutine
-def score(state: TierState, slot: int) -> float:
-    """Priority of a block just accessed; the lowest goes first, equal ones by last touch."""
+@inlined
+def note_insertion(state: TierState, slot: int, now_s: float) -> None:
+    """A block is stored: its first access."""
     policy = state.meta[POLICY]
-    if policy == LFU:
-        return float(state.slots[slot].accesses)
+    if policy == LRU:
+        return
+    block = state.history[slot]
+    block.accesses = 1
+    block.touched_s = now_s
+    block.mark = state.weights[INFLATION] if policy == GDSF else 0.0
+    parent = int64(state.slots[slot].parent)
+    block.depth = 0 if parent == NONE else state.history[parent].depth + 1
+
+
+@inlined
+def note_hit(state: TierState, slot: int) -> None:
+    """A prefix that ends with this block was hit."""
+    policy = state.meta[POLICY]
+    if policy == LRU:
+        return
+    block = state.history[slot]
+    block.accesses += 1
     if policy == GDSF:
-        cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * state.slots[slot].depth
-        return state.weights[INFLATION] + state.slots[slot].accesses * cost
-    if policy == SIEVE:
-        return 1.0 if state.slots[slot].accesses > 1 else 0.0
-    return 0.0
+        block.mark = state.weights[INFLATION]
+    elif policy == SIEVE:
+        block.mark = VISITED
+
+
+@inlined
+def note_touch(state: TierState, slot: int, tick: int, now_s: float) -> None:
+    """A prefix that ends with this block was used."""
+    state.slots[slot].touched = tick
+    if state.meta[POLICY] == LCS:
+        state.history[slot].touched_s = now_s
+
+
+@inlined
+def hand_over(state: TierState, slot: int, parent: int) -> None:
+    """Tell the parent of a block that goes what happened to the block, and so to the parent too."""
+    # Within one request a block counts as touched just after the deeper one.
+    state.slots[parent].touched = max(state.slots[parent].touched, state.slots[slot].touched + 1)
+    policy = state.meta[POLICY]
+    if policy == LRU:
+        return
+    block, heir = state.history[slot], state.history[parent]
+    heir.touched_s = max(heir.touched_s, block.touched_s)
+    hits = block.accesses - 1
+    if hits > 0:
+        heir.accesses += hits
+        heir.mark = VISITED if policy == SIEVE else max(heir.mark, block.mark)
+
+
+@subroutine
+def _value(state: TierState, slot: int) -> float:
+    """What lfu and gdsf keep a candidate for; the lowest goes first, equal ones by last touch."""
+    block = state.history[slot]
+    if state.meta[POLICY] != GDSF:
+        return float(block.accesses)
+    cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * block.depth
+    return block.mark + block.accesses * cost
+
+
+@inlined
+def goes_before(state: TierState, a: int, b: int) -> bool:
+    """Whether candidate ``a`` is evicted before candidate ``b``, where candidates have an order."""
+    if state.meta[POLICY] != LRU:
+        of_a, of_b = _value(state, a), _value(state, b)
+        if of_a != of_b:
+            return of_a < of_b
+    return state.slots[a].touched < state.slots[b].touched
 
 
 @subroutine
@@ -132,8 +204,8 @@ def savings(state: TierState, slot: int, now_s: float) -> float:
     larger hit made an item more likely to go), and is compared between items scored at different
     times. Here every candidate compared is scored at ``now_s``.
     """
-    age_s = max(now_s - state.slots[slot].touched_s, LCS_MIN_AGE_S)
-    accesses = float(state.slots[slot].accesses)
+    age_s = max(now_s - state.history[slot].touched_s, LCS_MIN_AGE_S)
+    accesses = float(state.history[slot].accesses)
     return accesses * accesses / age_s
 
 
@@ -151,7 +223,7 @@ def _least_savings(state: TierState, now_s: float) -> int:
     best = NONE
     best_savings = 0.0
     for i in range(min(count, LCS_SAMPLE)):
-        slot = state.heap[i if exact else _draw(state, count)]
+        slot = int64(state.heap[i if exact else _draw(state, count)])
         value = savings(state, slot, now_s)
         older = (
             best != NONE
@@ -172,15 +244,15 @@ def _sieve_hand(state: TierState) -> int:
         if slot == NONE:
             slot = state.meta[OLDEST]
         if state.slots[slot].place != NONE:
-            if state.slots[slot].priority == 0.0:
-                state.meta[HAND] = state.slots[slot].newer
+            if state.history[slot].mark != VISITED:
+                state.meta[HAND] = state.history[slot].newer
                 return slot
-            state.slots[slot].priority = 0.0
-        slot = state.slots[slot].newer
+            state.history[slot].mark = 0.0
+        slot = state.history[slot].newer
     return NONE
 
 
-@subroutine
+@inlined
 def choose_victim(state: TierState, now_s: float) -> int:
     """Slot of the candidate to evict now, or `NONE` if there is no candidate."""
     if state.meta[CANDIDATES] == 0:
@@ -190,10 +262,10 @@ def choose_victim(state: TierState, now_s: float) -> int:
         return _sieve_hand(state)
     if policy == LCS:
         return _least_savings(state, now_s)
-    victim = state.heap[0]
+    victim = int64(state.heap[0])
     if policy == GDSF:
         # A cheaper parent may follow its child: the clock must not go back for it.
-        state.weights[INFLATION] = max(state.weights[INFLATION], state.slots[victim].priority)
+        state.weights[INFLATION] = max(state.weights[INFLATION], _value(state, victim))
     return victim
 
 
@@ -204,27 +276,27 @@ def enqueue(state: TierState, slot: int, before: int) -> None:
         older = state.meta[NEWEST]
         state.meta[NEWEST] = slot
     else:
-        older = state.slots[before].older
-        state.slots[before].older = slot
-    state.slots[slot].newer = before
-    state.slots[slot].older = older
+        older = state.history[before].older
+        state.history[before].older = slot
+    state.history[slot].newer = before
+    state.history[slot].older = older
     if older == NONE:
         state.meta[OLDEST] = slot
     else:
-        state.slots[older].newer = slot
+        state.history[older].newer = slot
 
 
 @subroutine
 def dequeue(state: TierState, slot: int) -> None:
     """Take a block out of the sieve queue; the hand moves on if it pointed there."""
-    newer, older = state.slots[slot].newer, state.slots[slot].older
+    newer, older = state.history[slot].newer, state.history[slot].older
     if state.meta[HAND] == slot:
         state.meta[HAND] = newer
     if newer == NONE:
         state.meta[NEWEST] = older
     else:
-        state.slots[newer].older = older
+        state.history[newer].older = older
     if older == NONE:
         state.meta[OLDEST] = newer
     else:
-        state.slots[older].newer = newer
+        state.history[older].newer = newer

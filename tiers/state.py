@@ -2,20 +2,41 @@
 
 One tier's content is a forest: a block is present only if the block before it in its prefix is.
 Blocks have two numbers: the *id* that names them everywhere (from `KeyDirectory`) and, while they
-are in the tier, the *slot* they occupy there. All that is kept of a block is one record of 64
-bytes, a cache line, so the index costs 68 bytes a slot and 4 bytes an id.
+are in the tier, the *slot* they occupy there. What every policy needs of a block is one record of
+32 bytes, and what only some need is another: lru never touches those, and over millions of blocks
+memory is what it waits for. So the index costs 36 bytes a slot and 4 bytes an id under lru, 32
+more a slot under the others.
+
+What a request does to a whole prefix is written on the last block of it only. Nothing asks how
+often or when a block was used, or whether it is leased, while others build on it: it can't be
+evicted then. When a block goes it hands what was noted on it to its parent (`policies.hand_over`),
+so a block that nothing builds on knows all that happened to it and beyond it.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import subroutine
+from greencache.compiled import inlined
 
-__all__ = ["NONE", "SLOT", "TierState", "allocate", "grow", "is_candidate", "occupied"]
+__all__ = [
+    "HISTORY",
+    "NONE",
+    "SLOT",
+    "TierState",
+    "allocate",
+    "grow",
+    "int64",
+    "is_candidate",
+    "occupied",
+]
+
+int64: Any = np.int64
+"""For slots read from arrays and for literals passed on: numba compiles a function anew for each
+type of argument, and a literal or an ``int32`` is another type than an ``int64``."""
 
 NONE = -1
 """No slot, no id, no parent."""
@@ -24,7 +45,7 @@ NONE = -1
 CAPACITY = 0  # blocks that the tier may hold
 USED = 1  # slots reserved or committed
 HELD = 2  # blocks of capacity set aside without a slot: an engine's private blocks
-PINNED = 3  # slots leased or reserved
+PINNED = 3  # slots with leases, or reserved
 CANDIDATES = 4  # length of the candidate heap
 FREED = 5  # the slot freed last; the others follow by ``parent``
 FRESH = 6  # first slot that was never used
@@ -43,29 +64,33 @@ COST_PER_DEPTH = 1  # what each block before it adds: attention over a longer co
 INFLATION = 2  # gdsf: highest value evicted so far
 WEIGHTS_LENGTH = 3
 
-# Values of ``status``.
-ABSENT = 0
-RESERVED = 1
-COMMITTED = 2
+RESERVED = -1
+"""In place of leases, of which a block has none while it is written."""
 
 SLOT = np.dtype(
     [
-        ("touched", np.int64),  # logical time of the last access; unique
-        ("touched_s", np.float64),  # the same on the caller's clock
-        ("priority", np.float64),  # the lowest goes first; for sieve, 1 where visited
+        ("touched", np.int64),  # logical time of the last access; unique among leaves
         ("id", np.int32),
         ("parent", np.int32),  # slot of the block before it in its prefix
         ("children", np.int32),  # how many blocks have it as parent
-        ("leases", np.int32),  # readers and writers that rely on it
-        ("depth", np.int32),  # blocks before it in its prefix
-        ("accesses", np.int32),  # insertion counts as the first, then hits
+        ("leases", np.int32),  # readers whose prefix ends here, children with leases; or RESERVED
         ("place", np.int32),  # position among the candidates, or NONE
-        ("newer", np.int32),  # neighbours in the sieve queue
-        ("older", np.int32),
-        ("status", np.int32),
+        ("ahead", np.int32),  # slot of an ancestor that likely goes soon after it, or NONE
     ]
 )
 """What is kept of the block in a slot."""
+
+HISTORY = np.dtype(
+    [
+        ("touched_s", np.float64),  # the last access on the caller's clock
+        ("mark", np.float64),  # gdsf's inflation at the last hit; for sieve, whether visited
+        ("depth", np.int32),  # blocks before it in its prefix
+        ("accesses", np.int32),  # insertion counts as the first, then hits
+        ("newer", np.int32),  # neighbours in the sieve queue
+        ("older", np.int32),
+    ]
+)
+"""What the policies but lru want to know besides."""
 
 
 class TierState(NamedTuple):
@@ -77,16 +102,11 @@ class TierState(NamedTuple):
     slot_of: NDArray[np.int32]
     """Slot of each id, or `NONE`."""
     slots: NDArray[np.void]
-    """A `SLOT` record for each slot."""
+    """A `SLOT` record for each slot; what it says of one not in use means nothing."""
+    history: NDArray[np.void]
+    """A `HISTORY` record for each slot; all zeros under lru."""
     heap: NDArray[np.int32]
     """The candidates: slots that may be evicted now."""
-
-
-def _slots(count: int) -> NDArray[np.void]:
-    slots = np.zeros(count, SLOT)
-    for name in ("id", "parent", "place", "newer", "older"):
-        slots[name] = NONE
-    return slots
 
 
 def allocate(
@@ -112,7 +132,8 @@ def allocate(
     weights[COST_PER_DEPTH] = cost_per_depth
     slots = min(capacity_blocks, ids)
     none = np.full(slots, NONE, np.int32)
-    return TierState(meta, weights, np.full(ids, NONE, np.int32), _slots(slots), none)
+    slot_of = np.full(ids, NONE, np.int32)
+    return TierState(meta, weights, slot_of, np.zeros(slots, SLOT), np.zeros(slots, HISTORY), none)
 
 
 def grow(state: TierState, slots: int, ids: int) -> TierState:
@@ -126,22 +147,23 @@ def grow(state: TierState, slots: int, ids: int) -> TierState:
         more = np.full(max(ids, 2 * have_ids) - have_ids, NONE, np.int32)
         state = state._replace(slot_of=np.concatenate([state.slot_of, more]))
     if slots > have_slots:
-        fresh = _slots(max(slots, 2 * have_slots) - have_slots)
-        more = np.full(len(fresh), NONE, np.int32)
+        added = max(slots, 2 * have_slots) - have_slots
         state = state._replace(
-            slots=np.concatenate([state.slots, fresh]), heap=np.concatenate([state.heap, more])
+            slots=np.concatenate([state.slots, np.zeros(added, SLOT)]),
+            history=np.concatenate([state.history, np.zeros(added, HISTORY)]),
+            heap=np.concatenate([state.heap, np.full(added, NONE, np.int32)]),
         )
     return state
 
 
-@subroutine
+@inlined
 def occupied(state: TierState) -> int:
     """Blocks of capacity taken: slots in use, and what is held without a slot."""
     return state.meta[USED] + state.meta[HELD]
 
 
-@subroutine
+@inlined
 def is_candidate(state: TierState, slot: int) -> bool:
-    """Whether the block may be evicted now: committed, no reader, nothing that builds on it."""
+    """Whether a block may be evicted now: committed, no reader, nothing that builds on it."""
     block = state.slots[slot]
-    return block.status == COMMITTED and block.leases == 0 and block.children == 0
+    return block.leases == 0 and block.children == 0

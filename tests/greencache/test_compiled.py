@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numba
+import numpy as np
 import pytest
 
 from greencache import compiled
@@ -71,3 +73,17 @@ def test_a_home_that_cannot_be_written_is_no_obstacle() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[-1, -1, 2]\n"
+
+
+def test_asking_memory_early_changes_nothing_whatever_is_asked() -> None:
+    def read(array: np.ndarray, index: int) -> int:
+        compiled.prefetch(array, index)
+        return int(array[1])
+
+    compiled_read = numba.njit(read)
+    array = np.arange(3, dtype=np.int32)
+    for index in (0, -1, 10**15):
+        assert compiled_read(array, index) == 1
+    assert array.tolist() == [0, 1, 2]
+    (made,) = compiled_read.inspect_llvm().values()
+    assert "llvm.prefetch" in made

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError, InputError
 from greencache.tiers import KeyDirectory, Lease, Policy, Reservation, TierIndex
-from greencache.tiers.state import COMMITTED, NONE, RESERVED
+from greencache.tiers.state import NONE, PINNED, RESERVED
 
 
 def ids(*blocks: int) -> NDArray[np.int32]:
@@ -229,25 +229,32 @@ class IndexMachine(RuleBasedStateMachine):
         for reservation in self.reserved:
             for block, slot in zip(reservation.ids, reservation.slots, strict=True):
                 assert state.slot_of[block] == slot
-                assert state.slots[slot]["status"] == RESERVED
+                assert state.slots[slot]["leases"] == RESERVED
                 taken.add(int(slot))
         assert len(taken) == sum(len(reservation) for reservation in self.reserved)
 
     @invariant()
+    def what_is_leased_or_reserved_is_counted_once(self) -> None:
+        pinned = {int(block) for lease in self.leased for block in lease.ids}
+        for reservation in self.reserved:
+            pinned |= set(reservation.ids.tolist()) | set(reservation._prefix.ids.tolist())
+        assert self.index.state.meta[PINNED] == len(pinned)
+
+    @invariant()
     def content_is_closed_under_prefixes_and_counted(self) -> None:
         state = self.index.state
-        present = np.flatnonzero(state.slots["status"] != 0)
+        present = state.slot_of[state.slot_of != NONE]
         assert len(present) == len(self.index)
         children = np.zeros(len(state.slots), int)
         for slot in present:
             block = state.slots[slot]
             assert state.slot_of[block["id"]] == slot
             if block["parent"] != NONE:
+                assert block["parent"] in present
                 parent = state.slots[block["parent"]]
-                assert parent["status"] != 0
                 assert parent["id"] == (block["id"] - 1) // 2
-                if block["status"] == COMMITTED:
-                    assert parent["status"] == COMMITTED
+                if block["leases"] != RESERVED:
+                    assert parent["leases"] != RESERVED
                 children[block["parent"]] += 1
             else:
                 assert block["id"] == 0

@@ -53,6 +53,23 @@ def test_decides_as_its_definition(
         assert present == set(reference.entries)
 
 
+@pytest.mark.parametrize("policy", ["lru", "lfu", "lcs"])
+@given(requests=prefix_requests(), capacity=st.integers(0, 25), step_s=st.sampled_from([0.0, 1.0]))
+@settings(max_examples=100)
+def test_transactions_one_by_one_decide_as_an_access_does(
+    policy: str, requests: list[list[int]], capacity: int, step_s: float
+) -> None:
+    """For policies that do not look at the order in which blocks of one request are stored."""
+    at_once, one_by_one = TierIndex(capacity, policy), TierIndex(capacity, policy)
+    for r, request in enumerate(requests):
+        ids, now_s = np.array(request, np.int32), r * step_s
+        lease = one_by_one.acquire(ids, now_s)
+        assert len(lease) == at_once.access(ids, now_s)
+        one_by_one.commit(one_by_one.reserve(ids, now_s), now_s)
+        one_by_one.release(lease, now_s)
+        assert (one_by_one.state.slot_of >= 0).tolist() == (at_once.state.slot_of >= 0).tolist()
+
+
 @given(requests=prefix_requests(), capacity=st.integers(0, 24), more=st.integers(1, 8))
 @settings(max_examples=150)
 def test_more_capacity_never_loses_a_hit_under_lru(

@@ -1,0 +1,123 @@
+"""The transactions as Python calls them: a whole request's blocks in one call.
+
+Only these are compiled with the code that takes Python's arguments apart, each when first called;
+a replay, which calls the transactions from compiled code, needs none of them.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.compiled import kernel
+from greencache.tiers.state import NONE, TierState, int64
+from greencache.tiers.transactions import (
+    abort,
+    access,
+    acquire,
+    commit,
+    hold,
+    lease,
+    match,
+    reserve,
+    resize,
+    touch,
+    unlease,
+)
+
+__all__ = [
+    "abort_blocks",
+    "access_blocks",
+    "acquire_blocks",
+    "commit_blocks",
+    "hold_blocks",
+    "match_blocks",
+    "release_blocks",
+    "reserve_blocks",
+    "resize_tier",
+]
+
+Ids = NDArray[np.int32]
+
+
+@kernel
+def match_blocks(state: TierState, ids: Ids, stop: int) -> int:
+    """Length of the longest prefix of ``ids[:stop]`` that is committed here."""
+    return match(state, ids, stop)
+
+
+@kernel
+def acquire_blocks(state: TierState, ids: Ids, stop: int, now_s: float) -> int:
+    """Find the longest prefix of ``ids[:stop]`` here, note the access and lease it; its length."""
+    return acquire(state, ids, stop, now_s)
+
+
+@kernel
+def release_blocks(state: TierState, ids: Ids, now_s: float) -> None:
+    """End a lease of ``ids``."""
+    unlease(state, ids, len(ids), now_s)
+
+
+@kernel
+def access_blocks(state: TierState, ids: Ids, reusable: int, now_s: float) -> int:
+    """One request with storing that takes no time: how many of ``ids[:reusable]`` hit."""
+    return access(state, ids, reusable, len(ids), now_s)
+
+
+@kernel
+def reserve_blocks(
+    state: TierState, ids: Ids, slots: NDArray[np.int32], now_s: float
+) -> tuple[int, int]:
+    """Lease what is here of ``ids`` and reserve what follows; how many are leased and reserved.
+
+    ``slots`` takes where each reserved block is to be written. None is reserved where another
+    writer has reserved the next block.
+    """
+    found = match(state, ids, len(ids))
+    lease(state, ids, found)
+    reserved = int64(0)
+    if found < len(ids) and state.slot_of[ids[found]] != NONE:
+        return found, reserved
+    parent = int64(state.slot_of[ids[found - 1]]) if found > 0 else int64(NONE)
+    while found + reserved < len(ids):
+        slot = reserve(state, int64(ids[found + reserved]), parent, now_s)
+        if slot == NONE:
+            break
+        slots[reserved] = slot
+        reserved += 1
+        parent = slot
+    return found, reserved
+
+
+@kernel
+def commit_blocks(
+    state: TierState, prefix: Ids, slots: NDArray[np.int32], whole: Ids, now_s: float
+) -> None:
+    """Make the blocks in ``slots`` visible and end the lease of the ``prefix`` before them.
+
+    ``whole`` is the prefix and the new blocks; all of it counts as used now.
+    """
+    for i in range(len(slots)):
+        commit(state, int64(slots[i]), i > 0, now_s)
+    touch(state, whole, len(whole), now_s)
+    unlease(state, prefix, len(prefix), now_s)
+
+
+@kernel
+def abort_blocks(state: TierState, prefix: Ids, slots: NDArray[np.int32], now_s: float) -> None:
+    """Give up the blocks in ``slots`` and end the lease of the ``prefix`` before them."""
+    for i in range(len(slots) - 1, -1, -1):
+        abort(state, int64(slots[i]))
+    unlease(state, prefix, len(prefix), now_s)
+
+
+@kernel
+def hold_blocks(state: TierState, blocks: int, now_s: float) -> bool:
+    """Set capacity aside for blocks without an identity; False, and nothing gone, if it can't."""
+    return hold(state, blocks, now_s)
+
+
+@kernel
+def resize_tier(state: TierState, capacity_blocks: int, now_s: float) -> int:
+    """Set the capacity and evict down to it; how many blocks too many are leased or held."""
+    return resize(state, capacity_blocks, now_s)
