@@ -16,6 +16,7 @@ __all__ = ["MOST_LINES", "sweep_table"]
 MOST_LINES = 40
 """Cells that the table shows; all are in the results' file."""
 _MOST_REASONS = 5
+_KINDS_OF_INVALID = ("overloaded", "SLO missed")
 
 
 def _by_cell(result: SweepResult) -> list[list[dict[str, Any]]]:
@@ -37,7 +38,10 @@ def _by_cell(result: SweepResult) -> list[list[dict[str, Any]]]:
 def _grams(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
-    return f"{row['sci_g_per_1k_output_tokens']:.4g}" if row["valid"] else "invalid"
+    if row["valid"]:
+        return f"{row['sci_g_per_1k_output_tokens']:.4g}"
+    kind = str(row["invalid_because"]).partition(":")[0]
+    return kind if kind in _KINDS_OF_INVALID else "invalid"
 
 
 def _line(rows: list[dict[str, Any]], axes: list[str], plans: list[str]) -> list[str]:
