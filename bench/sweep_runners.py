@@ -80,8 +80,17 @@ def run_locally(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, JobR
                 process.terminate()
 
 
-def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, JobRows]]:
+def run_on_dask(
+    jobs: Sequence[Job], address: str, *, connect_s: float = _CONNECT_S
+) -> Iterator[tuple[Job, JobRows]]:
     """Run jobs on the cluster whose scheduler is at an address; each takes one thread of a worker.
+
+    Parameters
+    ----------
+    jobs, address:
+        What to run and where.
+    connect_s:
+        How long to wait for the scheduler; for its workers there is no limit.
 
     Raises
     ------
@@ -98,7 +107,7 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, JobRow
             "--dask needs the package distributed: pip install 'greencache[dask]'"
         ) from None
     try:
-        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+        client = distributed.Client(address, timeout=connect_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as fault:
         reason = str(fault).splitlines()[0] if str(fault) else type(fault).__name__
         raise InputError(f"--dask {address}: no scheduler answers there ({reason})") from None
@@ -107,7 +116,7 @@ def run_on_dask(jobs: Sequence[Job], address: str) -> Iterator[tuple[Job, JobRow
             futures = {
                 client.submit(run_job, job, key=f"greencache-{job.key}"): job for job in jobs
             }
-            for future in distributed.as_completed(list(futures)):
+            for future in distributed.as_completed(list(futures), loop=client.loop):
                 yield futures.pop(future), future.result()
         except distributed.KilledWorker:
             raise SweepError(
