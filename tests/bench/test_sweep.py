@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from greencache.bench.sweep_chart import summary_picture
 from greencache.bench.sweep_jobs import Job, JobRows, jobs_of, run_job
 from greencache.bench.sweep_parts import parquet_bytes
 from greencache.bench.sweep_rows import COLUMNS, rows_of
-from greencache.bench.sweep_runners import run_on_dask
+from greencache.bench.sweep_runners import run_locally, run_on_dask
 from greencache.bench.sweep_spec import read_spec
 from greencache.bench.sweep_table import MOST_LINES, sweep_table
 from greencache.errors import InputError, OutputError, SweepError
@@ -260,14 +261,46 @@ def test_a_worker_with_other_code_or_files_refuses() -> None:
         run_job(job)
 
 
-def test_lost_workers_leave_what_was_done() -> None:
-    def breaks(jobs: Sequence[Job]) -> Iterator[tuple[Job, JobRows]]:
-        yield jobs[0], run_job(jobs[0])
-        raise SweepError("a worker process died")
+def kill_workers() -> None:
+    for process in multiprocessing.active_children():
+        process.kill()
 
-    with pytest.raises(SweepError, match="died; 1 of 2 jobs are kept in out/parts; the same"):
-        sweep(run=breaks)
-    assert sweep().jobs_found == 1
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [(kill_workers, "a worker process died: killed, or out of memory"), (interrupt, "interrupted")],
+)
+def test_what_was_done_is_kept(happens: Callable[[], None], reason: str) -> None:
+    lasting = REPLAY.replace("full", "best-static")  # so that not all are done by then
+    Path("spec.toml").write_text(lasting + "[axes]\npolicy = ['lru', 'lfu', 'gdsf', 'lcs']\n")
+    spec, settings = read_spec(Path("spec.toml")), load_settings()
+
+    def progress(done: int, jobs: int) -> None:
+        if done == 1:
+            happens()
+
+    with pytest.raises(SweepError) as caught:
+        run_sweep(
+            spec,
+            settings,
+            Path("out"),
+            lambda jobs: run_locally(jobs, 1),
+            on_progress=progress,
+        )
+    kept = len(list(Path("out/parts").iterdir()))
+    assert 0 < kept < 4
+    assert str(caught.value) == (
+        f"{reason}; {kept} of 4 jobs are kept in out/parts; the same command again goes on from "
+        "there"
+    )
+    for process in multiprocessing.active_children():
+        process.join(10)
+    assert not multiprocessing.active_children()
+    assert run_sweep(spec, settings, Path("out"), run_here).jobs_found == kept
 
 
 def test_folders_that_cannot_be_written_are_refused_before_any_work() -> None:
