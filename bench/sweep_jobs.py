@@ -135,16 +135,17 @@ class _Inputs:
 
     def placed(self, scenario: Scenario) -> tuple[Scenario, dict[str, Path]]:
         """The scenario with its files by absolute path, and the file of each option."""
-        changes: dict[str, Path | str] = {}
         files = {}
         if scenario.trace is not None:
-            changes["trace"] = files["trace"] = scenario.trace.resolve()
-        named = {"grid": (scenario.grid, grid_zones()), "load": (scenario.load, load_names())}
-        for option, (text, shipped) in named.items():
-            if (found := _split(text, shipped)) is not None:
-                files[option] = found[0].resolve()
-                changes[option] = f"{files[option]}{found[1]}"
-        return dataclasses.replace(scenario, **changes), files
+            files["trace"] = scenario.trace.resolve()
+            scenario = dataclasses.replace(scenario, trace=files["trace"])
+        if (found := _split(scenario.grid, grid_zones())) is not None:
+            files["grid"] = found[0].resolve()
+            scenario = dataclasses.replace(scenario, grid=f"{files['grid']}{found[1]}")
+        if (found := _split(scenario.load, load_names())) is not None:
+            files["load"] = found[0].resolve()
+            scenario = dataclasses.replace(scenario, load=f"{files['load']}{found[1]}")
+        return scenario, files
 
     def placed_settings(self, settings: Settings) -> tuple[Settings, dict[str, Path]]:
         """The same of settings."""

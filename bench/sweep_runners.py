@@ -7,6 +7,7 @@ plain data, so workers need GreenCache and the input files but not the folder of
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import multiprocessing
 import os
 import signal
@@ -101,11 +102,13 @@ def run_on_dask(
     """
     try:
         import distributed
-        from distributed.comm import CommClosedError
+        from distributed.comm.core import CommClosedError
     except ImportError:
         raise InputError(
             "--dask needs the package distributed: pip install 'greencache[dask]'"
         ) from None
+    # It tells of a lost scheduler in tracebacks; one line is enough.
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:
         client = distributed.Client(address, timeout=connect_s, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as fault:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -120,7 +120,7 @@ def sweep_table(result: SweepResult, where: str) -> Group:
     table.add_column("cheapest", overflow="fold")
     for rows in _by_cell(result):
         table.add_row(*_line(rows, axes, plans))
-    parts = [Text(_heading(result, single), style="dim"), Text(), table]
+    parts: list[RenderableType] = [Text(_heading(result, single), style="dim"), Text(), table]
     if footer := _footer(result, where):
         parts += [Text(), Text(footer, style="dim")]
     return Group(*parts)
