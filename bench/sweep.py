@@ -8,6 +8,7 @@ jobs ended in, and hold no wall times: equal sweeps give equal tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,10 +107,11 @@ def _run_missing(
     if not missing:
         return found
     try:
-        for job, rows in run(missing):
-            parts.save(job, rows)
-            done += 1
-            on_progress(done, len(jobs))
+        with closing(run(missing)) as results:
+            for job, rows in results:
+                parts.save(job, rows)
+                done += 1
+                on_progress(done, len(jobs))
     except SweepError as fault:
         raise SweepError(f"{fault}; {kept()}") from None
     except KeyboardInterrupt:

@@ -12,16 +12,18 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeAlias
 
 from greencache.bench.sweep_jobs import Job, JobRows, run_job
 from greencache.errors import InputError, SweepError
 
-__all__ = ["Runner", "available_cores", "run_locally", "run_on_dask"]
+__all__ = ["JobResults", "Runner", "available_cores", "run_locally", "run_on_dask"]
 
-Runner: TypeAlias = Callable[[Sequence[Job]], Iterator[tuple[Job, JobRows]]]
+JobResults: TypeAlias = Generator[tuple[Job, JobRows], None, None]
+"""Jobs as they end; closing it stops the others."""
+Runner: TypeAlias = Callable[[Sequence[Job]], JobResults]
 
 _CONNECT_S = 10.0
 
@@ -50,7 +52,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def run_locally(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, JobRows]]:
+def run_locally(jobs: Sequence[Job], processes: int) -> JobResults:
     """Run jobs in so many processes, each started afresh.
 
     Raises
@@ -81,9 +83,7 @@ def run_locally(jobs: Sequence[Job], processes: int) -> Iterator[tuple[Job, JobR
                 process.terminate()
 
 
-def run_on_dask(
-    jobs: Sequence[Job], address: str, *, connect_s: float = _CONNECT_S
-) -> Iterator[tuple[Job, JobRows]]:
+def run_on_dask(jobs: Sequence[Job], address: str, *, connect_s: float = _CONNECT_S) -> JobResults:
     """Run jobs on the cluster whose scheduler is at an address; each takes one thread of a worker.
 
     Parameters

@@ -75,8 +75,8 @@ def _heading(result: SweepResult, single: list[str]) -> str:
     common = {**spec.replay, **{name: spec.axes[name][0] for name in single}}
     said = ", ".join(f"{name} {_axis_text(value)}" for name, value in common.items())
     return (
-        f"{spec.path.name}: {len(spec):,} replays (simulated), {result.jobs:,} of them different "
-        f"simulations\n{f'All with {said}. ' if said else ''}"
+        f"{spec.path.name}: {len(spec):,} replays, simulated in {result.jobs:,} jobs\n"
+        f"{f'All with {said}. ' if said else ''}"
         "gCO2e per 1,000 output tokens:"
     )
 

@@ -284,11 +284,11 @@ def sweep(
       grid = ["FR", "PL"]
       factors.ssd_kg_per_tb = [3.9, 17.3, 160]
 
-    Replays that differ only in grid, scope or carbon factors are simulated once: these 12 take two
-    simulations.
+    Replays that differ only in grid, scope or carbon factors are one job, simulated once: these 12
+    are two jobs.
 
-    Every simulation is kept in the folder as soon as it is finished. The same command again runs
-    only what is missing, or what other code, settings or files would change. The folder then has
+    Every job is kept in the folder as soon as it is finished. The same command again runs only what
+    is missing, or what other code, settings or files would change. The folder then has
     results.parquet, a row for each plan of each replay, and summary.png.
 
     For example:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 
 from greencache.bench.sweep import SweepResult, run_sweep, sweep_as_json
-from greencache.bench.sweep_jobs import Job, JobRows
+from greencache.bench.sweep_jobs import Job
 from greencache.bench.sweep_parts import parquet_bytes
-from greencache.bench.sweep_runners import available_cores, run_locally, run_on_dask
+from greencache.bench.sweep_runners import (
+    JobResults,
+    available_cores,
+    run_locally,
+    run_on_dask,
+)
 from greencache.bench.sweep_spec import read_spec
 from greencache.bench.sweep_table import sweep_table
 from greencache.bench.table import WIDE
@@ -43,12 +48,12 @@ def _run(options: Options) -> SweepResult:
     spec = read_spec(options.spec)
     processes = available_cores() if options.jobs is None else options.jobs
 
-    def runner(jobs: Sequence[Job]) -> Iterator[tuple[Job, JobRows]]:
+    def runner(jobs: Sequence[Job]) -> JobResults:
         if options.dask is not None:
             return run_on_dask(jobs, options.dask)
         return run_locally(jobs, processes)
 
-    with counting_bar("simulations") as report:
+    with counting_bar("jobs") as report:
         return run_sweep(spec, load_settings(), _folder(options), runner, on_progress=report)
 
 
@@ -72,7 +77,7 @@ def run(options: Options) -> None:
     result = _run(options)
     if result.jobs_found:
         print(
-            f"{result.jobs_found:,} of {result.jobs:,} simulations were there already",
+            f"{result.jobs_found:,} of {result.jobs:,} jobs were there already",
             file=sys.stderr,
         )
     _write(result, options)

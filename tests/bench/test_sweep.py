@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,10 @@ from greencache.bench.replay import run_replay
 from greencache.bench.scenario import build
 from greencache.bench.sweep import SweepResult, run_sweep, sweep_as_json
 from greencache.bench.sweep_chart import summary_picture
-from greencache.bench.sweep_jobs import Job, JobRows, jobs_of, run_job
+from greencache.bench.sweep_jobs import Job, jobs_of, run_job
 from greencache.bench.sweep_parts import parquet_bytes
 from greencache.bench.sweep_rows import COLUMNS, rows_of
-from greencache.bench.sweep_runners import run_locally, run_on_dask
+from greencache.bench.sweep_runners import JobResults, run_locally, run_on_dask
 from greencache.bench.sweep_spec import read_spec
 from greencache.bench.sweep_table import MOST_LINES, sweep_table
 from greencache.errors import InputError, OutputError, SweepError
@@ -44,7 +44,7 @@ def _in_a_folder_with_inputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
 
 
-def run_here(jobs: Sequence[Job]) -> Iterator[tuple[Job, JobRows]]:
+def run_here(jobs: Sequence[Job]) -> JobResults:
     """In this process, last first: results must not depend on the order in which jobs end."""
     for job in reversed(jobs):
         yield job, run_job(job)
@@ -122,9 +122,9 @@ def test_what_was_finished_is_not_run_again() -> None:
     assert whole.jobs_found == 0
     runs: list[str] = []
 
-    def counted(jobs: Sequence[Job]) -> Iterator[tuple[Job, JobRows]]:
+    def counted(jobs: Sequence[Job]) -> JobResults:
         runs.extend(job.key for job in jobs)
-        return run_here(jobs)
+        yield from run_here(jobs)
 
     again = sweep(text, run=counted)
     assert (again.jobs_found, runs) == (2, [])
@@ -304,7 +304,7 @@ def test_what_was_done_is_kept(happens: Callable[[], None], reason: str) -> None
 
 
 def test_folders_that_cannot_be_written_are_refused_before_any_work() -> None:
-    def never(jobs: Sequence[Job]) -> Iterator[tuple[Job, JobRows]]:
+    def never(jobs: Sequence[Job]) -> JobResults:
         raise AssertionError("work began")
 
     Path("file").write_text("")

@@ -82,7 +82,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(capsys: pytest.CaptureFixt
 
     assert greencache("sweep", "spec.toml", "--out=killed", "--jobs=1") == 0
     said = capsys.readouterr()
-    assert f"{kept} of {JOBS} simulations were there already" in said.err
+    assert f"{kept} of {JOBS} jobs were there already" in said.err
 
     unbroken = run_sweep(
         read_spec(Path("spec.toml")),
