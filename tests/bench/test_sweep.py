@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -239,7 +240,17 @@ def test_the_table_names_the_cheapest_valid_plan_and_where_the_rest_is() -> None
     result = sweep(REPLAY + f"[axes]\nfactors.ssd_kg_per_tb = {[1 + i for i in range(50)]}\n")
     assert result.jobs == 1
     text = printed(result)
-    assert text.count("hbm-only\n") + text.count("full    \n") >= MOST_LINES - 1
+    grams = {(row["factors.ssd_kg_per_tb"], row["plan"]): row for row in rows(result)}
+    lines = [line.split() for line in text.splitlines() if line[:1].isdigit()]
+    table = [line for line in lines if len(line) == 4]
+    assert len(table) == MOST_LINES
+    for kg, *by_plan, cheapest in table:
+        sci = {
+            plan: grams[float(kg), plan]["sci_g_per_1k_output_tokens"]
+            for plan in ("hbm-only", "full")
+        }
+        assert by_plan == [f"{value:.4g}" for value in sci.values()]
+        assert cheapest == min(sci, key=lambda plan: sci[plan])
     assert "10 replays more" in text
     assert "out/results.parquet" in text
 
@@ -329,6 +340,12 @@ def test_a_dask_cluster_gives_the_same_table(monkeypatch: pytest.MonkeyPatch) ->
         assert together.jobs_found == 0
         assert rows(together)[1]["dram_bytes"] == 64 * 2**30
         assert parquet_bytes(together.table) == parquet_bytes(alone.table)
+
+
+def test_without_distributed_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)  # as if it were not installed
+    with pytest.raises(InputError, match=r"pip install 'greencache\[dask\]'"):
+        sweep(run=lambda jobs: run_on_dask(jobs, "tcp://127.0.0.1:9"))
 
 
 def test_a_cluster_that_is_not_there_is_said_so() -> None:
