@@ -11,7 +11,8 @@ import pytest
 
 from greencache.bench.replay import run_replay
 from greencache.bench.results import as_json
-from greencache.bench.scenario import Scenario, build, scenario_from
+from greencache.bench.scenario import Scenario, build
+from greencache.bench.scenario_file import scenario_from
 from greencache.bench.workload import LONGEST_WARMUP_HOURS, busiest_hour_share, warmup_hours
 from greencache.errors import InputError, UnknownNameError
 from greencache.settings import load_settings
