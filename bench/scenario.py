@@ -6,7 +6,7 @@ The command line and a sweep's file say the same things by the same names; both 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from greencache.bench.accounting import Installed
@@ -100,6 +100,11 @@ class Scenario:
     slo_tpot: str | None = None
     scope: str | None = None
     factors: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """What a scenario can say."""
+        return [each.name for each in fields(cls)]
 
     @property
     def source(self) -> TraceSource:
