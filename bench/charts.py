@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any, NamedTuple
 
@@ -20,12 +20,15 @@ from greencache.bench.simulation import BIN_S
 from greencache.quantities import GIB, HOUR_S, TB
 
 __all__ = [
+    "STYLE",
+    "Line",
     "carbon_by_component",
     "carbon_over_time",
     "drawn",
     "figure_of",
     "hit_rate_by_tier",
     "overview",
+    "plan_lines",
     "ttft",
 ]
 
@@ -63,22 +66,26 @@ _SMOOTHED = 5
 _NAMES = {"gpu": "GPU", "host": "host", "hbm": "HBM", "dram": "DRAM", "ssd": "SSD"}
 
 
-class _Line(NamedTuple):
-    """How a plan is drawn, in every plot over time or latency."""
+class Line(NamedTuple):
+    """How a plan is drawn, in every plot that has a line for each."""
 
     colour: str
     dashes: str
 
 
-def _lines(replay: Replay) -> dict[str, _Line]:
+def plan_lines(plans: Iterable[str]) -> dict[str, Line]:
     """Colours come round again with many plans, and plans often run along one another."""
-    lines = {plan: _Line(colour, "-") for plan, colour in _PLAN_COLOURS.items()}
+    lines = {plan: Line(colour, "-") for plan, colour in _PLAN_COLOURS.items()}
     lines["best-static"] = lines["best-static"]._replace(dashes="--")
-    others = [result.plan for result in replay.results if result.plan not in lines]
+    others = [plan for plan in plans if plan not in lines]
     for i, plan in enumerate(others):
         turn, place = divmod(i, len(_OTHER_COLOURS))
-        lines[plan] = _Line(_OTHER_COLOURS[place], _DASHES[turn % len(_DASHES)])
+        lines[plan] = Line(_OTHER_COLOURS[place], _DASHES[turn % len(_DASHES)])
     return lines
+
+
+def _lines(replay: Replay) -> dict[str, Line]:
+    return plan_lines(result.plan for result in replay.results)
 
 
 def _measured(replay: Replay) -> list[tuple[PlanResult, Measured]]:

@@ -20,7 +20,7 @@ from greencache.bench.simulation import BIN_S
 from greencache.bench.workload_statistics import WorkloadComparison
 from greencache.carbon import Scope
 
-__all__ = ["SCHEMA", "as_json"]
+__all__ = ["SCHEMA", "as_json", "run_summary"]
 
 SCHEMA = "greencache.replay/1"
 
@@ -46,7 +46,6 @@ _UNMEASURED = dict.fromkeys(
         "stationary",
         "content_growth",
         "prefill_j_per_token",
-        "over_time",
     )
 )
 
@@ -111,11 +110,11 @@ def _measured(measured: Measured, scope: Scope) -> dict[str, Any]:
         "ssd_bytes_written": measured.ssd_bytes_written,
         "ssd_bytes_dropped": measured.ssd_bytes_dropped,
         "ssd_drives_bound_by_wear": report.wear_bound_drives,
-        "over_time": _over_time(measured),
     }
 
 
-def _run(replay: Replay, result: PlanResult) -> dict[str, Any]:
+def run_summary(replay: Replay, result: PlanResult) -> dict[str, Any]:
+    """One run as its entry in ``runs`` is, but for what changes over it."""
     setup = replay.setup
     return {
         "plan": result.plan,
@@ -135,6 +134,11 @@ def _run(replay: Replay, result: PlanResult) -> dict[str, Any]:
         "saving_vs_hbm_only": replay.saving(result, "hbm-only"),
         "saving_vs_best_static": replay.saving(result, "best-static"),
     }
+
+
+def _run(replay: Replay, result: PlanResult) -> dict[str, Any]:
+    over_time = None if result.measured is None else _over_time(result.measured)
+    return {**run_summary(replay, result), "over_time": over_time}
 
 
 def as_json(

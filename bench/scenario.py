@@ -6,9 +6,8 @@ The command line and a sweep's file say the same things by the same names; both 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
@@ -43,7 +42,15 @@ from greencache.traces.requests import RequestTrace
 from greencache.traces.samples import grid_zones, sample_grid
 from greencache.traces.source import TraceSource
 
-__all__ = ["DEFAULT_PLANS", "SATURATING", "Scenario", "build", "find_grid", "scenario_from"]
+__all__ = [
+    "DEFAULT_PLANS",
+    "SATURATING",
+    "CarbonSide",
+    "Scenario",
+    "build",
+    "carbon_side",
+    "find_grid",
+]
 
 DEFAULT_PLANS = "none,hbm-only,full,best-static"
 SATURATING = "saturation"
@@ -93,6 +100,11 @@ class Scenario:
     slo_tpot: str | None = None
     scope: str | None = None
     factors: Mapping[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """What a scenario can say."""
+        return [each.name for each in fields(cls)]
 
     @property
     def source(self) -> TraceSource:
@@ -380,33 +392,29 @@ def build(
     return builder.of_workload(scenario.workload), builder.plans
 
 
-def scenario_from(options: Mapping[str, Any]) -> Scenario:
-    """A scenario from what a file says; numbers may stand where texts do.
+@dataclass(frozen=True, slots=True)
+class CarbonSide:
+    """What only `greencache.bench.replay.value` asks for: how grams are counted, not what is run.
+
+    Of the factors, those in `SIMULATED_FACTORS` are run with.
+    """
+
+    factors: Factors
+    grid: GridSeries
+    scope: Scope
+
+    def of(self, setup: ReplaySetup) -> ReplaySetup:
+        """The same replay, its grams counted this way."""
+        return replace(setup, factors=self.factors, grid=self.grid, scope=self.scope)
+
+
+def carbon_side(scenario: Scenario, settings: Settings) -> CarbonSide:
+    """The carbon side of what `build` makes, without reading or composing a trace.
 
     Raises
     ------
     InputError
-        If an option is not known or of the wrong kind.
+        If the scenario is refused before its trace is read.
     """
-    kinds = {each.name: str(each.type) for each in fields(Scenario)}
-    for name in options:
-        if name not in kinds:
-            raise UnknownNameError("option", name, kinds)
-    return Scenario(**{name: _converted(name, kinds[name], options[name]) for name in options})
-
-
-def _converted(name: str, kind: str, given: Any) -> Any:  # noqa: ANN401 - whatever a file holds
-    if kind.startswith("str") and isinstance(given, int | float | str):
-        return str(given)
-    if kind.startswith("Path") and isinstance(given, str):
-        return Path(given)
-    if kind.startswith("bool") and isinstance(given, bool):
-        return given
-    number = isinstance(given, int | float) and not isinstance(given, bool)
-    if kind.startswith("float") and number:
-        return float(given)
-    if kind.startswith("int") and number and float(given).is_integer():
-        return int(given)
-    if kind.startswith("Mapping") and isinstance(given, Mapping):
-        return dict(given)
-    raise InputError(f"{name} = {given!r} is not of the right kind ({kind.split(' |')[0]})")
+    builder = _Builder(scenario, settings, None)
+    return CarbonSide(builder.factors, builder.grid, builder.scope)

@@ -22,7 +22,14 @@ from greencache.bench.simulation import (
 from greencache.errors import InputError
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["COMPILING", "Simulated", "prepare", "simulate_plans"]
+__all__ = [
+    "COMPILING",
+    "Simulated",
+    "admit_measured",
+    "check_grid",
+    "prepare",
+    "simulate_plans",
+]
 
 COMPILING = "compiling"
 """What goes before the plans."""
@@ -112,13 +119,13 @@ def _simulate_candidates(
     return outcomes
 
 
-def prepare(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
-    """The requests that the engine can serve, checked before anything long is begun.
+def admit_measured(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
+    """The requests that the engine can serve, some of them after the warm-up.
 
     Raises
     ------
     InputError
-        If no request can be served, none arrives after the warm-up, or the grid ends too early.
+        If no request can be served or none arrives after the warm-up.
     """
     admitted, rejections = admit(setup.trace, setup.hardware)
     if admitted.arrival_s[-1] < setup.warmup_s:
@@ -126,7 +133,30 @@ def prepare(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
             f"no request arrives after a warm-up of {setup.warmup_s:g} s: the trace lasts "
             f"{setup.trace.duration_s:g} s"
         )
+    return admitted, rejections
+
+
+def check_grid(setup: ReplaySetup, admitted: RequestTrace) -> None:
+    """Refuse a grid that may end before the run does.
+
+    Raises
+    ------
+    InputError
+        If it does not reach to the deadline of the last request.
+    """
     setup.gco2_per_kwh(np.array([0.0, deadline_s(admitted)]))
+
+
+def prepare(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
+    """The requests that the engine can serve, checked before anything long is begun.
+
+    Raises
+    ------
+    InputError
+        As `admit_measured` and `check_grid` do.
+    """
+    admitted, rejections = admit_measured(setup)
+    check_grid(setup, admitted)
     admitted.block_ids  # noqa: B018 - computed once, before threads ask for it
     return admitted, rejections
 

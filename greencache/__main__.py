@@ -2,4 +2,5 @@
 
 from greencache.cli import main
 
-main()
+if __name__ == "__main__":  # not so where a sweep's worker imports it
+    main()

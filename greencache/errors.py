@@ -8,7 +8,9 @@
     + TraceError          a request trace, with file and line
     + GridError           a carbon-intensity series, with file and line
     + LoadError           a series of request rates, with file and line
+    + SpecError           what a sweep is to run, with file and line
   - OutputError           a result could not be written (command line: exit 1)
+  - SweepError            a sweep stopped before its end; what was done is kept (exit 1)
   - BlockStateError       a transaction used out of order: commit twice, release twice
 """
 
@@ -27,6 +29,8 @@ __all__ = [
     "OutputError",
     "QuantityError",
     "SettingsError",
+    "SpecError",
+    "SweepError",
     "TraceError",
     "UnknownNameError",
 ]
@@ -99,6 +103,14 @@ class GridError(_FileError):
 
 class LoadError(_FileError):
     """A series of request rates is missing, empty or malformed."""
+
+
+class SpecError(_FileError):
+    """What a sweep is to run is missing, malformed or does not go together."""
+
+
+class SweepError(GreenCacheError):
+    """A sweep stopped before its end: a worker was lost, or is not fit for its work."""
 
 
 class OutputError(GreenCacheError):

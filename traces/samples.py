@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from greencache.errors import UnknownNameError
@@ -85,6 +86,7 @@ def grid_zones() -> list[str]:
     return sorted(zone for _, zones in _GRID_FILES.values() for zone in zones)
 
 
+@functools.lru_cache(maxsize=32)
 def sample_grid(zone: str) -> GridSeries:
     """The shipped series of one zone.
 

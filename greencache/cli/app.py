@@ -306,6 +306,69 @@ def trace(
 
 
 @app.command()
+def sweep(
+    spec: Annotated[
+        Path, typer.Argument(help="TOML file of what to replay and of the axes to vary.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the results, made if it is not there. Default: the file's name with "
+            ".results, in this folder."
+        ),
+    ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Processes on this machine; default one for each processor."),
+    ] = None,
+    dask: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on the Dask cluster whose scheduler is at this address, e.g. "
+            "tcp://10.0.0.1:8786, instead of on this machine."
+        ),
+    ] = None,
+    json: Annotated[Path | None, _JSON] = None,
+) -> None:
+    """Replay every combination of some axes, in parallel.
+
+    The file says under [replay] what all replays have and under [axes] what to vary, by the names
+    of the options of 'greencache replay' with underscores, and carbon factors as factors.NAME. For
+    example, 12 replays:
+
+    \b
+      [replay]
+      plans = "hbm-only,full"
+      hardware = "4xH100"
+
+    \b
+      [axes]
+      policy = ["lru", "lcs"]
+      grid = ["FR", "PL"]
+      factors.ssd_kg_per_tb = [3.9, 17.3, 160]
+
+    Replays that differ only in grid, scope or carbon factors are one job, simulated once: these 12
+    are two jobs.
+
+    Every job is kept in the folder as soon as it is finished. The same command again runs only what
+    is missing, or what other code, settings or files would change. The folder then has
+    results.parquet, a row for each plan of each replay, and summary.png.
+
+    For example:
+
+      greencache sweep sweep.toml
+
+      greencache sweep sweep.toml --out results --jobs 8 --json all.json
+
+      greencache sweep sweep.toml --dask tcp://10.0.0.1:8786
+    """
+    options = locals()
+    from greencache.cli import sweep as command
+
+    command.run(command.Options(**options))
+
+
+@app.command()
 def settings(
     json: Annotated[Path | None, _JSON] = None,
 ) -> None:
