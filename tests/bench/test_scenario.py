@@ -162,6 +162,6 @@ def test_a_file_may_say_numbers_where_options_are_texts() -> None:
     for options in ({"replicas": 1.5}, {"skip_bad": 1}, {"mean_rate": "2"}, {"plans": ["full"]}):
         with pytest.raises(
             InputError,
-            match=" is not a number| is not a whole number| is not true or false| is not a text",
+            match=r" is not a number| is not a whole number| is not true or false| is not a text",
         ):
             scenario_from(options)
