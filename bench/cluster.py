@@ -54,7 +54,14 @@ class Cluster(NamedTuple):
 
 @subroutine
 def _tier(tier: TierState, i: int) -> TierState:
-    return TierState(tier.meta[i], tier.weights[i], tier.slot_of[i], tier.slots[i], tier.heap[i])
+    return TierState(
+        tier.meta[i],
+        tier.weights[i],
+        tier.slot_of[i],
+        tier.slots[i],
+        tier.history[i],
+        tier.heap[i],
+    )
 
 
 @subroutine

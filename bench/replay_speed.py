@@ -152,7 +152,7 @@ def measure_first_calls(clock: Callable[[], float]) -> dict[str, dict[str, float
 
 def measure(quick: bool, clock: Callable[[], float]) -> dict[str, Any]:
     """All that is measured; what ``--json`` writes."""
-    trace = read_mooncake(sample_trace_path())
+    trace = read_trace(sample_path())
     scales = SCALES[:-1] if quick else SCALES
     scaling = [measure_scaling(accesses, _best_of_turns(clock)) for accesses in scales]
     return {
