@@ -27,7 +27,7 @@ from greencache.bench.engine_state import (
 from greencache.bench.occupancy import enqueue
 from greencache.compiled import kernel, subroutine
 from greencache.controller.performance import Rates
-from greencache.tiers.state import TierState
+from greencache.tiers.state import TierState, int64
 from greencache.tiers.transactions import match
 
 __all__ = ["Cluster", "advance", "settle"]
@@ -106,8 +106,7 @@ def _cost_s(engine: Engine, uncached: int, now_s: float) -> float:
 @subroutine
 def _route(cluster: Cluster, r: int) -> None:
     """Let a request wait at the replica where it costs the least time; the first among equals."""
-    chosen = 0
-    expected = _uncached(_replica(cluster, 0), r)
+    chosen = expected = int64(0)
     least_s = np.inf
     for i in range(len(cluster.clock)):
         engine = _replica(cluster, i)
@@ -123,13 +122,16 @@ def _route(cluster: Cluster, r: int) -> None:
 def advance(cluster: Cluster, until_s: float) -> None:
     """Simulate up to ``until_s``, or a step beyond; time ends where the last answer does."""
     requests, arrived = cluster.requests, cluster.arrived
-    while arrived[0] < len(requests) and requests[arrived[0]].arrival_s <= until_s:
+    while True:
+        more = arrived[0] < len(requests)
+        arrives = more and requests[arrived[0]].arrival_s <= until_s
+        upto_s = requests[arrived[0]].arrival_s if arrives else until_s
         for i in range(len(cluster.clock)):
-            run(_replica(cluster, i), requests[arrived[0]].arrival_s, True)
+            run(_replica(cluster, i), upto_s, more)
+        if not arrives:
+            return
         _route(cluster, arrived[0])
         arrived[0] += 1
-    for i in range(len(cluster.clock)):
-        run(_replica(cluster, i), until_s, arrived[0] < len(requests))
 
 
 @kernel
@@ -141,5 +143,5 @@ def settle(cluster: Cluster) -> float:
             end_s = max(end_s, cluster.clock[i, NOW_S])
     for i in range(len(cluster.clock)):
         engine = _replica(cluster, i)
-        spend(engine, end_s - engine.clock[NOW_S], engine.rates.idle_w, False)
+        spend(engine, end_s - engine.clock[NOW_S], engine.rates.idle_w, 0.0)
     return end_s

@@ -35,7 +35,7 @@ from greencache.bench.engine_state import (
 from greencache.bench.occupancy import leave_hbm, preempt_youngest, publish, start
 from greencache.compiled import subroutine
 from greencache.controller.performance import Step, step_cost
-from greencache.tiers.state import USED
+from greencache.tiers.state import USED, int64
 from greencache.tiers.transactions import hold
 
 __all__ = ["run", "spend"]
@@ -65,8 +65,8 @@ def _finish(engine: Engine, r: int) -> None:
 
 
 @subroutine
-def spend(engine: Engine, duration_s: float, power_w: float, busy: bool) -> None:
-    """Let time pass at a power, shared out over the bins that it spans."""
+def spend(engine: Engine, duration_s: float, power_w: float, busy: float) -> None:
+    """Let time pass at a power, shared out over the bins that it spans; ``busy`` is 1.0 or 0.0."""
     bin_s = engine.config.bin_s
     at_s = engine.clock[NOW_S]
     end_s = at_s + duration_s
@@ -75,8 +75,7 @@ def spend(engine: Engine, duration_s: float, power_w: float, busy: bool) -> None
         upto_s = min(end_s, (where + 1) * bin_s)
         totals = engine.bins[min(where, len(engine.bins) - 1)]  # never beyond, whatever the rates
         totals.gpu_j += power_w * (upto_s - at_s)
-        if busy:
-            totals.busy_s += upto_s - at_s
+        totals.busy_s += busy * (upto_s - at_s)
         totals.dram_blocks = engine.dram.meta[USED]
         totals.ssd_blocks = engine.ssd.meta[USED]
         at_s = upto_s
@@ -93,7 +92,7 @@ def _grow(engine: Engine) -> bool:
         request = engine.requests[r]
         if request.grow_step > counts[DECODE_STEPS]:
             continue
-        if not hold(engine.hbm, 1, engine.clock[NOW_S]):
+        if not hold(engine.hbm, int64(1), engine.clock[NOW_S]):
             preempt_youngest(engine)
             return False
         request.held += 1
@@ -206,7 +205,7 @@ def _mixed_step(engine: Engine) -> bool:
     step = step_cost(engine.rates, tokens + chunks, samples, attended, resident)
     _note_prefill(engine, chunks, step)
     engine.clock[BACKLOG] -= chunks
-    spend(engine, step.duration_s, step.power_w, True)
+    spend(engine, step.duration_s, step.power_w, 1.0)
     if running > 0:
         engine.counts[DECODE_STEPS] += 1
         engine.clock[CONTEXT] += running
@@ -231,7 +230,7 @@ def _decode(engine: Engine, until_s: float) -> None:
     # Duration and power change so little over the steps that the middle one stands for the mean.
     middle = context + running * (steps - 1) / 2
     step = step_cost(engine.rates, running, running, middle, middle)
-    spend(engine, steps * step.duration_s, step.power_w, True)
+    spend(engine, steps * step.duration_s, step.power_w, 1.0)
     engine.counts[DECODE_STEPS] += steps
     engine.clock[CONTEXT] += running * steps
     _end_answers(engine)
@@ -254,6 +253,6 @@ def run(engine: Engine, until_s: float, more: bool) -> None:
         if counts[DECODING] > 0:
             _decode(engine, event_s)
         elif counts[PREFILLING] > 0 or more:
-            spend(engine, event_s - clock[NOW_S], engine.rates.idle_w, False)
+            spend(engine, event_s - clock[NOW_S], engine.rates.idle_w, 0.0)
         else:
             return

@@ -80,10 +80,10 @@ REQUEST = np.dtype(
         ("generated", np.int64),  # tokens of its answer when it last began to decode
         ("grow_step", np.int64),  # decode step before which it needs another block
         ("last_step", np.int64),  # decode step at which its answer ends
-        ("held", np.int32),  # blocks in HBM without a name: unfinished prompts, answers
-        ("leased_hbm", np.int32),
-        ("leased_dram", np.int32),  # until the prompt is computed
-        ("leased_ssd", np.int32),
+        ("held", np.int64),  # blocks in HBM without a name: unfinished prompts, answers
+        ("leased_hbm", np.int64),
+        ("leased_dram", np.int64),  # until the prompt is computed
+        ("leased_ssd", np.int64),
     ]
 )
 

@@ -35,7 +35,7 @@ from greencache.bench.scaling import SCALES, measure_scaling
 from greencache.bench.two_tiers import two_tier_hits
 from greencache.output import write_json
 from greencache.tiers.policies import Policy
-from greencache.traces import RequestTrace
+from greencache.traces import RequestTrace, read_trace, sample_path
 
 __all__ = ["main"]
 
