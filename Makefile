@@ -12,7 +12,7 @@ replay: $(VENV)/.installed
 	$(BIN)/greencache replay --json $(OUT)/replay.json --html $(OUT)/replay.html --png $(OUT)/replay.png
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 # Types are checked on an installed copy, because checkers do not follow the layout's mapping.
 lint: $(VENV)/.installed-dev

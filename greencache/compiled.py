@@ -98,27 +98,28 @@ def _compile(function: F, **options: Any) -> F:  # noqa: ANN401 - numba's own
     return cast("F", compiled)
 
 
-class _PartLibrary(JITCodeLibrary):  # type: ignore[misc]
+class _PartLibrary(JITCodeLibrary):
     """The code of a subroutine: kept as it was lowered, to be compiled within each kernel."""
 
     def _optimize_final_module(self) -> None:
         pass
 
     def _finalize_final_module(self) -> None:
-        self._finalize_dynamic_globals()
+        self._finalize_dynamic_globals()  # type: ignore[no-untyped-call]
         self._finalized = True
 
 
 @register_pass(mutates_CFG=False, analysis_only=False)
-class _LowerPart(NativeLowering):  # type: ignore[misc]
+class _LowerPart(NativeLowering):
     """Lowers a subroutine so that kernels can call it, and goes no further."""
 
     _name = "greencache_lower_part"
 
     def run_pass(self, state: Untyped) -> bool:
-        state.library = _PartLibrary(state.targetctx.codegen(), state.func_id.func_qualname)
+        library: Untyped = _PartLibrary
+        state.library = library(state.targetctx.codegen(), state.func_id.func_qualname)
         state.flags.no_compile = True
-        super().run_pass(state)
+        super().run_pass(state)  # type: ignore[no-untyped-call]
         state.library.finalize()
         lowered = state["cr"]
         # What numba knows the function by: it must be a builtin, and one of its own.
@@ -128,7 +129,7 @@ class _LowerPart(NativeLowering):  # type: ignore[misc]
         return True
 
 
-class _PartCompiler(CompilerBase):  # type: ignore[misc]
+class _PartCompiler(CompilerBase):
     """Compiles subroutines: as numba does, but for the last step."""
 
     def define_pipelines(self) -> list[Untyped]:
