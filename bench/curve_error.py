@@ -1,6 +1,6 @@
 """How often the interval of a sampled curve holds, and how wide it is.
 
-``python -m greencache.bench.curve_error [--sessions FILE] [--seeds N] [--json FILE]``: for each
+``python -m greencache.bench.curve_error [--seeds N] [--json FILE]``: for each
 trace and size of sample, many samples by different seeds, each against the exact curve at 24
 capacities. The interval was designed on the conversation trace; the other traces were first
 measured when it was done.
@@ -25,7 +25,7 @@ from greencache.traces import RequestTrace, read_trace, sample_path
 
 __all__ = [
     "Stream",
-    "agent_sessions",
+    "beginning",
     "by_block",
     "by_prefix",
     "coverage",
@@ -33,6 +33,7 @@ __all__ = [
     "synthetic_streams",
 ]
 
+AGENT_ACCESSES = 4_000_000
 SIZES = (500, 5_000, 20_000)
 CAPACITIES = 24
 USEFUL_BLOCKS = 100
@@ -47,6 +48,11 @@ class Stream(NamedTuple):
     starts: NDArray[np.int64]
     full: NDArray[np.int64]
     reusable: NDArray[np.int64]
+
+
+def beginning(trace: RequestTrace, accesses: int) -> RequestTrace:
+    """The first requests of a trace, with no more block accesses than that."""
+    return trace.select(trace.block_starts[1:] <= accesses)
 
 
 def by_prefix(trace: RequestTrace) -> Stream:
@@ -90,25 +96,6 @@ def synthetic_streams(accesses: int, seed: int) -> Iterator[tuple[str, Stream]]:
     yield "one block 30 %", by_block(popular)
 
 
-def agent_sessions(path: Path, limit: int) -> Stream:
-    """The first requests of recorded agent sessions, merged by time, up to ``limit`` accesses."""
-    import pyarrow.parquet as parquet
-
-    columns = ["session", "abs_t_s", "input_length", "hash_ids"]
-    table = parquet.read_table(path, columns=columns).sort_by("abs_t_s")
-    names = table["hash_ids"].combine_chunks()
-    offsets = names.offsets.to_numpy().astype(np.int64)
-    requests = int(np.searchsorted(offsets, limit, side="right")) - 1
-    lengths = np.diff(offsets)[:requests]
-    sessions = np.unique(table["session"].to_numpy(), return_inverse=True)[1][:requests]
-    local = names.values.to_numpy()[: offsets[requests]].astype(np.int64)
-    _, ids = np.unique((np.repeat(sessions, lengths) << 32) + local, return_inverse=True)
-    tokens = table["input_length"].to_numpy()[:requests]
-    full = np.minimum(tokens // 64, lengths)
-    reusable = np.minimum(full, (tokens - 1) // 64)
-    return Stream(ids.astype(np.int32), offsets[: requests + 1], full, reusable)
-
-
 def coverage(stream: Stream, size: int, seeds: int) -> dict[str, Any]:
     """How often the interval held over seeds and capacities, and how wide it was."""
     unique = int(stream.ids.max()) + 1
@@ -148,9 +135,6 @@ def _percent(value: float | None) -> str:
 
 
 def main(
-    sessions: Annotated[
-        Path | None, typer.Option(help="Parquet of agent sessions; the first 4 M accesses.")
-    ] = None,
     seeds: Annotated[int, typer.Option(help="Samples of each trace and size.")] = 200,
     json: Annotated[
         Path | None, typer.Option(help="Write the result as JSON to this file.")
@@ -158,13 +142,13 @@ def main(
 ) -> None:
     """Measure how often the intervals of sampled curves hold."""
     conversation = read_trace(sample_path())
+    agents = beginning(read_trace(sample_path("agentic-sessions")), AGENT_ACCESSES)
     streams = [
         ("conversation, prefix", by_prefix(conversation)),
         ("conversation, plain", by_block(conversation.block_ids)),
         *synthetic_streams(300_000, seed=7),
+        ("agent sessions, prefix", by_prefix(agents)),
     ]
-    if sessions is not None:
-        streams.append(("agent sessions, prefix", agent_sessions(sessions, 4_000_000)))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in (
         "trace",

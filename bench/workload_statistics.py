@@ -16,10 +16,10 @@ from greencache.traces.compose import ComposedWorkload
 from greencache.traces.recordings import recorded_trace
 from greencache.traces.requests import RequestTrace
 from greencache.traces.sessions import recorded_sessions
+from greencache.traces.statistics import Spread
 
 __all__ = [
     "CAPACITY_SHARES",
-    "Spread",
     "StreamStatistics",
     "WorkloadComparison",
     "compare_with_sources",
@@ -30,23 +30,6 @@ CAPACITY_SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
 """Capacities of an LRU cache, as shares of the different blocks that an hour asks for. The hour
 begins with an empty cache, as a recording's does. More requests an hour ask for more blocks in the
 same proportion, so hours of different rates compare."""
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean and two percentiles."""
-
-    mean: float
-    p50: float
-    p90: float
-
-    @classmethod
-    def of(cls, values: NDArray[np.floating] | NDArray[np.int64]) -> Spread | None:
-        """Of some values; None where there are none."""
-        if len(values) == 0:
-            return None
-        p50, p90 = np.percentile(values, [50, 90])
-        return cls(float(values.mean(dtype=np.float64)), float(p50), float(p90))
 
 
 @dataclass(frozen=True)

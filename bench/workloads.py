@@ -13,7 +13,6 @@ from rich.table import Table
 from greencache.bench.table import WIDE
 from greencache.bench.workload_statistics import (
     CAPACITY_SHARES,
-    Spread,
     StreamStatistics,
     WorkloadComparison,
     compare_with_sources,
@@ -22,6 +21,7 @@ from greencache.output import check_outputs, write_json
 from greencache.traces.compose import ComposedWorkload, compose
 from greencache.traces.loads import find_load
 from greencache.traces.sessions import WORKLOADS
+from greencache.traces.statistics import Spread
 
 __all__ = ["comparison_rows", "comparison_table"]
 

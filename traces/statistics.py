@@ -28,6 +28,14 @@ class Spread:
     p90: float
     p99: float
 
+    @classmethod
+    def of(cls, values: NDArray[np.floating] | NDArray[np.int64]) -> Spread | None:
+        """Of some values; None where there are none."""
+        if len(values) == 0:
+            return None
+        p50, p90, p99 = np.percentile(values, [50, 90, 99]).tolist()
+        return cls(float(values.mean(dtype=np.float64)), p50, p90, p99)
+
 
 @dataclass(frozen=True, slots=True)
 class TraceStatistics:
@@ -89,15 +97,8 @@ class TraceStatistics:
         return {"schema": SCHEMA, **asdict(self)}
 
 
-def _spread(values: NDArray[np.int64] | NDArray[np.float64]) -> Spread | None:
-    if len(values) == 0:
-        return None
-    p50, p90, p99 = np.percentile(values, [50, 90, 99]).tolist()
-    return Spread(float(values.mean()), p50, p90, p99)
-
-
 def _spread_of_some(values: NDArray[np.int64]) -> Spread:
-    spread = _spread(values)
+    spread = Spread.of(values)
     assert spread is not None, "a trace has requests"
     return spread
 
@@ -150,11 +151,11 @@ def trace_statistics(trace: RequestTrace) -> TraceStatistics:
             gaps_s,
         )
         share = hits * trace.block_tokens / int(trace.input_tokens.sum())
-        gap_s = _spread(gaps_s[:gaps])
+        gap_s = Spread.of(gaps_s[:gaps])
     sessions = per_session = None
     if trace.sessions is not None:
         requests = np.unique(trace.sessions, return_counts=True)[1]
-        sessions, per_session = len(requests), _spread(requests)
+        sessions, per_session = len(requests), Spread.of(requests)
     return TraceStatistics(
         name=trace.name,
         format=trace.format,

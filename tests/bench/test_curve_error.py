@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-from pathlib import Path
-
 import numpy as np
 
-from greencache.bench.curve_error import agent_sessions, coverage, synthetic_streams
+from greencache.bench.curve_error import beginning, coverage, synthetic_streams
+from greencache.traces import RequestTrace
 
 
-def test_agent_sessions_are_merged_by_time_and_share_no_block(tmp_path: Path) -> None:
-    """Ids are local to a session; of a prompt of 128 tokens the second block may not hit."""
-    import pyarrow as arrow
-    import pyarrow.parquet as parquet
-
-    rows = {
-        "session": ["a", "a", "b", "b"],
-        "abs_t_s": [5.0, 20.0, 0.0, 10.0],
-        "input_length": [130, 128, 70, 200],
-        "hash_ids": [[0, 1, 2], [0, 1], [0, 1], [0, 1, 2, 3]],
-    }
-    path = tmp_path / "sessions.parquet"
-    parquet.write_table(arrow.table(rows), path)
-    stream = agent_sessions(path, 100)
-    assert stream.full.tolist() == [1, 2, 3, 2]
-    assert stream.reusable.tolist() == [1, 2, 3, 1]
-    requests = [stream.ids[a:b].tolist() for a, b in pairwise(stream.starts)]
-    assert requests[2][:2] == requests[0]
-    assert requests[1][:2] == requests[3]
-    assert not set(requests[0] + requests[2]) & set(requests[1])
-    assert agent_sessions(path, 6).full.tolist() == [1, 2]
+def test_the_beginning_of_a_trace_has_no_more_accesses_than_asked(
+    conversation: RequestTrace,
+) -> None:
+    head = beginning(conversation, 1_000)
+    assert 900 < len(head.block_names) <= 1_000
+    assert head.block_names.tolist() == conversation.block_names[: len(head.block_names)].tolist()
 
 
 def test_streams_come_again_by_their_seed() -> None:

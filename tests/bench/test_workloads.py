@@ -12,7 +12,6 @@ from hypothesis import given, strategies as st
 from rich.console import Console
 
 from greencache.bench.workload_statistics import (
-    Spread,
     WorkloadComparison,
     compare_with_sources,
     stream_statistics,
@@ -22,6 +21,7 @@ from greencache.traces import RequestTrace
 from greencache.traces.compose import ComposedWorkload, compose
 from greencache.traces.loads import find_load
 from greencache.traces.sessions import WORKLOADS
+from greencache.traces.statistics import Spread
 from tests.bench.traces import make_trace
 
 
@@ -134,8 +134,8 @@ def test_gaps_leave_out_system_prompts() -> None:
         prompts += [(100.0 * i, 1024, 1, [7, i]), (100.0 * i + 50, 1536, 1, [7, i, 1])]
     trace = replace(make_trace(prompts), sessions=np.arange(400) // 2)
     got = stream_statistics(trace)
-    assert got.reuse_gap_s == Spread(50.0, 50.0, 50.0)
-    assert got.session_gap_s == Spread(50.0, 50.0, 50.0)
+    assert got.reuse_gap_s == Spread(50.0, 50.0, 50.0, 50.0)
+    assert got.session_gap_s == Spread(50.0, 50.0, 50.0, 50.0)
     assert got.requests_per_session == 2
     assert got.busiest_hour_per_s == 72 / 3600
     # The first block always but once, the second of each session's second request.
