@@ -147,8 +147,9 @@ class KeyDirectory:
         # Twice as many places as keys, so that a search takes a step or two.
         state = DirectoryState(np.full(2 * size, EMPTY, np.int32), high, low)
         count = self._count
-        known = np.empty(count, np.int32)
-        _intern_all(state, 0, self._state.high[:count], self._state.low[:count], known)
+        if count:  # else there is nothing to carry over, and nothing to compile
+            known = np.empty(count, np.int32)
+            _intern_all(state, 0, self._state.high[:count], self._state.low[:count], known)
         self._state = state
 
     @staticmethod
