@@ -114,11 +114,9 @@ def account(
     window_s = float(seconds.sum())
     middle_s = (np.flatnonzero(measured) + 0.5) * BIN_S
     intensity = gco2_per_kwh(np.minimum(middle_s, end_s))
-    dram_bytes, ssd_bytes = replicas * dram_bytes, replicas * ssd_bytes
-    installed = Installed(replicas * installed.dram_bytes, replicas * installed.ssd_bytes)
     gpus = replicas * hardware.gpus
     busy_w = factors.host_active_w_per_gpu.value - factors.host_idle_w_per_gpu.value
-    ssd_j = factors.ssd_idle_w_per_tb.value * ssd_bytes / TB * seconds
+    ssd_j = factors.ssd_idle_w_per_tb.value * replicas * ssd_bytes / TB * seconds
     ssd_j += factors.ssd_read_j_per_byte.value * bins["read_bytes"]
     ssd_j += factors.ssd_write_j_per_byte.value * bins["written_bytes"]
     energy_j = {
@@ -126,11 +124,12 @@ def account(
         # Each host idles all the time, and is busy while its own engine is.
         "host": gpus * factors.host_idle_w_per_gpu.value * seconds
         + hardware.gpus * busy_w * bins["busy_s"],
-        "dram": factors.dram_w_per_gb.value * dram_bytes / GB * seconds,
+        "dram": factors.dram_w_per_gb.value * replicas * dram_bytes / GB * seconds,
         "ssd": ssd_j,
     }
+    # The drives of one replica, which has its share of what was written.
     ledger = factors.ledger(installed.ssd_bytes)
-    ledger.record(ssd_bytes, window_s, float(bins["written_bytes"].sum()))
+    ledger.record(ssd_bytes, window_s, float(bins["written_bytes"].sum()) / replicas)
 
     def machine_g(kg: Quantity, share: float, lifetime_years: Quantity) -> float:
         return embodied_by_time_g(kg.value, share, window_s, lifetime_years.value)
@@ -144,9 +143,11 @@ def account(
         scope: {
             **always,
             "dram": machine_g(
-                factors.dram_kg_per_gb, charged_dram_bytes[scope] / GB, factors.dram_lifetime_years
+                factors.dram_kg_per_gb,
+                replicas * charged_dram_bytes[scope] / GB,
+                factors.dram_lifetime_years,
             ),
-            "ssd": ledger.embodied_g(scope),
+            "ssd": replicas * ledger.embodied_g(scope),
         }
         for scope in Scope
     }
@@ -159,5 +160,5 @@ def account(
         operational_g={name: float(grams.sum()) for name, grams in operational.items()},
         embodied_g=embodied,
         by_minute_g=np.sum(list(operational.values()), axis=0),
-        wear_bound_drives=ledger.wear_bound_drives(Scope.ATTRIBUTABLE),
+        wear_bound_drives=replicas * ledger.wear_bound_drives(Scope.ATTRIBUTABLE),
     )

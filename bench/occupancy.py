@@ -28,6 +28,7 @@ from greencache.bench.engine_state import (
     Engine,
 )
 from greencache.compiled import subroutine
+from greencache.tiers.state import CAPACITY
 from greencache.tiers.transactions import (
     acquire,
     count_hits,
@@ -124,6 +125,8 @@ def _write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
 
     What is stored can be read at once: until it is on flash, from the buffer it is written from.
     """
+    if engine.ssd.meta[CAPACITY] == 0:
+        return
     config, clock = engine.config, engine.clock
     now_s = clock[NOW_S]
     totals = engine.bins[int(now_s / config.bin_s)]

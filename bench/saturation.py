@@ -1,38 +1,50 @@
-"""The highest load that an engine keeps up with."""
+"""The highest load that engines keep up with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
-from greencache.bench.simulation import Batching, SimulatedRun, StorageSetup, simulate
+from greencache.bench.simulation import Batching, StorageSetup, simulate
 from greencache.controller.performance import ServingHardware
 from greencache.errors import InputError
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["PRECISION", "saturation_rate"]
+__all__ = ["FEWEST_REQUESTS", "PRECISION", "saturation_rate"]
 
 PRECISION = 0.02
-"""Relative. A queue that grows by less than this share of the time that passes is taken to stand
-still, and the search ends when its bounds are as close."""
+"""Relative; the search ends when two looks agree as closely. How much requests differ decides how
+far another sample of them would: see docs/replay.md."""
 
-_FASTEST = 2.0**40
-"""Requests per second that no engine keeps up with."""
+FEWEST_REQUESTS = 100
+"""Fewer do not show a rate."""
+
+_OVERLOAD = 1.1
+"""How much faster than they are served requests come, so that there is always one to serve, and the
+queue stays so short that a router still knows what each engine holds."""
+
+_MOST_LOOKS = 40
 
 
-def _queue_grows(run: SimulatedRun) -> bool:
-    """Whether the last tenth of requests waits longer than the tenth in the middle.
+def _served_rate(
+    trace: RequestTrace,
+    rate: float,
+    hardware: ServingHardware,
+    storage: StorageSetup,
+    batching: Batching | None,
+    replicas: int,
+) -> float:
+    """First tokens a second over the second half of a trace's requests, coming evenly at a rate.
 
-    The first half warms the caches: what queues up while they are cold does not count.
+    The first half warms the caches and fills the batch.
     """
-    requests = run.requests
-    count = len(requests)
-    middle = requests[int(0.45 * count) : max(int(0.55 * count), int(0.45 * count) + 1)]
-    last = requests[min(int(0.9 * count), count - 1) :]
-    waited_s = [np.mean(each["first_token_s"] - each["arrival_s"]) for each in (middle, last)]
-    passed_s = np.mean(last["arrival_s"]) - np.mean(middle["arrival_s"])
-    return bool(waited_s[1] - waited_s[0] > PRECISION * passed_s)
+    even = replace(trace, arrival_s=np.arange(len(trace)) / rate)
+    run = simulate(even, hardware, storage, batching=batching, replicas=replicas, drain_s=np.inf)
+    times_s = np.sort(run.requests["first_token_s"])
+    half = len(times_s) // 2
+    return float((len(times_s) - 1 - half) / (times_s[-1] - times_s[half]))
 
 
 def saturation_rate(
@@ -44,51 +56,40 @@ def saturation_rate(
     replicas: int = 1,
     on_progress: Callable[[float], None] | None = None,
 ) -> float:
-    """Mean requests per second above which the queue grows as long as requests come.
+    """Requests per second that engines serve when a little more come, evenly.
 
-    The trace is squeezed or stretched as a whole until that is so, and served from cold caches, of
-    which the first half of the trace is the warm-up.
+    Above this rate the queue grows as long as requests come, below it, it does not. The requests
+    come in the trace's order but without its bursts: what a trace's busy minutes do to latency is
+    the replay's to show.
 
     Parameters
     ----------
     trace, hardware, storage, batching, replicas:
-        As for `simulate`; the trace must hold only admissible requests.
+        As for `simulate`; the trace must hold only admissible requests. Caches are cold at first.
     on_progress:
         Called now and then with the share done.
 
     Raises
     ------
     InputError
-        If all requests arrive at once, so that there is no rate to change.
+        If there are fewer than `FEWEST_REQUESTS`.
     """
-    if trace.duration_s == 0:
-        raise InputError("all requests arrive at once: the load that saturates cannot be found")
-
-    def keeps_up(rate: float) -> bool:
-        run = simulate(
-            trace.at_mean_rate(rate),
-            hardware,
-            storage,
-            batching=batching,
-            replicas=replicas,
-            drain_s=np.inf,
+    if len(trace) < FEWEST_REQUESTS:
+        raise InputError(
+            f"{len(trace)} requests are too few to find the load that saturates an engine; "
+            f"{FEWEST_REQUESTS} are needed, or give --mean-rate"
         )
-        return not _queue_grows(run)
-
-    low = high = trace.mean_rate
-    if keeps_up(high):
-        while high < _FASTEST and keeps_up(high):
-            low, high = high, 2 * high
-    else:
-        while low > 1 / _FASTEST and not keeps_up(low):
-            low, high = low / 2, low
-    first_gap = high / low - 1
-    while high / low - 1 > PRECISION:
-        middle = (low * high) ** 0.5
-        if keeps_up(middle):
-            low = middle
+    offered = 1.0
+    served = 0.0
+    for look in range(_MOST_LOOKS):
+        before = served
+        served = _served_rate(trace, offered, hardware, storage, batching, replicas)
+        if served > offered * (1 - PRECISION):  # it keeps up: ask for more
+            offered *= 2
+        elif abs(served - before) <= PRECISION * served:
+            break
         else:
-            high = middle
+            offered = _OVERLOAD * served
         if on_progress is not None:
-            on_progress(1 - (high / low - 1) / first_gap)
-    return low
+            on_progress((look + 1) / _MOST_LOOKS)
+    return served

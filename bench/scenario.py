@@ -271,9 +271,14 @@ class _Builder:
                 trace, hardware, self._full, self.batching, scenario.replicas, self._saturating
             )
             rate = scenario.load_fraction * saturation
+            stretched = trace.at_mean_rate(rate)
+            rate *= stretched.mean_rate / _busiest_hour(stretched)
         if rate is not None:
             trace = trace.at_mean_rate(rate)
-        point = LoadPoint(trace.mean_rate, _busiest_hour(trace), saturation, scenario.load_fraction)
+        point = None
+        if trace.duration_s:
+            busiest = _busiest_hour(trace)
+            point = LoadPoint(trace.mean_rate, busiest, saturation, scenario.load_fraction)
         return self._setup(trace, hardware, self._warmup_s(trace), point, None)
 
     def _warmup_s(self, trace: RequestTrace) -> float:
@@ -306,8 +311,9 @@ class _Builder:
                 self._saturating,
             )
             rate = fraction * saturation / peak
-        warmup = scenario.warmup_hours
-        if warmup is None:
+        if scenario.warmup_hours is not None:
+            warmup = scenario.warmup_hours * HOUR_S // BIN_S * BIN_S / HOUR_S
+        else:
             largest_bytes = max(max(plan.largest_tier_bytes for plan in self.plans), 0)
             warmup = warmup_hours(
                 workload,
@@ -326,16 +332,14 @@ class _Builder:
             block_tokens=scenario.block_tokens,
         )
         point = LoadPoint(rate, rate * peak, saturation, fraction)
-        return self._setup(
-            composed.trace, hardware, warmup * HOUR_S // BIN_S * BIN_S, point, composed
-        )
+        return self._setup(composed.trace, hardware, composed.warmup_s, point, composed)
 
     def _setup(
         self,
         trace: RequestTrace,
         hardware: ServingHardware,
         warmup_s: float,
-        load: LoadPoint,
+        load: LoadPoint | None,
         composed: ComposedWorkload | None,
     ) -> ReplaySetup:
         return ReplaySetup(

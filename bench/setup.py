@@ -14,6 +14,7 @@ from greencache.bench.workload import LoadPoint
 from greencache.carbon import Scope
 from greencache.controller.performance import ServingHardware
 from greencache.factors import Factors
+from greencache.quantities import HOUR_S
 from greencache.tiers.policies import Policy
 from greencache.traces.compose import ComposedWorkload
 from greencache.traces.grid import GridSeries
@@ -86,15 +87,29 @@ class ReplaySetup:
         return 0.0 if self.composed is None else self.warmup_s
 
     def gco2_per_kwh(self, t_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Carbon intensity at times of the trace; before the grid's first hour, that hour's."""
-        return self.grid.at(np.maximum(t_s - self.grid_offset_s, 0.0))
+        """Carbon intensity at times of the trace.
+
+        Before the grid's first hour it is that hour's: nothing is charged for a warm-up. After its
+        last hour it is the last one's, in which no more than the last answers can end.
+        """
+        latest_s = len(self.grid) * HOUR_S - 1.0
+        return self.grid.at(np.clip(t_s - self.grid_offset_s, 0.0, latest_s))
+
+    def check_grid(self, until_s: float) -> None:
+        """Refuse a grid that ends before ``until_s`` of the trace.
+
+        Raises
+        ------
+        InputError
+            If it does.
+        """
+        self.grid.at(np.array([max(until_s - self.grid_offset_s, 0.0)]))
 
     @property
     def mean_gco2_per_kwh(self) -> float:
         """Carbon intensity over the measured part of the trace, minute by minute."""
-        return float(
-            self.gco2_per_kwh(np.arange(self.warmup_s, self.trace.duration_s + 1.0, BIN_S)).mean()
-        )
+        measured_s = np.arange(self.warmup_s, float(self.trace.arrival_s[-1]) + 1.0, BIN_S)
+        return float(self.gco2_per_kwh(measured_s).mean())
 
 
 def drives_of(factors: Factors, ssd_bytes: float) -> int:

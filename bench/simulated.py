@@ -144,7 +144,7 @@ def check_grid(setup: ReplaySetup, admitted: RequestTrace) -> None:
     InputError
         If it does not reach to the deadline of the last request.
     """
-    setup.gco2_per_kwh(np.array([0.0, deadline_s(admitted)]))
+    setup.check_grid(deadline_s(admitted))
 
 
 def prepare(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -303,7 +304,7 @@ def simulate(
     end_s = until_s if waiting else settle(cluster)
     return SimulatedRun(
         requests=cluster.requests,
-        bins=_total(cluster.bins)[: int(end_s / BIN_S) + 1],
+        bins=_total(cluster.bins)[: math.ceil(end_s / BIN_S)],
         end_s=end_s,
         leases_left=sum(
             int(tier.meta[:, [PINNED, HELD]].sum())

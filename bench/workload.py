@@ -32,9 +32,8 @@ _FILLED_TIMES = 1.25
 """A tier is taken to be warm when so much has been written as would fill it this often: what is
 evicted by then was not all in the order of writing."""
 
-_SAMPLE_REQUESTS = 3_000
-"""For the first look at where a replica saturates; the second sample is longer."""
-_SAMPLE_HOURS = 2.0
+_SAMPLE_REQUESTS = (2_000, 20_000)
+"""For each replica: a first look at where it saturates, and a second at about that rate."""
 _SAMPLE_RATE = 1.0
 
 
@@ -107,16 +106,15 @@ def saturation_of_workload(
 ) -> float:
     """The constant rate of a workload above which replicas cannot keep up.
 
-    Found twice: on a few requests, and then on two hours composed at about the rate found, so that
-    gaps between a session's requests are as long as they will be.
+    Found twice: on a few requests, and then on many composed at about the rate found, so that
+    sessions run side by side as they will.
     """
-    hours = _SAMPLE_REQUESTS * replicas / _SAMPLE_RATE / HOUR_S
     rate = _SAMPLE_RATE
-    for looked_at_hours in (hours, _SAMPLE_HOURS):
+    for requests in _SAMPLE_REQUESTS:
         sample = compose(
             workload,
             flat_load(),
-            hours=looked_at_hours,
+            hours=requests * replicas / rate / HOUR_S,
             mean_rate=rate,
             seed=seed,
             block_tokens=block_tokens,
@@ -162,5 +160,7 @@ def warmup_hours(
         KV of a block.
     """
     written = mean_rate * _new_bytes_per_request(workload, block_bytes, block_tokens)
+    if written == 0:
+        return _SHORTEST_WARMUP_HOURS  # blocks so large that no prompt fills one
     hours = math.ceil(_FILLED_TIMES * largest_tier_bytes / written / HOUR_S)
     return min(max(hours, _SHORTEST_WARMUP_HOURS), LONGEST_WARMUP_HOURS)

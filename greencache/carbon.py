@@ -182,6 +182,7 @@ class DriveLedger:
     ) -> None:
         if installed_bytes < 0 or min(drive_bytes, lifetime_years, rated_write_bytes) <= 0:
             raise InputError("an SSD ledger needs sizes and lifetimes above 0")
+        self.installed_bytes = float(installed_bytes)
         drives = math.ceil(installed_bytes / drive_bytes)
         if drives > _MOST_DRIVES:
             raise InputError(f"{drives:,} drives are more than one host holds ({_MOST_DRIVES:,})")
@@ -195,11 +196,6 @@ class DriveLedger:
         self._share_s: NDArray[np.float64] = np.zeros(drives)
         self._written_bytes: NDArray[np.float64] = np.zeros(drives)
         self._period_s = 0.0
-
-    @property
-    def installed_bytes(self) -> float:
-        """Capacity installed."""
-        return float(self._size_bytes.sum())
 
     def record(self, allocated_bytes: float, duration_s: float, written_bytes: float) -> None:
         """Note an interval: how much was allocated, how long, and how much was written.

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from greencache.bench.accounting import Installed, account
+from greencache.bench.engine_state import BIN
 from greencache.bench.simulation import SimulatedRun, StorageSetup, simulate
+from greencache.carbon import YEAR_S, Scope
+from greencache.catalog import Catalog
 from greencache.controller.performance import ServingHardware
+from greencache.factors import Factors
 from greencache.traces import RequestTrace
 from tests.bench.test_engine import chats
 from tests.bench.traces import fresh_prompts, make_trace
@@ -81,3 +86,41 @@ def test_every_request_is_served_once(
     assert run.bins["gpu_j"].sum() >= replicas * hardware.rates.idle_w * run.end_s * (1 - 1e-9)
     again = simulate(trace, hardware, storage, replicas=replicas)
     assert again.requests.tobytes() == run.requests.tobytes()
+
+
+@pytest.mark.parametrize("scope", list(Scope))
+@pytest.mark.parametrize("written_share", [0.6, 1.0, 2.0])
+def test_replicas_wear_their_own_drives(
+    catalog: Catalog, hardware: ServingHardware, scope: Scope, written_share: float
+) -> None:
+    """Four replicas that each use a quarter of their drive cost four times one of them."""
+    factors = Factors.of(catalog, hardware.gpu)
+    drive_bytes = int(factors.ssd_drive_bytes.value)
+    minutes = np.zeros(60, BIN)
+    rated = factors.ssd_rated_write_bytes.value / factors.ssd_write_amplification.value
+    worn = rated * 3600 / (factors.ssd_lifetime_years.value * YEAR_S)
+    minutes["written_bytes"] = worn * written_share / 60
+
+    def ssd_g(replicas: int) -> float:
+        bins = minutes.copy()
+        bins["written_bytes"] *= replicas
+        report = account(
+            bins,
+            3600.0,
+            hardware,
+            factors,
+            lambda t_s: np.full(len(t_s), 300.0),
+            dram_bytes=0,
+            ssd_bytes=drive_bytes // 4,
+            installed=Installed(0, drive_bytes),
+            replicas=replicas,
+        )
+        return report.embodied_g[scope]["ssd"]
+
+    assert ssd_g(4) == pytest.approx(4 * ssd_g(1))
+
+
+def test_nothing_is_dropped_where_there_is_no_ssd(hardware: ServingHardware) -> None:
+    slow = StorageSetup(ssd_write_bytes_per_s=1e6)
+    run = simulate(fresh_prompts(3, 1.0), hardware, slow)
+    assert run.bins["dropped_bytes"].sum() == 0

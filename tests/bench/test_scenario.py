@@ -165,3 +165,35 @@ def test_a_file_may_say_numbers_where_options_are_texts() -> None:
             match=r" is not a number| is not a whole number| is not true or false| is not a text",
         ):
             scenario_from(options)
+
+
+def test_a_stream_of_a_few_requests_has_a_mean_intensity() -> None:
+    few = {**SMALL, "mean_rate": 0.002, "hours": 1, "warmup_hours": 1, "seed": 2}
+    result = replay_json(scenario_from(few))
+    assert result["trace"]["requests"] < 30
+    assert result["grid"]["mean_gco2_per_kwh"] > 0
+
+
+def test_blocks_that_no_prompt_fills_need_no_long_warm_up() -> None:
+    setup, _ = build(
+        scenario_from(
+            {**{k: v for k, v in SMALL.items() if k != "warmup_hours"}, "block_tokens": 2**17}
+        ),
+        load_settings(),
+    )
+    assert setup.warmup_s == 3600.0
+
+
+def test_the_last_answers_may_outlast_the_grid(tmp_path: Path) -> None:
+    """An hour of grid, a request near its end with a long answer: no plan is lost for it."""
+    grid = tmp_path / "hour.csv"
+    rows = "zone,utc_hour,gco2_per_kwh,kind\nX,2024-01-01T00:00Z,100,lifecycle\n"
+    grid.write_text(rows)
+    trace = tmp_path / "late.jsonl"
+    line = '{"timestamp": %d, "input_length": 600, "output_length": %d, "hash_ids": [1, %d]}\n'
+    trace.write_text(line % (0, 2, 2) + line % (3_500_000, 100_000, 3))
+    result = replay_json(Scenario(trace=trace, grid=str(grid), plans="hbm-only", warmup="0s"))
+    assert result["runs"][0]["carbon_g"]["total"] > 0
+    trace.write_text(line % (0, 2, 2) + line % (4_000_000, 2, 3))
+    with pytest.raises(InputError, match="--grid-start"):
+        replay_json(Scenario(trace=trace, grid=str(grid), plans="hbm-only", warmup="0s"))

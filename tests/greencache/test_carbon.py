@@ -185,3 +185,19 @@ def test_gpus_without_a_published_figure_are_derived(catalog: Catalog) -> None:
     assert derived.low < derived.value < derived.high
     assert derived.source.read == "derived"
     assert gpu_kg(catalog, catalog.part("gpu", "H100")).value == 164
+
+
+def test_drives_of_any_size_can_be_allocated_whole() -> None:
+    """Sizes in binary units are no whole numbers of anything, and sums of them are rounded."""
+    for drives in range(1, 40):
+        drive_bytes = 3.2 * 2**40
+        installed = int(drives * drive_bytes)
+        ledger = DriveLedger(
+            installed,
+            drive_bytes=drive_bytes,
+            kg_per_drive=50.0,
+            lifetime_years=5.0,
+            rated_write_bytes=1e16,
+        )
+        ledger.record(installed, 3600.0, 1e12)
+        assert ledger.embodied_g(Scope.ATTRIBUTABLE) > 0
