@@ -45,6 +45,7 @@ STYLE: dict[Any, Any] = {
     "axes.axisbelow": True,
     "grid.color": "#e6e6e6",
     "legend.frameon": False,
+    "svg.hashsalt": "greencache",  # so that equal results are drawn alike, byte for byte
     "text.parse_math": False,  # names of traces may hold dollar signs
 }
 

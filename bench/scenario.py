@@ -60,6 +60,7 @@ _DEFAULT_LOAD = "m-large"
 _DEFAULT_FRACTION = 0.6
 _DEFAULT_HOURS = 24.0
 _MOST_HOURS = 24.0 * 366
+_MOST_REPLICAS = 1024
 _DEFAULT_WARMUP_SHARE = 1 / 6
 _DOCUMENT_TTFT_S = 15.0
 """Promised where documents are asked about and nothing else is said: their prompts are long."""
@@ -139,7 +140,12 @@ def find_grid(text: str, start: str | None) -> GridSeries:
         series = read_grid(name or text, zone if name else None)
     else:
         series = sample_grid(text)  # which says what zones there are
-    return series if start is None else series.beginning_at(parse_utc(start))
+    if start is None:
+        return series
+    time = parse_utc(start)
+    if time.minute or time.second or time.microsecond:
+        raise InputError(f"a grid's series begins at a whole hour, not at {start}")
+    return series.beginning_at(time)
 
 
 def _scope(text: str) -> Scope:
@@ -178,20 +184,27 @@ def _check(scenario: Scenario) -> None:
     if scenario.load_fraction is not None and scenario.mean_rate is not None:
         raise InputError("give --load-fraction or --mean-rate, not both")
     if scenario.load_fraction is not None and not 0 < scenario.load_fraction <= 2:
-        raise InputError(f"--load-fraction lies in 0..2, not {scenario.load_fraction:g}")
+        raise InputError(
+            f"--load-fraction is more than 0 and at most 2, not {scenario.load_fraction:g}"
+        )
     if scenario.hours is not None and not 0 < scenario.hours <= _MOST_HOURS:
-        raise InputError(f"--hours lies in 0..{_MOST_HOURS:g}, not {scenario.hours:g}")
+        raise InputError(
+            f"--hours is more than 0 and at most {_MOST_HOURS:g}, not {scenario.hours:g}"
+        )
     if scenario.warmup_hours is not None and not 0 <= scenario.warmup_hours <= _MOST_HOURS:
         raise InputError(
             f"--warmup-hours lies in 0..{_MOST_HOURS:g}, not {scenario.warmup_hours:g}"
         )
-    if scenario.replicas < 1:
-        raise InputError(f"--replicas is at least 1, not {scenario.replicas}")
+    if not 1 <= scenario.replicas <= _MOST_REPLICAS:
+        raise InputError(f"--replicas lies in 1..{_MOST_REPLICAS}, not {scenario.replicas}")
     if scenario.workload is None:
         of_workloads = ("load", "hours", "warmup_hours", "seed")
         _refuse(scenario, of_workloads, "is for composed workloads; name one with --workload")
     else:
-        _refuse(scenario, ("trace",), "and --workload cannot go together")
+        if scenario.trace is not None:
+            raise InputError(f"give a trace ({scenario.trace}) or --workload, not both")
+        if scenario.skip_bad:
+            raise InputError("--skip-bad is for traces")
         _refuse(scenario, ("format",), "is for traces")
         _refuse(scenario, ("warmup",), "is for traces; a workload takes --warmup-hours")
 

@@ -91,7 +91,8 @@ class Sensitivity:
     @property
     def names(self) -> list[str]:
         """What was varied, the largest swing of any plan's grams first."""
-        return sorted({bound.name for bound in self.bounds}, key=self.swing, reverse=True)
+        names = {bound.name for bound in self.bounds}
+        return sorted(names, key=lambda name: (-self.swing(name), name))
 
     def swing(self, name: str) -> float:
         """By how much of its grams per output token the plan that it moves most is moved."""

@@ -50,7 +50,9 @@ def sensitivity_table(sensitivity: Sensitivity) -> Group:
             table.add_row(name, _at(bound), *costs, winner or "-", style=style)
     rest = [name for name in sensitivity.names if name not in shown]
     notes = ["Grams of CO2e per 1,000 output tokens, one factor changed at a time."]
-    if rest:
+    if cheapest(base) is None:
+        notes = ["No plan is valid: there is no result for the factors to move."]
+    elif rest:
         notes.append(f"No plan moves by more than {_SMALLEST_SWING:.0%} with {', '.join(rest)}.")
     return Group(table, Text(), Text("\n".join(notes), style="dim"))
 

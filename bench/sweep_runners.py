@@ -10,6 +10,7 @@ import concurrent.futures
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
@@ -107,6 +108,8 @@ def run_on_dask(jobs: Sequence[Job], address: str, *, connect_s: float = _CONNEC
         raise InputError(
             "--dask needs the package distributed: pip install 'greencache[dask]'"
         ) from None
+    if not re.fullmatch(r"(\w+://)?.+:\d+", address):
+        raise InputError(f"--dask {address}: write HOST:PORT, as tcp://10.0.0.1:8786")
     # It tells of a lost scheduler in tracebacks; one line is enough.
     logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
     try:

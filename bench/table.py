@@ -44,6 +44,10 @@ def _heading(replay: Replay) -> list[str]:
     notes = [*load_notes(setup)]
     if setup.warmup_s:
         notes.append(f"the first {span_text(setup.warmup_s)} warm the caches and are not measured")
+    else:
+        notes.append("no warm-up: caches are empty when measuring begins")
+    if trace.format == "agentic":
+        notes.append("all sessions begin together here: their joint load is not recorded")
     if replay.rejections.total:
         notes.append(f"{replay.rejections.total:,} requests rejected: too long for model or HBM")
     if trace.skipped:
@@ -144,6 +148,8 @@ def replay_table(replay: Replay, *, width: int = WIDE) -> Group:
         f" {factors.ssd_lifetime_years.value:g} years or by wear, whichever is more;"
         f" DRAM {factors.dram_kg_per_gb.value:g} kg/GB; PUE {factors.pue.value:g}.",
     ]
+    if len(shown) < len(headings):
+        footer = [_left_out(replay), *footer]
     footer += _still_filling(replay)
     footer += [
         f"{result.plan} is invalid: {result.invalid_because}"
@@ -152,6 +158,16 @@ def replay_table(replay: Replay, *, width: int = WIDE) -> Group:
     ]
     head = Text("\n".join(_heading(replay)), style="dim")
     return Group(head, Text(), table, Text(), Text("\n".join(footer), style="dim"))
+
+
+def _left_out(replay: Replay) -> str:
+    """What a narrow table does not show of the plans' sizes."""
+    sizes = [
+        f"{result.plan} {_size(result.dram_bytes)} DRAM and {_size(result.ssd_bytes)} SSD"
+        for result in replay.results
+        if result.dram_bytes or result.ssd_bytes
+    ]
+    return f"Left out for width: TPOT, SLO and kinds of carbon. {'; '.join(sizes)}"
 
 
 def _still_filling(replay: Replay) -> list[str]:

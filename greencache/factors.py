@@ -88,7 +88,14 @@ class Factors:
             if name not in known:
                 raise UnknownNameError("carbon factor", name, known)
             if not 0 < value < _LARGEST:
-                raise InputError(f"carbon factor {name} must be more than 0, not {value:g}")
+                raise InputError(
+                    f"carbon factor {name} must be more than 0 and less than {_LARGEST:g}, not "
+                    f"{value:g}"
+                )
+            if name.endswith("_power") and value > 1:
+                raise InputError(f"carbon factor {name} is a share, at most 1, not {value:g}")
+            if name.endswith("_years") and value < 1 / 365:
+                raise InputError(f"carbon factor {name} is at least a day, not {value:g} years")
             known[name] = given(value, name)
         if known["pue"].value < 1:
             raise InputError(f"PUE is 1 or more, not {known['pue'].value:g}")

@@ -69,8 +69,8 @@ def replay(
     plans: Annotated[
         str,
         typer.Option(
-            help="Plans to compare: none, hbm-only, full, best-static, static:SSD or "
-            "static:DRAM+SSD (static:4TB, static:64GiB+4TB)."
+            help="Plans to compare: none, hbm-only, full, best-static, static:SSD (with all the "
+            "DRAM) or static:DRAM+SSD (static:4TB, static:64GiB+4TB)."
         ),
     ] = "none,hbm-only,full,best-static",
     policy: Annotated[
@@ -239,7 +239,9 @@ def curve(
     model: Annotated[
         str | None, typer.Option(help="Model whose KV blocks give the capacities in bytes.")
     ] = None,
-    kv_dtype: Annotated[str, typer.Option(help="Type of the model's KV.")] = "bf16",
+    kv_dtype: Annotated[
+        str | None, typer.Option(help="Type of the model's KV; default bf16.")
+    ] = None,
     sample: Annotated[
         str | None,
         typer.Option(
@@ -397,6 +399,9 @@ def main() -> None:
     except GreenCacheError as fault:
         _drop_unprintable()
         print(f"error: {fault}", file=sys.stderr)
+        sys.exit(1)
+    except MemoryError:
+        print("error: not enough memory; replay less, or in larger --block-tokens", file=sys.stderr)
         sys.exit(1)
     except BrokenPipeError:
         _drop_unprintable()

@@ -26,6 +26,8 @@ from greencache.traces.source import TraceSource
 
 __all__ = ["Options", "run"]
 
+_KV_DTYPE = "bf16"
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -37,7 +39,7 @@ class Options:
     policy: str
     capacities: str | None
     model: str | None
-    kv_dtype: str
+    kv_dtype: str | None
     sample: str | None
     skip_bad: bool
     json: Path | None
@@ -49,7 +51,13 @@ def _capacities(text: str, block_bytes: int | None) -> list[int]:
     if not parts:
         raise InputError("--capacities needs at least one capacity")
     if block_bytes is not None:
-        return sorted(parse_bytes(part) // block_bytes for part in parts)
+        sizes = [parse_bytes(part) for part in parts]
+        if min(sizes) < block_bytes:
+            raise InputError(
+                f"a capacity of {format_bytes(min(sizes))} holds no block of "
+                f"{format_bytes(block_bytes)}; with --model capacities are in bytes, as 64GiB"
+            )
+        return sorted(size // block_bytes for size in sizes)
     unusable = [
         part for part in parts if not part.isascii() or not part.isdigit() or len(part) > 15
     ]
@@ -132,6 +140,8 @@ def run(options: Options) -> None:
     policies = parse_policies(options.policy)
     sampling = _sampling(options.sample)
     model = None if options.model is None else find_model(options.model)
+    if model is None and options.kv_dtype is not None:
+        raise InputError("--kv-dtype is of a model's KV; give --model too")
     trace = source.read()
     if not trace.has_blocks:
         raise InputError(
@@ -140,7 +150,9 @@ def run(options: Options) -> None:
         )
     block_bytes = None
     if model is not None:
-        layout = model.kv_layout(options.kv_dtype, block_tokens=trace.block_tokens, ranks=1)
+        layout = model.kv_layout(
+            options.kv_dtype or _KV_DTYPE, block_tokens=trace.block_tokens, ranks=1
+        )
         block_bytes = layout.block_bytes
     capacities = default_capacities(trace)
     if options.capacities is not None:

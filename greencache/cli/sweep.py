@@ -74,6 +74,10 @@ def run(options: Options) -> None:
     if options.jobs is not None and options.jobs < 1:
         raise InputError(f"--jobs is at least 1, not {options.jobs}")
     check_outputs(options.json, inputs=(options.spec,))
+    if options.json is not None and _folder(options).resolve() in options.json.resolve().parents:
+        raise InputError(
+            f"--json {options.json} lies among the sweep's own results; name a file elsewhere"
+        )
     result = _run(options)
     if result.jobs_found:
         print(

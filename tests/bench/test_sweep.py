@@ -352,4 +352,6 @@ def test_a_cluster_that_is_not_there_is_said_so() -> None:
     with pytest.raises(InputError, match=r"--dask tcp://127\.0\.0\.1:9: no scheduler"):
         sweep(run=lambda jobs: run_on_dask(jobs, "tcp://127.0.0.1:9", connect_s=0.3))
     with pytest.raises(InputError, match="no scheduler"):
-        sweep(run=lambda jobs: run_on_dask(jobs, "nonsense://x", connect_s=0.3))
+        sweep(run=lambda jobs: run_on_dask(jobs, "nonsense://x:1", connect_s=0.3))
+    with pytest.raises(InputError, match="write HOST:PORT"):
+        sweep(run=lambda jobs: run_on_dask(jobs, "nonsense", connect_s=0.3))

@@ -485,3 +485,12 @@ def test_the_installed_command_runs_end_to_end(trace: Path, tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     assert "hbm-only" in done.stdout
     assert json.loads((tmp_path / "out.json").read_text())["runs"][1]["plan"] == "full"
+
+
+def test_requests_that_come_all_at_once_have_no_rate_and_no_error(tmp_path: Path) -> None:
+    trace = tmp_path / "two.jsonl"
+    line = '{"timestamp":0,"input_length":1000,"output_length":10,"hash_ids":[1,2]}\n'
+    trace.write_text(line * 2)
+    out = tmp_path / "out.json"
+    assert greencache("replay", trace, "--plans", "hbm-only", "--json", out) == 0
+    assert json.loads(out.read_text())["load"] is None
