@@ -202,3 +202,14 @@ def test_the_last_answers_may_outlast_the_grid(tmp_path: Path) -> None:
     trace.write_text(line % (0, 2, 2) + line % (4_000_000, 2, 3))
     with pytest.raises(InputError, match="--grid-start"):
         replay_json(Scenario(trace=trace, grid=str(grid), plans="hbm-only", warmup="0s"))
+
+
+def test_the_busiest_hour_of_a_trace_is_a_whole_one(tmp_path: Path) -> None:
+    """Two requests in the first hour, five in the second, many in a last one that is cut short."""
+    trace = tmp_path / "hours.jsonl"
+    times_s = [0, 10, *(3_600 + 60 * i for i in range(5)), *(7_200 + i for i in range(9))]
+    line = '{"timestamp": %d, "input_length": 600, "output_length": 2, "hash_ids": [1, 2]}\n'
+    trace.write_text("".join(line % (1000 * t_s) for t_s in times_s))
+    setup, _ = build(Scenario(trace=trace), load_settings())
+    assert setup.load is not None
+    assert setup.load.busiest_hour_rate == pytest.approx(5 / 3600)
