@@ -40,8 +40,10 @@ def run(json: Path | None) -> None:
     if json == STDOUT:
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("variable", "value", "from", "what it is"):
-        table.add_column(heading, no_wrap=heading != "what it is")
+    # Names and values are there to be copied: a name stays whole on any terminal.
+    table.add_column("variable", no_wrap=True, min_width=max(len(row.variable) for row in rows))
+    for heading in ("value", "from", "what it is"):
+        table.add_column(heading, overflow="fold")
     for row in rows:
         style = None if row.origin == "default" else "green"
         cells = (row.variable, _shown(row.variable, row.value), row.origin, row.description)
