@@ -8,7 +8,6 @@ than measured, +10 % latency slower.
 
 from __future__ import annotations
 
-import os
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
@@ -24,6 +23,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from greencache.bench.simulated import available_cores
 from greencache.bench.simulation import BIN_S, Batching, SimulatedRun, StorageSetup, simulate
 from greencache.catalog import Catalog, Source
 from greencache.controller.models import find_model
@@ -209,7 +209,7 @@ def compare(catalog: Catalog, rows: Sequence[tuple[Setting, dict[str, float]]]) 
     """Simulate every setting; one comparison for each figure, in the order of ``rows``."""
     # The first alone, so that threads do not compile at once; the engine runs without the GIL.
     first = _compare_one(catalog, *rows[0])
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         others = list(pool.map(lambda row: _compare_one(catalog, *row), rows[1:]))
     return [comparison for each in [first, *others] for comparison in each]
 

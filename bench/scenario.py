@@ -14,7 +14,7 @@ import numpy as np
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
-from greencache.bench.setup import ReplaySetup, drives_of
+from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulation import BIN_S, Batching, StorageSetup
 from greencache.bench.workload import (
     LoadPoint,
@@ -262,14 +262,10 @@ class _Builder:
     @property
     def _full(self) -> StorageSetup:
         """Everything installed, whose saturation load fractions refer to."""
-        drives = drives_of(self.factors, self.installed.ssd_bytes)
-        return StorageSetup(
-            dram_bytes=self.installed.dram_bytes,
-            ssd_bytes=self.installed.ssd_bytes,
-            policy=self.policy,
-            ssd_read_bytes_per_s=drives * self.factors.ssd_read_bytes_per_s.value,
-            ssd_write_bytes_per_s=drives * self.factors.ssd_write_bytes_per_s.value,
+        full = Plan(
+            "full", dram_bytes=self.installed.dram_bytes, ssd_bytes=self.installed.ssd_bytes
         )
+        return storage_of(full, self.policy, self.factors)
 
     def _saturating(self, share: float) -> None:
         if self.on_progress is not None:
@@ -329,7 +325,7 @@ class _Builder:
         if scenario.warmup_hours is not None:
             warmup = scenario.warmup_hours * HOUR_S // BIN_S * BIN_S / HOUR_S
         else:
-            largest_bytes = max(max(plan.largest_tier_bytes for plan in self.plans), 0)
+            largest_bytes = max(plan.largest_tier_bytes for plan in self.plans)
             warmup = warmup_hours(
                 workload,
                 rate,

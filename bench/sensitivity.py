@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -166,7 +165,7 @@ def sensitivity_of(
         simulated = replay.simulated
         if name in SIMULATED_FACTORS:
             other = replace(other, hardware=setup.hardware.powered_by(factors))
-            simulated = simulate_plans(other, plans, threads=threads or os.cpu_count(), clock=clock)
+            simulated = simulate_plans(other, plans, threads=threads, clock=clock)
         bounds.append(Bound(name, at, end, value(simulated, other)))
         if on_progress is not None:
             on_progress(VARYING, (done + 1) / len(varied))

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
-from greencache.bench.simulation import BIN_S, Batching
+from greencache.bench.plans import Plan
+from greencache.bench.simulation import BIN_S, Batching, StorageSetup, deadline_s
 from greencache.bench.workload import LoadPoint
 from greencache.carbon import Scope
 from greencache.controller.performance import ServingHardware
@@ -20,7 +21,7 @@ from greencache.traces.compose import ComposedWorkload
 from greencache.traces.grid import GridSeries
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "drives_of"]
+__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "storage_of"]
 
 SIMULATED_FACTORS = frozenset(
     {
@@ -95,15 +96,15 @@ class ReplaySetup:
         latest_s = len(self.grid) * HOUR_S - 1.0
         return self.grid.at(np.clip(t_s - self.grid_offset_s, 0.0, latest_s))
 
-    def check_grid(self, until_s: float) -> None:
-        """Refuse a grid that ends before ``until_s`` of the trace.
+    def check_grid(self, admitted: RequestTrace) -> None:
+        """Refuse a grid that may end before the run of these requests does.
 
         Raises
         ------
         InputError
-            If it does.
+            If it does not reach to the deadline of the last request.
         """
-        self.grid.at(np.array([max(until_s - self.grid_offset_s, 0.0)]))
+        self.grid.at(np.array([max(deadline_s(admitted) - self.grid_offset_s, 0.0)]))
 
     @property
     def mean_gco2_per_kwh(self) -> float:
@@ -112,6 +113,14 @@ class ReplaySetup:
         return float(self.gco2_per_kwh(measured_s).mean())
 
 
-def drives_of(factors: Factors, ssd_bytes: float) -> int:
-    """Drives whose bandwidth a capacity has: whole ones, at least one."""
-    return max(1, factors.drives(ssd_bytes))
+def storage_of(plan: Plan, policy: Policy, factors: Factors) -> StorageSetup:
+    """The tiers of a plan; its SSD is as fast as the whole drives that the capacity takes."""
+    drives = max(1, factors.drives(plan.ssd_bytes))
+    return StorageSetup(
+        reuse_hbm=plan.reuse_hbm,
+        dram_bytes=plan.dram_bytes,
+        ssd_bytes=plan.ssd_bytes,
+        policy=policy,
+        ssd_read_bytes_per_s=drives * factors.ssd_read_bytes_per_s.value,
+        ssd_write_bytes_per_s=drives * factors.ssd_write_bytes_per_s.value,
+    )

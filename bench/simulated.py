@@ -11,12 +11,11 @@ import numpy as np
 
 from greencache.bench.outcome import Outcome, outcome_of
 from greencache.bench.plans import Plan, best_static_candidates
-from greencache.bench.setup import ReplaySetup, drives_of
+from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulation import (
     Rejections,
     StorageSetup,
     admit,
-    deadline_s,
     simulate,
 )
 from greencache.errors import InputError
@@ -26,13 +25,20 @@ __all__ = [
     "COMPILING",
     "Simulated",
     "admit_measured",
-    "check_grid",
+    "available_cores",
     "prepare",
     "simulate_plans",
 ]
 
 COMPILING = "compiling"
 """What goes before the plans."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,8 @@ class Simulated:
     outcomes:
         For each plan, in the order asked for, its run; for a plan in hindsight those of all sizes
         that it chooses from.
-    block_accesses:
-        Blocks looked up, over all simulations.
+    blocks:
+        Blocks looked up in one simulation.
     simulating_s:
         Wall time of all simulations together, without compiling.
     """
@@ -57,13 +63,18 @@ class Simulated:
     setup: ReplaySetup
     rejections: Rejections
     outcomes: dict[str, list[Outcome]]
-    block_accesses: int
+    blocks: int
     simulating_s: float
 
     @property
     def simulations(self) -> int:
         """How often the engine was run."""
         return sum(len(outcomes) for outcomes in self.outcomes.values())
+
+    @property
+    def block_accesses(self) -> int:
+        """Blocks looked up, over all simulations."""
+        return self.simulations * self.blocks
 
 
 def _simulate_plan(
@@ -72,19 +83,10 @@ def _simulate_plan(
     plan: Plan,
     on_progress: Callable[[float], None] | None = None,
 ) -> Outcome:
-    drives = drives_of(setup.factors, plan.ssd_bytes)
-    storage = StorageSetup(
-        reuse_hbm=plan.reuse_hbm,
-        dram_bytes=plan.dram_bytes,
-        ssd_bytes=plan.ssd_bytes,
-        policy=setup.policy,
-        ssd_read_bytes_per_s=drives * setup.factors.ssd_read_bytes_per_s.value,
-        ssd_write_bytes_per_s=drives * setup.factors.ssd_write_bytes_per_s.value,
-    )
     run = simulate(
         admitted,
         setup.hardware,
-        storage,
+        storage_of(plan, setup.policy, setup.factors),
         batching=setup.batching,
         replicas=setup.replicas,
         on_progress=on_progress,
@@ -136,27 +138,16 @@ def admit_measured(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
     return admitted, rejections
 
 
-def check_grid(setup: ReplaySetup, admitted: RequestTrace) -> None:
-    """Refuse a grid that may end before the run does.
-
-    Raises
-    ------
-    InputError
-        If it does not reach to the deadline of the last request.
-    """
-    setup.check_grid(deadline_s(admitted))
-
-
 def prepare(setup: ReplaySetup) -> tuple[RequestTrace, Rejections]:
     """The requests that the engine can serve, checked before anything long is begun.
 
     Raises
     ------
     InputError
-        As `admit_measured` and `check_grid` do.
+        As `admit_measured` and `ReplaySetup.check_grid` do.
     """
     admitted, rejections = admit_measured(setup)
-    check_grid(setup, admitted)
+    setup.check_grid(admitted)
     admitted.block_ids  # noqa: B018 - computed once, before threads ask for it
     return admitted, rejections
 
@@ -178,7 +169,7 @@ def simulate_plans(
     plans:
         In the order of the results.
     threads:
-        For the sizes of plans in hindsight; by default one for each processor.
+        For the sizes of plans in hindsight; by default one for each core that this process may use.
     on_progress:
         Called now and then with a plan's name, or `COMPILING`, and the share of it that is done.
     clock:
@@ -209,16 +200,15 @@ def simulate_plans(
         if plan.hindsight:
             candidates = best_static_candidates(setup.installed)
             outcomes[plan.name] = _simulate_candidates(
-                setup, admitted, candidates, threads or os.cpu_count() or 1, advanced
+                setup, admitted, candidates, threads or available_cores(), advanced
             )
         else:
             outcomes[plan.name] = [_simulate_plan(setup, admitted, plan, advanced)]
         advanced(1.0)
-    simulations = sum(len(each) for each in outcomes.values())
     return Simulated(
         setup=setup,
         rejections=rejections,
         outcomes=outcomes,
-        block_accesses=simulations * int(admitted.full_blocks.sum()),
+        blocks=int(admitted.full_blocks.sum()),
         simulating_s=clock() - began_s,
     )

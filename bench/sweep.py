@@ -7,7 +7,7 @@ jobs ended in, and hold no wall times: equal sweeps give equal tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,15 @@ class SweepResult:
     jobs_found: int
 
 
-def _load_all(jobs: Sequence[Job], parts: Parts) -> tuple[pa.Table, np.ndarray[Any, Any]]:
-    """All rows in the order of the cells, and the cell of each."""
+def _gathered(
+    jobs: Sequence[Job], found: Mapping[str, pa.Table], parts: Parts
+) -> tuple[pa.Table, np.ndarray[Any, Any]]:
+    """All rows in the order of the cells, and the cell of each; of ``found`` jobs by their key."""
     import pyarrow as pa
 
     tables, cells = [], []
     for job in jobs:
-        table = parts.load(job)
+        table = found[job.key] if job.key in found else parts.load(job)
         if table is None:
             raise SweepError(f"{parts.folder}: a result that was there is gone")
         cells.append(np.asarray(job.cells, np.int64)[table[CELL].to_numpy()])
@@ -92,10 +94,11 @@ def _run_missing(
     parts: Parts,
     run: Runner,
     on_progress: Callable[[int, int], None],
-) -> int:
-    """Run what is not there, keep each result as it comes; how many were there."""
-    missing = [job for job in jobs if parts.load(job) is None]
-    done = found = len(jobs) - len(missing)
+) -> dict[str, pa.Table]:
+    """Run what is not there, keep each result as it comes; what was there, by the jobs' keys."""
+    found = {job.key: table for job in jobs if (table := parts.load(job)) is not None}
+    missing = [job for job in jobs if job.key not in found]
+    done = len(jobs) - len(missing)
     on_progress(done, len(jobs))
 
     def kept() -> str:
@@ -153,11 +156,11 @@ def run_sweep(
     parts.prepare()
     jobs = jobs_of([cell.scenario for cell in spec.cells()], settings)
     found = _run_missing(jobs, parts, run, on_progress)
-    rows, cell = _load_all(jobs, parts)
+    rows, cell = _gathered(jobs, found, parts)
     if rows["error"].null_count == 0:
         reason = rows["error"][0].as_py()
         raise InputError(reason if len(spec) == 1 else f"all {len(spec)} replays fail: {reason}")
-    return SweepResult(spec, _with_axes(spec, rows, cell), cell, len(jobs), found)
+    return SweepResult(spec, _with_axes(spec, rows, cell), cell, len(jobs), len(found))
 
 
 def sweep_as_json(result: SweepResult) -> dict[str, Any]:

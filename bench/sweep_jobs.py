@@ -24,7 +24,7 @@ from pathlib import Path
 from greencache.bench.replay import value
 from greencache.bench.scenario import CarbonSide, Scenario, build, carbon_side
 from greencache.bench.setup import SIMULATED_FACTORS, ReplaySetup
-from greencache.bench.simulated import Simulated, admit_measured, check_grid, simulate_plans
+from greencache.bench.simulated import Simulated, admit_measured, simulate_plans
 from greencache.bench.sweep_rows import Row, failed_row, rows_of
 from greencache.errors import InputError, SweepError
 from greencache.settings import Settings
@@ -275,11 +275,13 @@ def run_job(job: Job) -> JobRows:
 def _run_cells(job: Job, sides: Mapping[int, CarbonSide]) -> dict[int, list[Row]]:
     setup, plans = build(job.scenarios[next(iter(sides))], job.settings)
     admitted, _ = admit_measured(setup)
-    rows, setups = {}, {}
+    rows: dict[int, list[Row]] = {}
+    setups: dict[int, ReplaySetup] = {}
     for i, side in sides.items():
         try:
-            check_grid(side.of(setup), admitted)
-            setups[i] = side.of(setup)
+            each = side.of(setup)
+            each.check_grid(admitted)
+            setups[i] = each
         except InputError as fault:
             rows[i] = [failed_row(str(fault))]
     if setups:

@@ -20,20 +20,13 @@ from typing import TypeAlias
 from greencache.bench.sweep_jobs import Job, JobRows, run_job
 from greencache.errors import InputError, SweepError
 
-__all__ = ["JobResults", "Runner", "available_cores", "run_locally", "run_on_dask"]
+__all__ = ["JobResults", "Runner", "run_locally", "run_on_dask"]
 
 JobResults: TypeAlias = Generator[tuple[Job, JobRows], None, None]
 """Jobs as they end; closing it stops the others."""
 Runner: TypeAlias = Callable[[Sequence[Job]], JobResults]
 
 _CONNECT_S = 10.0
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _end_with_parent() -> None:

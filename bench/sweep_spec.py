@@ -206,8 +206,7 @@ def read_spec(path: Path) -> SweepSpec:
     if not axes:
         raise SpecError(path, "nothing to vary: name an axis under [axes]")
     _refuse_conflicts(path, common, axes)
-    spec = SweepSpec(path, common, axes)
-    if math.prod(len(values) for values in axes.values()) > MOST_CELLS:
-        count = math.prod(len(values) for values in axes.values())
+    count = math.prod(len(values) for values in axes.values())
+    if count > MOST_CELLS:
         raise SpecError(path, f"makes {count:,} replays; the most is {MOST_CELLS:,}")
-    return spec
+    return SweepSpec(path, common, axes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import gzip
 import zlib
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from typing import BinaryIO, cast
 
 from greencache.errors import InputError
 
-__all__ = ["MAX_LINE_BYTES", "STDIN", "read_lines"]
+__all__ = ["MAX_LINE_BYTES", "STDIN", "read_lines", "read_rows"]
 
 STDIN = Path("-")
 """The path that stands for standard input."""
@@ -61,3 +62,16 @@ def read_lines(path: Path, error: Callable[..., InputError]) -> Iterator[tuple[i
         raise error(path, f"damaged gzip data after line {number} ({fault})") from None
     except OSError as fault:
         raise error(path, f"cannot be read ({fault.strerror or fault})") from None
+
+
+def read_rows(path: Path, error: Callable[..., InputError]) -> Iterator[tuple[int, list[str]]]:
+    """Yield ``(line number from 1, fields)`` of a CSV file, its header first.
+
+    Parameters are those of `read_lines`, and so are blank lines and gzip.
+    """
+    for number, line in read_lines(path, error):
+        try:
+            fields = next(csv.reader([line.decode()]))
+        except (UnicodeDecodeError, csv.Error, StopIteration):
+            raise error(path, "not a line of a CSV file", line=number) from None
+        yield number, fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from array import array
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from greencache.errors import GridError, InputError, UnknownNameError
 from greencache.quantities import HOUR_S
-from greencache.traces.files import read_lines
+from greencache.traces.files import read_rows
 
 __all__ = ["GridSeries", "parse_utc", "read_grid"]
 
@@ -159,11 +158,7 @@ def read_grid(
     values = array("d")
     start = expected = None
     kind = ""
-    for number, raw in read_lines(path, GridError):
-        try:
-            row = next(csv.reader([raw.decode()]))
-        except (UnicodeDecodeError, csv.Error, StopIteration):
-            raise GridError(path, "not a line of a CSV file", line=number) from None
+    for number, row in read_rows(path, GridError):
         if columns is None:
             columns = _columns(path, row)
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from array import array
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 
 from greencache.errors import InputError, LoadError, UnknownNameError
 from greencache.quantities import HOUR_S, YEAR_S
-from greencache.traces.files import read_lines
+from greencache.traces.files import read_rows
 from greencache.traces.grid import parse_utc
 from greencache.traces.recordings import RECORDINGS, recorded_trace
 from greencache.traces.samples import sample_rates_path
@@ -279,11 +278,7 @@ def read_load(
     columns: tuple[int | None, int, int, bool] | None = None
     seen: dict[str, None] = {}
     wanted: _Series | None = None
-    for line, raw in read_lines(path, LoadError):
-        try:
-            row = next(csv.reader([raw.decode()]))
-        except (UnicodeDecodeError, csv.Error, StopIteration):
-            raise LoadError(path, "not a line of a CSV file", line=line) from None
+    for line, row in read_rows(path, LoadError):
         if columns is None:
             columns = _columns(path, row)
             seconds = _time_reader(path, columns[3])

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
+from greencache.bench.simulated import available_cores
 from greencache.bench.sweep import SweepResult, run_sweep, sweep_as_json
 from greencache.bench.sweep_jobs import Job
 from greencache.bench.sweep_parts import parquet_bytes
 from greencache.bench.sweep_runners import (
     JobResults,
-    available_cores,
     run_locally,
     run_on_dask,
 )
