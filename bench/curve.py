@@ -32,6 +32,7 @@ __all__ = [
     "measure_curve",
     "parse_policies",
     "prefix_hits",
+    "prompts",
     "request_arrays",
 ]
 
@@ -303,7 +304,8 @@ def _range(estimate: Estimate, at: int) -> tuple[float, float]:
     return float(estimate.low[at]), float(estimate.high[at])
 
 
-def _prompts(trace: RequestTrace) -> tuple[NDArray[Any], ...]:
+def prompts(trace: RequestTrace) -> tuple[NDArray[Any], ...]:
+    """`request_arrays` without the arrivals: what curves need, for which time plays no part."""
     return request_arrays(trace)[1:]
 
 
@@ -312,7 +314,7 @@ def _lru_hits(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Hits block by block and in leading prefixes."""
     hits = hits_at(lru_stack_distances(trace.block_ids), capacities)
-    return hits, hits_at(prefix_lru_stack_distances(*_prompts(trace)), capacities)
+    return hits, hits_at(prefix_lru_stack_distances(*prompts(trace)), capacities)
 
 
 def _sampled_hits(
@@ -321,14 +323,14 @@ def _sampled_hits(
     """The same from samples, and the rate that the second ended with."""
     by_block, by_prefix = sampling.begin(trace), sampling.begin(trace)
     by_block.add_accesses(trace.block_ids)
-    by_prefix.add(*_prompts(trace))
+    by_prefix.add(*prompts(trace))
     confidence = sampling.confidence
     estimates = by_block.hits(capacities, confidence), by_prefix.hits(capacities, confidence)
     return *estimates, by_prefix.rate
 
 
 def _bound_hits(trace: RequestTrace, capacities: NDArray[np.int64]) -> NDArray[np.int64]:
-    ends = next_uses(*_prompts(trace))
+    ends = next_uses(*prompts(trace))
     each = [
         optimal_hits(ends, trace.block_starts, trace.full_blocks, capacity).sum()
         for capacity in capacities.tolist()

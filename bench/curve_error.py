@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from greencache.bench.curve import prompts
 from greencache.controller.curves import hits_at, prefix_lru_stack_distances
 from greencache.controller.sampled_curves import SampledCurve
 from greencache.output import write_json
@@ -57,7 +58,7 @@ def beginning(trace: RequestTrace, accesses: int) -> RequestTrace:
 
 def by_prefix(trace: RequestTrace) -> Stream:
     """The requests of a trace, for prefix LRU."""
-    return Stream(trace.block_ids, trace.block_starts, trace.full_blocks, trace.reusable_blocks)
+    return Stream(*prompts(trace))
 
 
 def by_block(names: NDArray[Any]) -> Stream:

@@ -29,7 +29,7 @@ from greencache.bench.baselines import (
     ordered_dict_hits,
     write_oracle_general,
 )
-from greencache.bench.curve import prefix_hits
+from greencache.bench.curve import prefix_hits, prompts
 from greencache.bench.plain_lru import plain_lru_hits
 from greencache.controller.curves import hits_at, lru_stack_distances, prefix_lru_stack_distances
 from greencache.controller.sampled_curves import SampledCurve
@@ -125,14 +125,13 @@ def _at(everywhere: Hits, capacities: Sequence[int]) -> Hits:
 
 def _ours(trace: RequestTrace) -> dict[str, Side]:
     ids = trace.block_ids
-    prompts = ids, trace.block_starts, trace.full_blocks, trace.reusable_blocks
     all_capacities = np.arange(trace.unique_blocks + 1)
 
     def exact(capacities: Sequence[int]) -> Hits:
         return _at(hits_at(lru_stack_distances(ids), all_capacities), capacities)
 
     def exact_prefix(capacities: Sequence[int]) -> Hits:
-        return _at(hits_at(prefix_lru_stack_distances(*prompts), all_capacities), capacities)
+        return _at(hits_at(prefix_lru_stack_distances(*prompts(trace)), all_capacities), capacities)
 
     def sampled(capacities: Sequence[int]) -> Hits:
         curve = SampledCurve(SAMPLE_BLOCKS)

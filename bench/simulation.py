@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
-from greencache.bench.cluster import Cluster, advance, settle
+from greencache.bench.cluster import advance, settle
 from greencache.controller.performance import ServingHardware
 from greencache.errors import InputError
 from greencache.tiers.policies import Policy
@@ -188,13 +188,13 @@ def _requests(trace: RequestTrace) -> NDArray[np.void]:
     return requests
 
 
-def _cluster(
+def _engines(
     trace: RequestTrace,
     hardware: ServingHardware,
     storage: StorageSetup,
     batching: Batching,
     replicas: int,
-) -> Cluster:
+) -> e.Engine:
     if hardware.layout.block_tokens != trace.block_tokens:
         raise InputError(
             f"the trace has blocks of {trace.block_tokens} tokens, the KV layout of "
@@ -219,7 +219,7 @@ def _cluster(
     def tier(capacity_bytes: float) -> TierState:
         return _tier(trace, hardware, capacity_bytes, storage.policy, replicas)
 
-    return Cluster(
+    return e.Engine(
         rates=hardware.rates,
         config=config,
         hbm=tier(hardware.kv_bytes),
@@ -232,17 +232,16 @@ def _cluster(
         counts=counts,
         prefilling=np.zeros((replicas, batching.max_running), np.int64),
         decoding=np.zeros((replicas, batching.max_running), np.int64),
-        arrived=np.zeros(1, np.int64),
     )
 
 
-def _with_bins(cluster: Cluster, until_s: float) -> Cluster:
-    replicas, have = cluster.bins.shape
+def _with_bins(engines: e.Engine, until_s: float) -> e.Engine:
+    replicas, have = engines.bins.shape
     missing = int((until_s + _SLACK_S) / BIN_S) + 1 - have
     if missing <= 0:
-        return cluster
+        return engines
     more = np.zeros((replicas, missing), e.BIN)
-    return cluster._replace(bins=np.concatenate([cluster.bins, more], axis=1))
+    return engines._replace(bins=np.concatenate([engines.bins, more], axis=1))
 
 
 def _total(bins: NDArray[np.void]) -> NDArray[np.void]:
@@ -279,19 +278,20 @@ def simulate(
     on_progress:
         Called now and then with the share of requests finished.
     """
-    cluster = _cluster(trace, hardware, storage, batching or Batching(), replicas)
+    engines = _engines(trace, hardware, storage, batching or Batching(), replicas)
     total, latest_s = len(trace), deadline_s(trace, drain_s)
+    arrived = np.zeros(1, np.int64)
     chunk_s = max(trace.duration_s / 20, 30.0)
     until_s = 0.0
     finished = waiting = 0
     while finished < total and not waiting:
         next_s = until_s + chunk_s
         until_s = min(next_s, latest_s) if until_s < latest_s else next_s
-        cluster = _with_bins(cluster, until_s)
-        advance(cluster, until_s)
-        finished = int(cluster.counts[:, e.FINISHED].sum())
+        engines = _with_bins(engines, until_s)
+        advance(engines, arrived, until_s)
+        finished = int(engines.counts[:, e.FINISHED].sum())
         if until_s >= latest_s:
-            waiting = int(np.isnan(cluster.requests["first_token_s"]).sum())
+            waiting = int(np.isnan(engines.requests["first_token_s"]).sum())
         if on_progress is not None:
             on_progress(finished / total)
     overloaded = None
@@ -301,14 +301,14 @@ def simulate(
             f"overloaded: {waiting} of {total} requests had no token {late_s:.0f} s after "
             "the last arrival"
         )
-    end_s = until_s if waiting else settle(cluster)
+    end_s = until_s if waiting else settle(engines)
     return SimulatedRun(
-        requests=cluster.requests,
-        bins=_total(cluster.bins)[: math.ceil(end_s / BIN_S)],
+        requests=engines.requests,
+        bins=_total(engines.bins)[: math.ceil(end_s / BIN_S)],
         end_s=end_s,
         leases_left=sum(
             int(tier.meta[:, [PINNED, HELD]].sum())
-            for tier in (cluster.hbm, cluster.dram, cluster.ssd)
+            for tier in (engines.hbm, engines.dram, engines.ssd)
         ),
         overloaded=overloaded,
     )
