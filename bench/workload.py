@@ -6,8 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from greencache.bench.saturation import saturation_rate
 from greencache.bench.simulation import Batching, StorageSetup, admit
 from greencache.controller.performance import ServingHardware
@@ -126,19 +124,7 @@ def saturation_of_workload(
 def _new_bytes_per_request(workload: str, block_bytes: int, block_tokens: int | None) -> float:
     """Bytes of KV that a request of a workload adds to what an endless cache holds."""
     library = session_library(workload, block_tokens)
-    full = np.minimum(library.input_tokens // library.block_tokens, np.diff(library.block_starts))
-    within = np.arange(len(library.blocks)) - np.repeat(
-        library.block_starts[:-1], np.diff(library.block_starts)
-    )
-    session = np.repeat(
-        np.repeat(np.arange(len(library)), np.diff(library.session_starts)),
-        np.diff(library.block_starts),
-    )
-    kept = (within < np.repeat(full, np.diff(library.block_starts))) & (library.blocks >= 0)
-    # A private block has its number within its session.
-    largest = int(library.private_blocks.max()) + 1
-    different = np.unique(session[kept] * largest + library.blocks[kept])
-    return len(different) * block_bytes / len(library.offset_s)
+    return library.full_private_blocks * block_bytes / len(library.offset_s)
 
 
 def warmup_hours(

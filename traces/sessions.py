@@ -96,6 +96,19 @@ class SessionLibrary:
         return len(self.offset_s) / len(self)
 
     @property
+    def full_private_blocks(self) -> int:
+        """Different full blocks that are private to a session, over all sessions."""
+        lengths = np.diff(self.block_starts)
+        full = np.minimum(self.input_tokens // self.block_tokens, lengths)
+        within = np.arange(len(self.blocks)) - np.repeat(self.block_starts[:-1], lengths)
+        before = np.cumsum(self.private_blocks) - self.private_blocks
+        of_request = np.repeat(before, np.diff(self.session_starts))
+        kept = (within < np.repeat(full, lengths)) & (self.blocks >= 0)
+        is_full = np.zeros(int(self.private_blocks.sum()), np.bool_)
+        is_full[(np.repeat(of_request, lengths) + self.blocks)[kept]] = True
+        return int(is_full.sum())
+
+    @property
     def longest_s(self) -> float:
         """Time from the first request of a session to its last, at most."""
         return float(self.offset_s.max())

@@ -125,3 +125,15 @@ def test_agentic_blocks_come_from_one_session_each(agentic: RequestTrace) -> Non
 @pytest.fixture(scope="module")
 def agentic() -> RequestTrace:
     return recorded_sessions("agentic")
+
+
+def test_full_private_blocks_are_counted_as_by_hand() -> None:
+    library = session_library("document")
+    counted = set()
+    for session in range(len(library)):
+        for r in range(library.session_starts[session], library.session_starts[session + 1]):
+            first = library.block_starts[r]
+            full = min(library.input_tokens[r] // 512, library.block_starts[r + 1] - first)
+            blocks = library.blocks[first : first + full].tolist()
+            counted |= {(session, block) for block in blocks if block >= 0}
+    assert library.full_private_blocks == len(counted)
