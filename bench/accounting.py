@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench.simulation import BIN_S
+from greencache.bench.sizes import SizesOverTime
 from greencache.carbon import (
     J_PER_KWH,
     Scope,
@@ -84,13 +85,12 @@ def account(
     factors: Factors,
     gco2_per_kwh: Callable[[NDArray[np.float64]], NDArray[np.float64]],
     *,
-    dram_bytes: int,
-    ssd_bytes: int,
+    sizes: SizesOverTime,
     installed: Installed,
     replicas: int = 1,
     start_s: float = 0.0,
 ) -> CarbonReport:
-    """Account a run with tiers of fixed size, from ``start_s`` (a whole bin) to its end.
+    """Account a run from ``start_s`` (a whole bin) to its end.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def account(
         What was simulated, as in `SimulatedRun`: all replicas together, of such hardware each.
     factors, gco2_per_kwh:
         What energy and hardware cost; the grid's intensity at times of the run.
-    dram_bytes, ssd_bytes:
+    sizes:
         Capacity that the run allocated on each replica.
     installed:
         Capacity that is there on each, for the provisioned scope.
@@ -110,6 +110,7 @@ def account(
     edges_s = np.arange(len(bins) + 1) * BIN_S
     seconds = np.diff(np.clip(edges_s, start_s, end_s))
     measured = seconds > 0
+    dram_bytes, ssd_bytes = (each[measured] for each in sizes.by_bin(len(bins), BIN_S))
     bins, seconds = bins[measured], seconds[measured]
     window_s = float(seconds.sum())
     middle_s = (np.flatnonzero(measured) + 0.5) * BIN_S
@@ -129,7 +130,10 @@ def account(
     }
     # The drives of one replica, which has its share of what was written.
     ledger = factors.ledger(installed.ssd_bytes)
-    ledger.record(ssd_bytes, window_s, float(bins["written_bytes"].sum()) / replicas)
+    changed = np.flatnonzero(np.diff(ssd_bytes)) + 1
+    for span in np.split(np.arange(len(bins)), changed):
+        written_bytes = float(bins["written_bytes"][span].sum()) / replicas
+        ledger.record(float(ssd_bytes[span[0]]), float(seconds[span].sum()), written_bytes)
 
     def machine_g(kg: Quantity, share: float, lifetime_years: Quantity) -> float:
         return embodied_by_time_g(kg.value, share, window_s, lifetime_years.value)
@@ -138,7 +142,11 @@ def account(
         "gpu": machine_g(factors.gpu_kg, gpus, factors.gpu_lifetime_years),
         "host": machine_g(factors.host_kg_per_gpu, gpus, factors.host_lifetime_years),
     }
-    charged_dram_bytes = {Scope.ATTRIBUTABLE: dram_bytes, Scope.PROVISIONED: installed.dram_bytes}
+    mean_dram_bytes = float(np.dot(dram_bytes, seconds)) / window_s
+    charged_dram_bytes = {
+        Scope.ATTRIBUTABLE: mean_dram_bytes,
+        Scope.PROVISIONED: installed.dram_bytes,
+    }
     embodied = {
         scope: {
             **always,

@@ -274,15 +274,22 @@ def carbon_over_time(replay: Replay) -> Figure:
             )
             carbon.plot(times, whole, dashes, color=colour, label=result.plan)
             for axes, tier, each_bytes, unit in (
-                (dram, "dram", result.dram_bytes, GIB),
-                (ssd, "ssd", result.ssd_bytes, TB),
+                (dram, "dram", result.sizes.by_bin(bins, BIN_S)[0], GIB),
+                (ssd, "ssd", result.sizes.by_bin(bins, BIN_S)[1], TB),
             ):
                 capacity = setup.replicas * each_bytes
-                if capacity == 0:
+                if not capacity.any():
                     continue
                 used = m.used_bytes[tier]
                 axes.plot(np.arange(1, len(used) + 1) * BIN_S / unit_s, used / unit, color=colour)
-                axes.axhline(capacity / unit, color=colour, linestyle="--", linewidth=1)
+                axes.stairs(
+                    capacity[: len(used)] / unit,
+                    np.arange(len(used) + 1) * BIN_S / unit_s,
+                    baseline=None,
+                    color=colour,
+                    linestyle="--",
+                    linewidth=1,
+                )
         power.set_title("Power of all GPUs, kW")
         power.set_ylim(bottom=0)
         carbon.set_title("Operational carbon, g per minute (mean over 5 minutes)")

@@ -25,9 +25,9 @@ from greencache.bench.engine_state import (
 from greencache.bench.occupancy import enqueue
 from greencache.compiled import kernel, subroutine
 from greencache.tiers.state import TierState, int64
-from greencache.tiers.transactions import match
+from greencache.tiers.transactions import match, resize
 
-__all__ = ["advance", "settle"]
+__all__ = ["advance", "resize_tiers", "settle"]
 
 
 @subroutine
@@ -126,3 +126,12 @@ def settle(engines: Engine) -> float:
         engine = _replica(engines, i)
         spend(engine, end_s - engine.clock[NOW_S], engine.rates.idle_w, 0.0)
     return end_s
+
+
+@kernel
+def resize_tiers(engines: Engine, dram_blocks: int, ssd_blocks: int) -> None:
+    """Set the capacity of DRAM and SSD on every replica, evicting what no longer fits."""
+    for i in range(len(engines.clock)):
+        now_s = engines.clock[i, NOW_S]
+        resize(_tier(engines.dram, i), dram_blocks, now_s)
+        resize(_tier(engines.ssd, i), ssd_blocks, now_s)

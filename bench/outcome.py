@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from greencache.bench.plans import Plan
 from greencache.bench.simulation import BIN_S, SimulatedRun
+from greencache.bench.sizes import SizesOverTime
 
 __all__ = ["STEADY_GROWTH", "TIERS", "Latency", "Outcome", "Served", "Slo", "outcome_of"]
 
@@ -101,6 +102,8 @@ class Outcome:
     Attributes
     ----------
     plan:
+        What it was to do.
+    sizes:
         What it could use, on each replica.
     invalid_because:
         Why the run is no result to compare, None if it is one.
@@ -111,6 +114,7 @@ class Outcome:
     """
 
     plan: Plan
+    sizes: SizesOverTime
     invalid_because: str | None
     served: Served | None
     bins: NDArray[np.void] = field(repr=False)
@@ -157,7 +161,7 @@ def outcome_of(
         Blocks that DRAM and SSD can hold, over all replicas.
     """
     if run.overloaded is not None:
-        return Outcome(plan, run.overloaded, None, run.bins, run.end_s)
+        return Outcome(plan, run.sizes, run.overloaded, None, run.bins, run.end_s)
     requests = run.requests[run.requests["arrival_s"] >= warmup_s]
     ttft_s = requests["first_token_s"] - requests["arrival_s"]
     later = requests["output_tokens"] - 1
@@ -187,4 +191,4 @@ def outcome_of(
             f"SLO missed: {attainment:.1%} of requests within TTFT {slo.ttft_s:g} s and TPOT "
             f"{slo.tpot_s:g} s, target {slo.target:.0%}"
         )
-    return Outcome(plan, missed, served, run.bins, run.end_s)
+    return Outcome(plan, run.sizes, missed, served, run.bins, run.end_s)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from greencache.bench.accounting import Installed
+from greencache.bench.sizes import Candidates
 from greencache.errors import InputError, QuantityError, UnknownNameError
 from greencache.quantities import format_bytes, parse_bytes
 
-__all__ = ["Plan", "best_static_candidates", "parse_plans"]
+__all__ = ["Plan", "fixed_plans", "parse_plans"]
 
 _NAMES = ("none", "hbm-only", "full", "static:SIZE", "best-static")
-
-_SHARES = (0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4, 1)
-"""Sizes that best-static tries, of what is installed: finer where small, because hit rate over
-capacity is close to logarithmic in such traces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +93,6 @@ def parse_plans(text: str, installed: Installed) -> list[Plan]:
     return list(plans.values())
 
 
-def best_static_candidates(installed: Installed) -> list[Plan]:
-    """The fixed sizes that best-static chooses from, smallest first, `full` and none included."""
-    drams = sorted({round(share * installed.dram_bytes) for share in _SHARES})
-    ssds = sorted({round(share * installed.ssd_bytes) for share in _SHARES})
-    return [
-        Plan("best-static", dram_bytes=dram, ssd_bytes=ssd, hindsight=True)
-        for dram in drams
-        for ssd in ssds
-    ]
+def fixed_plans(plan: Plan, candidates: Candidates) -> list[Plan]:
+    """A plan in hindsight at each fixed size that it chooses from, smallest first."""
+    return [replace(plan, dram_bytes=dram, ssd_bytes=ssd) for dram, ssd in candidates.pairs()]

@@ -8,7 +8,7 @@ in a scope; it takes no time, so one simulation answers for many of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import Simulated, simulate_plans
 from greencache.bench.simulation import BIN_S, Rejections
+from greencache.bench.sizes import Sizes, SizesOverTime
 from greencache.carbon import sci_g
 
 __all__ = ["Measured", "PlanResult", "Replay", "run_replay", "value"]
@@ -56,8 +57,10 @@ class PlanResult:
     """
 
     plan: str
-    dram_bytes: int
-    ssd_bytes: int
+    sizes: SizesOverTime
+    """What the tiers of each replica could hold, warm-up included."""
+    mean_sizes: Sizes
+    """The same on average over the measured window."""
     invalid_because: str | None
     measured: Measured | None
 
@@ -98,17 +101,23 @@ def _sci(result: PlanResult) -> float:
 
 
 def _value_one(setup: ReplaySetup, outcome: Outcome) -> PlanResult:
-    plan, served, bins = outcome.plan, outcome.served, outcome.bins
+    served, bins = outcome.served, outcome.bins
+    unmeasured = PlanResult(
+        outcome.plan.name,
+        outcome.sizes,
+        outcome.sizes.mean(setup.warmup_s, outcome.end_s),
+        outcome.invalid_because,
+        None,
+    )
     if served is None:
-        return PlanResult(plan.name, plan.dram_bytes, plan.ssd_bytes, outcome.invalid_because, None)
+        return unmeasured
     carbon = account(
         bins,
         outcome.end_s,
         setup.hardware,
         setup.factors,
         setup.gco2_per_kwh,
-        dram_bytes=plan.dram_bytes,
-        ssd_bytes=plan.ssd_bytes,
+        sizes=outcome.sizes,
         installed=setup.installed,
         replicas=setup.replicas,
         start_s=setup.warmup_s,
@@ -134,7 +143,7 @@ def _value_one(setup: ReplaySetup, outcome: Outcome) -> PlanResult:
         marginal_prefill_j_per_token=float(window["prefill_j"].sum()) / computed,
         average_prefill_j_per_token=float(window["gpu_j"].sum()) / computed,
     )
-    return PlanResult(plan.name, plan.dram_bytes, plan.ssd_bytes, outcome.invalid_because, measured)
+    return replace(unmeasured, measured=measured)
 
 
 def _best(setup: ReplaySetup, outcomes: list[Outcome]) -> PlanResult:
@@ -143,10 +152,8 @@ def _best(setup: ReplaySetup, outcomes: list[Outcome]) -> PlanResult:
     if results:
         return min(results, key=_sci)
     last = outcomes[-1]
-    because = (
-        f"none of {len(outcomes)} fixed sizes is valid; at the largest: {last.invalid_because}"
-    )
-    return PlanResult(last.plan.name, last.plan.dram_bytes, last.plan.ssd_bytes, because, None)
+    because = f"none of {len(outcomes)} sizes is valid; at the largest: {last.invalid_because}"
+    return replace(_value_one(setup, last), invalid_because=because, measured=None)
 
 
 def value(simulated: Simulated, setup: ReplaySetup) -> Replay:

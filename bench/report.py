@@ -10,7 +10,7 @@ from greencache.bench import charts
 from greencache.bench.replay import PlanResult, Replay
 from greencache.bench.sensitivity import Sensitivity
 from greencache.bench.sensitivity_views import tornado
-from greencache.bench.table import load_notes, span_text
+from greencache.bench.table import load_notes, sizes_text, span_text
 from greencache.bench.workload_statistics import WorkloadComparison
 from greencache.bench.workloads import comparison_rows
 from greencache.quantities import format_bytes
@@ -51,10 +51,11 @@ def _headline(replay: Replay) -> list[str]:
             f"({base.invalid_because})."
         )
     if best and best.valid and base and (saving := replay.saving(best, "hbm-only")) is not None:
-        if (best.dram_bytes or best.ssd_bytes) and saving >= UNSEEN:
+        dram, ssd = best.mean_sizes
+        if (dram or ssd) and saving >= UNSEEN:
             sentences.append(
-                f"The best fixed size, known only in hindsight, is {_size(best.dram_bytes)} "
-                f"DRAM and {_size(best.ssd_bytes)} SSD: its carbon per output token is "
+                f"The best fixed size, known only in hindsight, is {_size(dram)} DRAM and "
+                f"{_size(ssd)} SSD: its carbon per output token is "
                 f"{_change(saving)} than with HBM alone."
             )
         else:
@@ -78,7 +79,11 @@ def _change(saving: float) -> str:
 def _row(replay: Replay, result: PlanResult) -> dict[str, object]:
     scope = replay.setup.scope
     measured = result.measured
-    row: dict[str, object] = {"result": result, "measured": measured}
+    row: dict[str, object] = {
+        "result": result,
+        "measured": measured,
+        "sizes": sizes_text(result),
+    }
     if measured is not None:
         carbon, served = measured.carbon, measured.served
         row |= {

@@ -128,7 +128,10 @@ def run_summary(replay: Replay, result: PlanResult) -> dict[str, Any]:
         },
         "warmup_s": setup.warmup_s,
         "embodied_scope": str(setup.scope),
-        "capacity_bytes": [[0.0, {"dram": result.dram_bytes, "ssd": result.ssd_bytes}]],
+        "capacity_bytes": [
+            [since_s, {"dram": sizes.dram_bytes, "ssd": sizes.ssd_bytes}]
+            for since_s, sizes in zip(result.sizes.from_s, result.sizes.sizes, strict=True)
+        ],
         **(_UNMEASURED if result.measured is None else _measured(result.measured, setup.scope)),
         "saving_vs_full": replay.saving(result, "full"),
         "saving_vs_hbm_only": replay.saving(result, "hbm-only"),

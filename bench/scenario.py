@@ -16,6 +16,7 @@ from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulation import BIN_S, Batching, StorageSetup
+from greencache.bench.sizes import Candidates, Sizes
 from greencache.bench.workload import (
     LoadPoint,
     busiest_hour_share,
@@ -95,6 +96,8 @@ class Scenario:
     kv_dtype: str | None = None
     dram: str | None = None
     ssd: str | None = None
+    dram_step: str | None = None
+    ssd_step: str | None = None
     ssd_kg_per_tb: float | None = None
     grid: str | None = None
     grid_start: str | None = None
@@ -233,6 +236,11 @@ class _Builder:
             storage.dram if scenario.dram is None else parse_bytes(scenario.dram),
             storage.ssd if scenario.ssd is None else parse_bytes(scenario.ssd),
         )
+        self.candidates = Candidates.of(
+            Sizes(self.installed.dram_bytes, self.installed.ssd_bytes),
+            dram_step_bytes=None if scenario.dram_step is None else parse_bytes(scenario.dram_step),
+            ssd_step_bytes=None if scenario.ssd_step is None else parse_bytes(scenario.ssd_step),
+        )
         self.plans = parse_plans(scenario.plans, self.installed)
         self.batching = Batching(engine.max_batched_tokens, engine.max_running)
         self.catalog = Catalog.load(settings.catalog)
@@ -367,6 +375,7 @@ class _Builder:
             replicas=self.scenario.replicas,
             load=load,
             composed=composed,
+            candidates=self.candidates,
         )
 
 

@@ -70,8 +70,8 @@ class Bound:
                 {
                     "plan": result.plan,
                     "valid": result.valid,
-                    "dram_bytes": result.dram_bytes,
-                    "ssd_bytes": result.ssd_bytes,
+                    "dram_bytes": result.mean_sizes.dram_bytes,
+                    "ssd_bytes": result.mean_sizes.ssd_bytes,
                     "sci_g_per_1k_output_tokens": sci_g(self.replay, result.plan),
                     "saving_vs_hbm_only": self.replay.saving(result, "hbm-only"),
                 }

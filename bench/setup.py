@@ -11,6 +11,7 @@ from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan
 from greencache.bench.simulation import BIN_S, Batching, StorageSetup, deadline_s
+from greencache.bench.sizes import Candidates, Sizes
 from greencache.bench.workload import LoadPoint
 from greencache.carbon import Scope
 from greencache.controller.performance import ServingHardware
@@ -63,6 +64,8 @@ class ReplaySetup:
         How much is asked, if the trace's own rate was not just taken.
     composed:
         What the trace was composed of, if it was.
+    candidates:
+        Sizes to choose from, for plans that choose; by default shares of what is installed.
     """
 
     trace: RequestTrace
@@ -78,6 +81,13 @@ class ReplaySetup:
     replicas: int = 1
     load: LoadPoint | None = None
     composed: ComposedWorkload | None = None
+    candidates: Candidates | None = None
+
+    @property
+    def sizes_to_try(self) -> Candidates:
+        """Sizes that plans choose from."""
+        installed = Sizes(self.installed.dram_bytes, self.installed.ssd_bytes)
+        return self.candidates or Candidates.of(installed)
 
     @property
     def grid_offset_s(self) -> float:

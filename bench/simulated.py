@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from greencache.bench.outcome import Outcome, outcome_of
-from greencache.bench.plans import Plan, best_static_candidates
+from greencache.bench.plans import Plan, fixed_plans
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulation import (
     Rejections,
@@ -99,8 +99,8 @@ def _simulate_plan(
         warmup_s=setup.warmup_s,
         block_tokens=admitted.block_tokens,
         capacity_blocks={
-            "dram": setup.replicas * (plan.dram_bytes // block_bytes),
-            "ssd": setup.replicas * (plan.ssd_bytes // block_bytes),
+            "dram": setup.replicas * (run.sizes.largest.dram_bytes // block_bytes),
+            "ssd": setup.replicas * (run.sizes.largest.ssd_bytes // block_bytes),
         },
     )
 
@@ -198,7 +198,7 @@ def simulate_plans(
             report(name, share)
 
         if plan.hindsight:
-            candidates = best_static_candidates(setup.installed)
+            candidates = fixed_plans(plan, setup.sizes_to_try)
             outcomes[plan.name] = _simulate_candidates(
                 setup, admitted, candidates, threads or available_cores(), advanced
             )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
-from greencache.bench.cluster import advance, settle
+from greencache.bench.cluster import advance, resize_tiers, settle
+from greencache.bench.sizes import Sizes, SizesOverTime
 from greencache.controller.performance import ServingHardware
 from greencache.errors import InputError
 from greencache.tiers.policies import Policy
@@ -22,6 +24,7 @@ __all__ = [
     "Batching",
     "Rejections",
     "SimulatedRun",
+    "Steering",
     "StorageSetup",
     "admit",
     "deadline_s",
@@ -90,6 +93,33 @@ class StorageSetup:
         if min(self.ssd_read_bytes_per_s, self.ssd_write_bytes_per_s) <= 0:
             raise InputError("an SSD reads and writes more than 0 bytes per second")
 
+    @property
+    def sizes(self) -> Sizes:
+        """Capacity of both tiers."""
+        return Sizes(self.dram_bytes, self.ssd_bytes)
+
+
+class Steering(Protocol):
+    """What changes the tiers while an engine runs.
+
+    Attributes
+    ----------
+    interval_s:
+        How often it is asked: whole bins.
+    largest:
+        No tier is ever made larger than this.
+    """
+
+    interval_s: float
+    largest: Sizes
+
+    def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
+        """What holds from ``now_s`` on, given all that the engines show of the time before.
+
+        Only capacities and what else `greencache.bench.engine_state.Config` says may differ from
+        what held before: not the policy, nor whether HBM is reused.
+        """
+
 
 @dataclass(frozen=True, slots=True)
 class Rejections:
@@ -117,6 +147,8 @@ class SimulatedRun:
     bins: NDArray[np.void] = field(repr=False)
     """A `greencache.bench.engine_state.BIN` record for each `BIN_S`, all replicas together."""
     end_s: float
+    sizes: SizesOverTime
+    """What DRAM and SSD could hold on each replica, and from when."""
     leases_left: int
     """Blocks still leased, written or held in any tier: 0 once every request is finished."""
     overloaded: str | None = None
@@ -188,19 +220,10 @@ def _requests(trace: RequestTrace) -> NDArray[np.void]:
     return requests
 
 
-def _engines(
-    trace: RequestTrace,
-    hardware: ServingHardware,
-    storage: StorageSetup,
-    batching: Batching,
-    replicas: int,
-) -> e.Engine:
-    if hardware.layout.block_tokens != trace.block_tokens:
-        raise InputError(
-            f"the trace has blocks of {trace.block_tokens} tokens, the KV layout of "
-            f"{hardware.layout.block_tokens}"
-        )
-    config = e.Config(
+def _config(
+    trace: RequestTrace, hardware: ServingHardware, storage: StorageSetup, batching: Batching
+) -> e.Config:
+    return e.Config(
         block_tokens=trace.block_tokens,
         block_bytes=float(hardware.layout.block_bytes),
         max_batched_tokens=batching.max_batched_tokens,
@@ -212,6 +235,21 @@ def _engines(
         ssd_backlog_s=SSD_BACKLOG_S,
         bin_s=BIN_S,
     )
+
+
+def _engines(
+    trace: RequestTrace,
+    hardware: ServingHardware,
+    storage: StorageSetup,
+    largest: Sizes,
+    batching: Batching,
+    replicas: int,
+) -> e.Engine:
+    if hardware.layout.block_tokens != trace.block_tokens:
+        raise InputError(
+            f"the trace has blocks of {trace.block_tokens} tokens, the KV layout of "
+            f"{hardware.layout.block_tokens}"
+        )
     counts = np.zeros((replicas, e.COUNT_LENGTH), np.int64)
     counts[:, [e.FIRST_WAITING, e.LAST_WAITING]] = e.NOBODY
     counts[:, e.EVENT_STEP] = e.NO_EVENT
@@ -219,12 +257,12 @@ def _engines(
     def tier(capacity_bytes: float) -> TierState:
         return _tier(trace, hardware, capacity_bytes, storage.policy, replicas)
 
-    return e.Engine(
+    engines = e.Engine(
         rates=hardware.rates,
-        config=config,
+        config=_config(trace, hardware, storage, batching),
         hbm=tier(hardware.kv_bytes),
-        dram=tier(storage.dram_bytes),
-        ssd=tier(storage.ssd_bytes),
+        dram=tier(largest.dram_bytes),
+        ssd=tier(largest.ssd_bytes),
         requests=_requests(trace),
         ids=trace.block_ids,
         bins=np.zeros((replicas, 0), e.BIN),
@@ -233,6 +271,13 @@ def _engines(
         prefilling=np.zeros((replicas, batching.max_running), np.int64),
         decoding=np.zeros((replicas, batching.max_running), np.int64),
     )
+    _resize(engines, storage, hardware)
+    return engines
+
+
+def _resize(engines: e.Engine, storage: StorageSetup, hardware: ServingHardware) -> None:
+    block_bytes = hardware.layout.block_bytes
+    resize_tiers(engines, storage.dram_bytes // block_bytes, storage.ssd_bytes // block_bytes)
 
 
 def _with_bins(engines: e.Engine, until_s: float) -> e.Engine:
@@ -252,6 +297,10 @@ def _total(bins: NDArray[np.void]) -> NDArray[np.void]:
     return total
 
 
+def _latest_s(engines: e.Engine) -> float:
+    return float(engines.clock[:, e.NOW_S].max())
+
+
 def simulate(
     trace: RequestTrace,
     hardware: ServingHardware,
@@ -260,6 +309,7 @@ def simulate(
     batching: Batching | None = None,
     replicas: int = 1,
     drain_s: float = DRAIN_S,
+    steering: Steering | None = None,
     on_progress: Callable[[float], None] | None = None,
 ) -> SimulatedRun:
     """Serve a trace of admissible requests (see `admit`) from cold caches.
@@ -275,10 +325,16 @@ def simulate(
         How many such engines share the requests, each with such tiers of its own.
     drain_s:
         As for `deadline_s`.
+    steering:
+        What may change ``storage`` as time passes.
     on_progress:
         Called now and then with the share of requests finished.
     """
-    engines = _engines(trace, hardware, storage, batching or Batching(), replicas)
+    batching = batching or Batching()
+    largest = storage.sizes if steering is None else steering.largest
+    engines = _engines(trace, hardware, storage, largest, batching, replicas)
+    sizes = SizesOverTime.of(storage.sizes)
+    steer_s = math.inf if steering is None else steering.interval_s
     total, latest_s = len(trace), deadline_s(trace, drain_s)
     arrived = np.zeros(1, np.int64)
     chunk_s = max(trace.duration_s / 20, 30.0)
@@ -286,12 +342,18 @@ def simulate(
     finished = waiting = 0
     while finished < total and not waiting:
         next_s = until_s + chunk_s
-        until_s = min(next_s, latest_s) if until_s < latest_s else next_s
+        until_s = min(next_s, steer_s, latest_s) if until_s < latest_s else min(next_s, steer_s)
         engines = _with_bins(engines, until_s)
         advance(engines, arrived, until_s)
         finished = int(engines.counts[:, e.FINISHED].sum())
         if until_s >= latest_s:
             waiting = int(np.isnan(engines.requests["first_token_s"]).sum())
+        if steering is not None and until_s >= steer_s and finished < total:
+            storage = steering.steer(until_s, engines)
+            engines = engines._replace(config=_config(trace, hardware, storage, batching))
+            sizes = sizes.then(_latest_s(engines), storage.sizes)
+            _resize(engines, storage, hardware)
+            steer_s += steering.interval_s
         if on_progress is not None:
             on_progress(finished / total)
     overloaded = None
@@ -306,6 +368,7 @@ def simulate(
         requests=engines.requests,
         bins=_total(engines.bins)[: math.ceil(end_s / BIN_S)],
         end_s=end_s,
+        sizes=sizes,
         leases_left=sum(
             int(tier.meta[:, [PINNED, HELD]].sum())
             for tier in (engines.hbm, engines.dram, engines.ssd)

@@ -89,8 +89,8 @@ def _row(replay: Replay, result: PlanResult) -> Row:
         "grid_zone": setup.grid.zone,
         "grid_begins": setup.grid.start.isoformat(),
         "mean_gco2_per_kwh": setup.mean_gco2_per_kwh,
-        "dram_bytes": result.dram_bytes,
-        "ssd_bytes": result.ssd_bytes,
+        "dram_bytes": result.mean_sizes.dram_bytes,
+        "ssd_bytes": result.mean_sizes.ssd_bytes,
     }
     if setup.load is not None:
         row["mean_rate_per_s"] = _existing(setup.load.mean_rate)

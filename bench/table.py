@@ -12,7 +12,7 @@ from greencache.bench.setup import ReplaySetup
 from greencache.catalog import Quantity
 from greencache.quantities import HOUR_S, format_bytes
 
-__all__ = ["WIDE", "load_notes", "replay_table", "span_text"]
+__all__ = ["WIDE", "load_notes", "replay_table", "sizes_text", "span_text"]
 
 WIDE = 140
 """Columns of a table that is not printed to a terminal."""
@@ -82,12 +82,14 @@ def _latency(latency: Latency | None, scale: float) -> str:
     return " / ".join(f"{latency.percentile_s(percent) * scale:.3g}" for percent in (50, 90))
 
 
-def _size(count: int) -> str:
-    return format_bytes(count) if count else "-"
+def sizes_text(result: PlanResult) -> list[str]:
+    """DRAM and SSD; the mean, with a tilde, where they changed."""
+    about = "~" if result.sizes.changes else ""
+    return [about + format_bytes(size) if size else "-" for size in result.mean_sizes]
 
 
 def _row(replay: Replay, result: PlanResult) -> list[str]:
-    sizes = [_size(result.dram_bytes), _size(result.ssd_bytes)]
+    sizes = sizes_text(result)
     measured = result.measured
     if measured is None:
         return [result.plan, *sizes, *["-"] * 7, "invalid"]
@@ -163,9 +165,9 @@ def replay_table(replay: Replay, *, width: int = WIDE) -> Group:
 def _left_out(replay: Replay) -> str:
     """What a narrow table does not show of the plans' sizes."""
     sizes = [
-        f"{result.plan} {_size(result.dram_bytes)} DRAM and {_size(result.ssd_bytes)} SSD"
+        "{} {} DRAM and {} SSD".format(result.plan, *sizes_text(result))
         for result in replay.results
-        if result.dram_bytes or result.ssd_bytes
+        if any(result.mean_sizes)
     ]
     return f"Left out for width: TPOT, SLO and kinds of carbon. {'; '.join(sizes)}"
 

@@ -99,6 +99,13 @@ def replay(
     ] = None,
     dram: Annotated[str | None, typer.Option(help="Host DRAM for KV; default 512GiB.")] = None,
     ssd: Annotated[str | None, typer.Option(help="SSD for KV; default 16TB.")] = None,
+    dram_step: Annotated[
+        str | None,
+        typer.Option(help="Plans that choose a size try multiples of this; default shares of it."),
+    ] = None,
+    ssd_step: Annotated[
+        str | None, typer.Option(help="The same for SSD, as 1TB.", show_default=False)
+    ] = None,
     ssd_kg_per_tb: Annotated[
         float | None,
         typer.Option(help="Embodied carbon of SSD; default 17.3, published 3.9 to 160."),

@@ -9,14 +9,14 @@ from hypothesis import given, settings, strategies as st
 from greencache.bench.accounting import Installed, account
 from greencache.bench.engine_state import BIN
 from greencache.bench.simulation import SimulatedRun, StorageSetup, simulate
+from greencache.bench.sizes import Sizes, SizesOverTime
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.performance import ServingHardware
 from greencache.factors import Factors
 from greencache.quantities import YEAR_S
 from greencache.traces import RequestTrace
-from tests.bench.test_engine import chats
-from tests.bench.traces import fresh_prompts, make_trace
+from tests.bench.traces import chats, fresh_prompts, make_trace
 
 
 def hits(run: SimulatedRun) -> int:
@@ -111,8 +111,7 @@ def test_replicas_wear_their_own_drives(
             hardware,
             factors,
             lambda t_s: np.full(len(t_s), 300.0),
-            dram_bytes=0,
-            ssd_bytes=drive_bytes // 4,
+            sizes=SizesOverTime.of(Sizes(ssd_bytes=drive_bytes // 4)),
             installed=Installed(0, drive_bytes),
             replicas=replicas,
         )

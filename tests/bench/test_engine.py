@@ -18,7 +18,7 @@ from greencache.controller.performance import ServingHardware, step_cost
 from greencache.errors import InputError
 from greencache.tiers import Policy
 from greencache.traces import RequestTrace
-from tests.bench.traces import fresh_prompts, make_trace
+from tests.bench.traces import chats, fresh_prompts, make_trace
 
 NOTHING = StorageSetup(reuse_hbm=False)
 HBM = StorageSetup()
@@ -167,26 +167,6 @@ def test_what_the_engine_cannot_hold_is_rejected_and_counted(hardware: ServingHa
 def test_blocks_of_another_size_are_refused(hardware: ServingHardware) -> None:
     with pytest.raises(InputError, match="blocks of 16 tokens"):
         simulate(make_trace([(0.0, 16, 1, [1])], block_tokens=16), hardware, HBM)
-
-
-@st.composite
-def chats(draw: st.DrawFn) -> RequestTrace:
-    """Requests that extend earlier ones, as conversations do."""
-    histories: list[list[int]] = [[]]
-    requests = []
-    now_s, fresh = 0.0, 0
-    for _ in range(draw(st.integers(1, 25))):
-        now_s += draw(st.sampled_from([0.0, 0.01, 0.5, 30.0]))
-        history = draw(st.sampled_from(histories))
-        added = draw(st.integers(1, 12))
-        blocks = [*history, *range(fresh, fresh + added)]
-        fresh += added
-        histories.append(blocks)
-        partial = draw(st.integers(0, 511))
-        names = [*blocks, fresh] if partial else blocks
-        fresh += 1
-        requests.append((now_s, len(blocks) * 512 + partial, draw(st.integers(1, 300)), names))
-    return make_trace(requests)
 
 
 @given(

@@ -12,8 +12,7 @@ from greencache.bench.simulation import StorageSetup, simulate
 from greencache.controller.performance import ServingHardware, step_cost
 from greencache.tiers import Policy
 from greencache.traces import RequestTrace
-from tests.bench.test_engine import chats
-from tests.bench.traces import fresh_prompts, make_trace
+from tests.bench.traces import chats, fresh_prompts, make_trace
 
 NOTHING = StorageSetup(reuse_hbm=False)
 

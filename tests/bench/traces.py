@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from hypothesis import strategies as st
 
 from greencache.traces import RequestTrace
 
@@ -33,3 +34,23 @@ def fresh_prompts(count: int, gap_s: float, *, blocks: int = 4, output: int = 50
             for i in range(count)
         ]
     )
+
+
+@st.composite
+def chats(draw: st.DrawFn) -> RequestTrace:
+    """Requests that extend earlier ones, as conversations do."""
+    histories: list[list[int]] = [[]]
+    requests = []
+    now_s, fresh = 0.0, 0
+    for _ in range(draw(st.integers(1, 25))):
+        now_s += draw(st.sampled_from([0.0, 0.01, 0.5, 30.0]))
+        history = draw(st.sampled_from(histories))
+        added = draw(st.integers(1, 12))
+        blocks = [*history, *range(fresh, fresh + added)]
+        fresh += added
+        histories.append(blocks)
+        partial = draw(st.integers(0, 511))
+        names = [*blocks, fresh] if partial else blocks
+        fresh += 1
+        requests.append((now_s, len(blocks) * 512 + partial, draw(st.integers(1, 300)), names))
+    return make_trace(requests)
