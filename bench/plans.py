@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from greencache.bench.accounting import Installed
-from greencache.bench.sizes import Candidates
+from greencache.controller.sizes import Candidates
 from greencache.errors import InputError, QuantityError, UnknownNameError
 from greencache.quantities import format_bytes, parse_bytes
 

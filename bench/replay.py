@@ -19,8 +19,9 @@ from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import Simulated, simulate_plans
 from greencache.bench.simulation import BIN_S, Rejections
-from greencache.bench.sizes import Sizes, SizesOverTime
+from greencache.bench.sizes import SizesOverTime
 from greencache.carbon import sci_g
+from greencache.controller.sizes import Sizes
 
 __all__ = ["Measured", "PlanResult", "Replay", "run_replay", "value"]
 

@@ -16,7 +16,6 @@ from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulation import BIN_S, Batching, StorageSetup
-from greencache.bench.sizes import Candidates, Sizes
 from greencache.bench.workload import (
     LoadPoint,
     busiest_hour_share,
@@ -32,6 +31,7 @@ from greencache.controller.performance import (
     parse_hardware,
     serving_hardware,
 )
+from greencache.controller.sizes import Candidates, Sizes
 from greencache.errors import InputError, UnknownNameError
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S, parse_bytes, parse_s

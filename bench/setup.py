@@ -11,10 +11,10 @@ from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan
 from greencache.bench.simulation import BIN_S, Batching, StorageSetup, deadline_s
-from greencache.bench.sizes import Candidates, Sizes
 from greencache.bench.workload import LoadPoint
 from greencache.carbon import Scope
 from greencache.controller.performance import ServingHardware
+from greencache.controller.sizes import Candidates, Sizes
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S
 from greencache.tiers.policies import Policy

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
 from greencache.bench.cluster import advance, resize_tiers, settle
-from greencache.bench.sizes import Sizes, SizesOverTime
+from greencache.bench.sizes import SizesOverTime
 from greencache.controller.performance import ServingHardware
+from greencache.controller.sizes import Sizes
 from greencache.errors import InputError
 from greencache.tiers.policies import Policy
 from greencache.tiers.state import HELD, PINNED, TierState, allocate

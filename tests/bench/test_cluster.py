@@ -9,10 +9,11 @@ from hypothesis import given, settings, strategies as st
 from greencache.bench.accounting import Installed, account
 from greencache.bench.engine_state import BIN
 from greencache.bench.simulation import SimulatedRun, StorageSetup, simulate
-from greencache.bench.sizes import Sizes, SizesOverTime
+from greencache.bench.sizes import SizesOverTime
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.performance import ServingHardware
+from greencache.controller.sizes import Sizes
 from greencache.factors import Factors
 from greencache.quantities import YEAR_S
 from greencache.traces import RequestTrace

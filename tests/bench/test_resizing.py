@@ -12,10 +12,10 @@ from hypothesis import given, settings, strategies as st
 from greencache.bench import engine_state as e
 from greencache.bench.accounting import Installed, account
 from greencache.bench.simulation import SimulatedRun, StorageSetup, simulate
-from greencache.bench.sizes import Sizes
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.performance import ServingHardware
+from greencache.controller.sizes import Sizes
 from greencache.factors import Factors
 from greencache.quantities import TB, YEAR_S
 from greencache.traces import RequestTrace
