@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -39,6 +39,8 @@ class GridSeries:
         ``lifecycle`` (building and fuelling the plants included) or ``direct`` (burning only).
     source:
         Where the series is from.
+    earlier_gco2_per_kwh:
+        What is known of the hours before ``start``, up to it: what a forecast may look at.
     """
 
     zone: str
@@ -46,6 +48,9 @@ class GridSeries:
     gco2_per_kwh: NDArray[np.float64]
     kind: str
     source: str
+    earlier_gco2_per_kwh: NDArray[np.float64] = field(
+        default_factory=lambda: np.empty(0), repr=False
+    )
 
     def __len__(self) -> int:
         return len(self.gco2_per_kwh)
@@ -56,7 +61,7 @@ class GridSeries:
         return self.start + timedelta(hours=len(self))
 
     def beginning_at(self, start: datetime) -> GridSeries:
-        """The rest of the series from the hour of ``start`` on.
+        """The rest of the series from the hour of ``start`` on; those before it are kept as past.
 
         Raises
         ------
@@ -70,7 +75,13 @@ class GridSeries:
                 f"{_hour(self.start)} to {_hour(self.end)}"
             )
         hour = self.start + timedelta(hours=first)
-        return replace(self, start=hour, gco2_per_kwh=self.gco2_per_kwh[first:])
+        earlier = np.concatenate([self.earlier_gco2_per_kwh, self.gco2_per_kwh[:first]])
+        return replace(
+            self,
+            start=hour,
+            gco2_per_kwh=self.gco2_per_kwh[first:],
+            earlier_gco2_per_kwh=earlier,
+        )
 
     def at(self, t_s: NDArray[np.float64]) -> NDArray[np.float64]:
         """Intensity at each time, in seconds since ``start``.
