@@ -35,7 +35,7 @@ from greencache.bench.engine_state import (
 from greencache.bench.occupancy import leave_hbm, preempt_youngest, publish, start
 from greencache.compiled import subroutine
 from greencache.controller.performance import Step, step_cost
-from greencache.tiers.state import USED, int64
+from greencache.tiers.state import HELD, USED, int64
 from greencache.tiers.transactions import hold
 
 __all__ = ["run", "spend"]
@@ -78,6 +78,7 @@ def spend(engine: Engine, duration_s: float, power_w: float, busy: float) -> Non
         totals.busy_s += busy * (upto_s - at_s)
         totals.dram_blocks = engine.dram.meta[USED]
         totals.ssd_blocks = engine.ssd.meta[USED]
+        totals.held_block_s += engine.hbm.meta[HELD] * (upto_s - at_s)
         at_s = upto_s
         where += 1
     engine.clock[NOW_S] = end_s

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from greencache.bench.plans import Plan
 from greencache.bench.simulation import BIN_S, SimulatedRun
 from greencache.bench.sizes import SizesOverTime
+from greencache.controller.loop import Decision
 
 __all__ = ["STEADY_GROWTH", "TIERS", "Latency", "Outcome", "Served", "Slo", "outcome_of"]
 
@@ -119,6 +120,8 @@ class Outcome:
     served: Served | None
     bins: NDArray[np.void] = field(repr=False)
     end_s: float
+    decisions: tuple[Decision, ...] = ()
+    """What the controller decided, if it steered the run."""
 
     @property
     def valid(self) -> bool:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import product
 
 from greencache.bench.accounting import Installed
-from greencache.controller.sizes import Candidates
+from greencache.controller.sizes import Candidates, Sizes
 from greencache.errors import InputError, QuantityError, UnknownNameError
 from greencache.quantities import format_bytes, parse_bytes
 
-__all__ = ["Plan", "fixed_plans", "parse_plans"]
+__all__ = ["Plan", "parse_plans", "runs_in_hindsight"]
 
-_NAMES = ("none", "hbm-only", "full", "static:SIZE", "best-static")
+_NAMES = ("none", "hbm-only", "full", "static:SIZE", "best-static", "greencache", "oracle")
+
+_MOST_SEQUENCES = 256
+"""Sequences of sizes that an oracle tries one by one, where there are no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,11 @@ class Plan:
         So much SSD and all the DRAM; ``static:DRAM+SSD`` sets both.
     ``best-static``
         The valid fixed size with the least grams per output token, known only in hindsight.
+    ``greencache``
+        The sizes that the controller chooses, interval after interval, from what it has seen.
+    ``oracle``
+        In hindsight the best of all fixed sizes and of a controller whose forecasts are perfect;
+        of all sequences of sizes, where they are few enough to try.
     """
 
     name: str
@@ -35,6 +44,11 @@ class Plan:
     dram_bytes: int = 0
     ssd_bytes: int = 0
     hindsight: bool = False
+    """Whether it chooses among several runs, knowing how they end."""
+    steered: bool = False
+    """Whether the controller may change its sizes."""
+    schedule: tuple[Sizes, ...] = ()
+    """Sizes for each interval, one after the other; the last one stays."""
 
     @property
     def largest_tier_bytes(self) -> int:
@@ -79,6 +93,19 @@ def parse_plans(text: str, installed: Installed) -> list[Plan]:
             ssd_bytes=installed.ssd_bytes,
             hindsight=True,
         ),
+        "greencache": Plan(
+            "greencache",
+            dram_bytes=installed.dram_bytes,
+            ssd_bytes=installed.ssd_bytes,
+            steered=True,
+        ),
+        "oracle": Plan(
+            "oracle",
+            dram_bytes=installed.dram_bytes,
+            ssd_bytes=installed.ssd_bytes,
+            hindsight=True,
+            steered=True,
+        ),
     }
     plans: dict[str, Plan] = {}
     for name in filter(None, (part.strip() for part in text.split(","))):
@@ -93,6 +120,28 @@ def parse_plans(text: str, installed: Installed) -> list[Plan]:
     return list(plans.values())
 
 
-def fixed_plans(plan: Plan, candidates: Candidates) -> list[Plan]:
-    """A plan in hindsight at each fixed size that it chooses from, smallest first."""
-    return [replace(plan, dram_bytes=dram, ssd_bytes=ssd) for dram, ssd in candidates.pairs()]
+def runs_in_hindsight(plan: Plan, candidates: Candidates, intervals: int) -> list[Plan]:
+    """What a plan in hindsight chooses from: fixed sizes, smallest first, and what an oracle adds.
+
+    Parameters
+    ----------
+    plan:
+        The plan.
+    candidates:
+        Sizes to choose from.
+    intervals:
+        How often an oracle may choose.
+    """
+    pairs = candidates.pairs()
+    fixed = [
+        replace(plan, dram_bytes=dram, ssd_bytes=ssd, steered=False, hindsight=False)
+        for dram, ssd in pairs
+    ]
+    if not plan.steered:
+        return fixed
+    if len(pairs) ** intervals <= _MOST_SEQUENCES:
+        return [
+            replace(fixed[0], **sizes[0]._asdict(), schedule=sizes)
+            for sizes in product(pairs, repeat=intervals)
+        ]
+    return [*fixed, replace(plan, hindsight=False)]

@@ -168,7 +168,7 @@ def value(simulated: Simulated, setup: ReplaySetup) -> Replay:
         As the one it ran with, but for grid, scope and factors that `SIMULATED_FACTORS` leaves out.
     """
     results = [
-        _best(setup, outcomes) if outcomes[0].plan.hindsight else _value_one(setup, outcomes[0])
+        _best(setup, outcomes) if len(outcomes) > 1 else _value_one(setup, outcomes[0])
         for outcomes in simulated.outcomes.values()
     ]
     return Replay(simulated, setup, results)

@@ -376,6 +376,7 @@ class _Builder:
             load=load,
             composed=composed,
             candidates=self.candidates,
+            control=self.settings.control,
         )
 
 

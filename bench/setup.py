@@ -17,6 +17,7 @@ from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S
+from greencache.settings import ControlSettings
 from greencache.tiers.policies import Policy
 from greencache.traces.compose import ComposedWorkload
 from greencache.traces.grid import GridSeries
@@ -66,6 +67,8 @@ class ReplaySetup:
         What the trace was composed of, if it was.
     candidates:
         Sizes to choose from, for plans that choose; by default shares of what is installed.
+    control:
+        How the controller decides.
     """
 
     trace: RequestTrace
@@ -82,6 +85,7 @@ class ReplaySetup:
     load: LoadPoint | None = None
     composed: ComposedWorkload | None = None
     candidates: Candidates | None = None
+    control: ControlSettings = ControlSettings()
 
     @property
     def sizes_to_try(self) -> Candidates:

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from greencache.bench.outcome import Outcome, outcome_of
-from greencache.bench.plans import Plan, fixed_plans
+from greencache.bench.plans import Plan, runs_in_hindsight
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulation import (
     Rejections,
+    Steering,
     StorageSetup,
     admit,
+    deadline_s,
     simulate,
 )
+from greencache.bench.steering import Controlled, Scheduled
+from greencache.controller.sizes import Sizes
 from greencache.errors import InputError
 from greencache.traces.requests import RequestTrace
 
 __all__ = [
     "COMPILING",
+    "Memo",
     "Simulated",
     "admit_measured",
     "available_cores",
@@ -77,22 +83,43 @@ class Simulated:
         return self.simulations * self.blocks
 
 
+Memo = dict[tuple[StorageSetup, tuple[Sizes, ...]], Outcome]
+"""Runs by their tiers at first and their schedule: of plans that depend on nothing else."""
+
+
+def _steering(
+    setup: ReplaySetup, admitted: RequestTrace, plan: Plan, storage: StorageSetup
+) -> Steering | None:
+    if plan.steered:
+        return Controlled(setup, admitted, plan, storage)
+    if plan.schedule:
+        return Scheduled(setup, plan)
+    return None
+
+
 def _simulate_plan(
     setup: ReplaySetup,
     admitted: RequestTrace,
     plan: Plan,
+    memo: Memo,
     on_progress: Callable[[float], None] | None = None,
 ) -> Outcome:
+    storage = storage_of(plan, setup.policy, setup.factors)
+    known = None if plan.steered else memo.get((storage, plan.schedule))
+    if known is not None:
+        return replace(known, plan=plan)
+    steering = _steering(setup, admitted, plan, storage)
     run = simulate(
         admitted,
         setup.hardware,
-        storage_of(plan, setup.policy, setup.factors),
+        storage,
         batching=setup.batching,
         replicas=setup.replicas,
+        steering=steering,
         on_progress=on_progress,
     )
     block_bytes = setup.hardware.layout.block_bytes
-    return outcome_of(
+    outcome = outcome_of(
         run,
         plan,
         setup.slo,
@@ -103,19 +130,26 @@ def _simulate_plan(
             "ssd": setup.replicas * (run.sizes.largest.ssd_bytes // block_bytes),
         },
     )
+    if isinstance(steering, Controlled):
+        return replace(outcome, decisions=tuple(steering.decisions))
+    memo[storage, plan.schedule] = outcome
+    return outcome
 
 
 def _simulate_candidates(
     setup: ReplaySetup,
     admitted: RequestTrace,
     candidates: list[Plan],
+    memo: Memo,
     threads: int,
     on_progress: Callable[[float], None],
 ) -> list[Outcome]:
     outcomes = []
     # The engine runs without the GIL, so threads are enough.
     with ThreadPoolExecutor(threads) as pool:
-        for outcome in pool.map(lambda plan: _simulate_plan(setup, admitted, plan), candidates):
+        for outcome in pool.map(
+            lambda plan: _simulate_plan(setup, admitted, plan, memo), candidates
+        ):
             outcomes.append(outcome)
             on_progress(len(outcomes) / len(candidates))
     return outcomes
@@ -157,6 +191,7 @@ def simulate_plans(
     plans: Sequence[Plan],
     *,
     threads: int | None = None,
+    memo: Memo | None = None,
     on_progress: Callable[[str, float], None] | None = None,
     clock: Callable[[], float],
 ) -> Simulated:
@@ -170,6 +205,9 @@ def simulate_plans(
         In the order of the results.
     threads:
         For the sizes of plans in hindsight; by default one for each core that this process may use.
+    memo:
+        Runs of earlier calls with a setup that differs in its carbon side only; what is run now is
+        added.
     on_progress:
         Called now and then with a plan's name, or `COMPILING`, and the share of it that is done.
     clock:
@@ -185,6 +223,7 @@ def simulate_plans(
         if on_progress is not None:
             on_progress(name, share)
 
+    memo = {} if memo is None else memo
     admitted, rejections = prepare(setup)
     # One request first, so that compiling is not counted as simulating: seconds, the first time.
     report(COMPILING, 0.0)
@@ -198,12 +237,13 @@ def simulate_plans(
             report(name, share)
 
         if plan.hindsight:
-            candidates = fixed_plans(plan, setup.sizes_to_try)
+            intervals = math.ceil(deadline_s(admitted, 0.0) / setup.control.interval)
+            candidates = runs_in_hindsight(plan, setup.sizes_to_try, intervals)
             outcomes[plan.name] = _simulate_candidates(
-                setup, admitted, candidates, threads or available_cores(), advanced
+                setup, admitted, candidates, memo, threads or available_cores(), advanced
             )
         else:
-            outcomes[plan.name] = [_simulate_plan(setup, admitted, plan, advanced)]
+            outcomes[plan.name] = [_simulate_plan(setup, admitted, plan, memo, advanced)]
         advanced(1.0)
     return Simulated(
         setup=setup,

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import (
@@ -27,7 +27,14 @@ from greencache.errors import QuantityError, SettingsError
 from greencache.factors import FACTOR_NAMES
 from greencache.quantities import parse_bytes, parse_s
 
-__all__ = ["CONFIG_VARIABLE", "Origin", "Settings", "load_settings", "origins"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "ControlSettings",
+    "Origin",
+    "Settings",
+    "load_settings",
+    "origins",
+]
 
 PREFIX = "GREENCACHE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
@@ -99,6 +106,38 @@ class CarbonSettings(_Part):
     )
 
 
+class ControlSettings(_Part):
+    """The controller that sizes the tiers."""
+
+    interval: Seconds = Field(3600.0, ge=60, description="time between two decisions")
+    horizon: int = Field(24, ge=1, le=168, description="intervals that are planned ahead")
+    learn: Seconds = Field(
+        6 * 3600.0, ge=0, description="time at the largest size before the first decision"
+    )
+    hysteresis: float = Field(
+        0.001, ge=0, le=1, description="share of the horizon's grams that a change must save"
+    )
+    floor: float = Field(
+        0.75, ge=0, le=1, description="share of an interval's requests to be within the SLO"
+    )
+    load_quantile: float = Field(
+        0.75, gt=0, lt=1, description="quantile of the load's forecast for which the SLO is kept"
+    )
+    forecast: Literal["model", "naive", "perfect"] = Field(
+        "model", description="what the controller expects: model, naive or (in a replay) perfect"
+    )
+    forecast_bias: float = Field(
+        0.0, gt=-1, le=10, description="error put into forecasts on purpose: relative bias"
+    )
+    forecast_noise: float = Field(
+        0.0, ge=0, le=10, description="the same: relative standard deviation"
+    )
+    fill: bool = Field(True, description="whether plans know that a grown tier is empty at first")
+    dram: Bytes | None = Field(None, description="a fixed size of DRAM; chosen if not set")
+    ssd: Bytes | None = Field(None, description="a fixed size of SSD; chosen if not set")
+    dry_run: bool = Field(False, description="advise only: keep the largest sizes")
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -111,6 +150,7 @@ class Settings(BaseSettings):
     slo: SloSettings = SloSettings()
     grid: GridSettings = GridSettings()
     carbon: CarbonSettings = CarbonSettings()
+    control: ControlSettings = ControlSettings()
     catalog: Path | None = Field(None, description="TOML file laid over the catalog of parts")
 
     @classmethod

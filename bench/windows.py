@@ -1,0 +1,65 @@
+"""What the controller is told of a simulated engine: one telemetry window an interval."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from greencache.bench import engine_state as e
+from greencache.bench.outcome import Slo
+from greencache.controller.telemetry import Spread, Window
+from greencache.tiers.state import CAPACITY, USED
+
+__all__ = ["window_of"]
+
+
+def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Window:
+    """What can be seen at ``end_s`` of the time since ``start_s``: whole bins, all replicas.
+
+    Requests are those that arrived in the interval. Of what ended later nothing is known yet.
+    """
+    arrivals = engines.requests["arrival_s"]
+    requests = engines.requests[slice(*np.searchsorted(arrivals, (start_s, end_s)))]
+    bin_s, block_tokens = engines.config.bin_s, engines.config.block_tokens
+    block_bytes = engines.config.block_bytes
+    bins = engines.bins[:, round(start_s / bin_s) : round(end_s / bin_s)]
+    ended = requests[requests["finish_s"] <= end_s]
+    ttft_s = ended["first_token_s"] - ended["arrival_s"]
+    later = ended["output_tokens"] - 1
+    several = later > 0
+    tpot_s = (ended["finish_s"] - ended["first_token_s"])[several] / later[several]
+    kept = ttft_s <= slo.ttft_s
+    kept[several] &= tpot_s <= slo.tpot_s
+    replicas = len(engines.clock)
+    rates = engines.rates
+    s_per_token = rates.flops_per_token / rates.flops_per_s + rates.link_s_per_token
+    tiers = {"dram": engines.dram, "ssd": engines.ssd}
+    return Window(
+        start_s=start_s,
+        duration_s=end_s - start_s,
+        arrivals=len(requests),
+        prompt_tokens=int(requests["input_tokens"].sum()),
+        output_tokens=int(requests["output_tokens"].sum()),
+        hit_tokens={
+            tier: float(requests[f"{tier}_blocks"].sum(dtype=np.int64) * block_tokens)
+            for tier in ("hbm", "dram", "ssd")
+        },
+        finished=len(ended),
+        within_slo=int(kept.sum()),
+        ttft=Spread.of(ttft_s),
+        tpot=Spread.of(tpot_s),
+        busy_s=float(bins["busy_s"].sum()),
+        gpu_j=float(bins["gpu_j"].sum()),
+        prefill_tokens=float(bins["prefill_tokens"].sum()),
+        prefill_j=float(bins["prefill_j"].sum()),
+        read_bytes=float(bins["read_bytes"].sum()),
+        written_bytes=float(bins["written_bytes"].sum()),
+        declined_bytes=float(bins["dropped_bytes"].sum()),
+        held_blocks=float(bins["held_block_s"].sum()) / (replicas * (end_s - start_s)),
+        backlog_s=float(engines.clock[:, e.BACKLOG].sum()) * s_per_token / replicas,
+        capacity_bytes={
+            name: float(tier.meta[0, CAPACITY]) * block_bytes for name, tier in tiers.items()
+        },
+        used_bytes={
+            name: float(tier.meta[:, USED].mean()) * block_bytes for name, tier in tiers.items()
+        },
+    )

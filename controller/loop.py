@@ -1,0 +1,214 @@
+"""The control loop: once an interval, from what was seen to the sizes that hold next.
+
+`Controller` is told what happened (`observe`) and asked what to do (`decide`). It does no I/O and
+reads no clock, so the replay and the daemon run the same one. A decision is the first step of a
+plan over the coming day, made anew each interval: a receding horizon.
+
+Fallbacks, each said once and counted:
+
+``learning``
+    Nothing is known at first: the largest sizes hold until enough intervals have passed.
+``infeasible``
+    No sizes keep the SLO: the plan asks for as much of it as can be had, and for least carbon then.
+``last plan``
+    No plan could be made: what the last one said of this interval.
+``largest``
+    Nor is there a last one that reaches so far: the largest sizes, which are the safe ones.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.controller.explain import Facts, explain
+from greencache.controller.planner import Instance, Plan, plan, relaxed
+from greencache.controller.sizes import Candidates, Sizes
+from greencache.controller.telemetry import Telemetry, Window
+from greencache.errors import InfeasibleError, PlanningError
+from greencache.settings import ControlSettings
+
+__all__ = ["Controller", "Decision", "Outlook", "Outlooks"]
+
+
+class Outlook(NamedTuple):
+    """What an outlook says of the coming intervals."""
+
+    instance: Instance
+    """What each choice of sizes costs and gives; choices in the order of `Candidates.pairs`."""
+    gco2_per_kwh: NDArray[np.float64]
+    """Expected carbon intensity in each interval."""
+    hit_rates: NDArray[np.float64]
+    """Prompt tokens found in any tier per prompt token, by DRAM and SSD size."""
+    notices: tuple[str, ...] = ()
+    """What was wrong with the input, and what was taken instead."""
+
+
+class Outlooks(Protocol):
+    """What looks ahead for the controller."""
+
+    def outlook(self, telemetry: Telemetry, now_s: float, sizes: Sizes) -> Outlook:
+        """What is to be expected from ``now_s`` on, while ``sizes`` hold."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the controller decided at one moment.
+
+    Attributes
+    ----------
+    now_s:
+        When.
+    before, sizes:
+        Sizes until now, and from now on.
+    advised:
+        What it would have done, if it may only advise; else ``sizes``.
+    reason:
+        Why, in one line.
+    fallback:
+        Which fallback was taken, None if none.
+    grams, attained:
+        What the plan expects of its whole horizon: gCO2e, and share of requests within the SLO;
+        None without a plan.
+    notices:
+        What is to be said for the first time: bad input, fallbacks.
+    """
+
+    now_s: float
+    before: Sizes
+    sizes: Sizes
+    advised: Sizes
+    reason: str
+    fallback: str | None = None
+    grams: float | None = None
+    attained: float | None = None
+    notices: tuple[str, ...] = ()
+
+
+class Controller:
+    """Sizes the tiers.
+
+    Parameters
+    ----------
+    outlooks:
+        What looks ahead.
+    candidates:
+        Sizes to choose from.
+    settings:
+        How to decide.
+    sizes:
+        What holds at first. The largest candidates are taken to be the safe ones.
+    """
+
+    def __init__(
+        self, outlooks: Outlooks, candidates: Candidates, settings: ControlSettings, sizes: Sizes
+    ) -> None:
+        self.telemetry = Telemetry(settings.interval)
+        self.sizes = sizes
+        self.fallbacks: Counter[str] = Counter()
+        """How often each fallback was taken, and each notice given."""
+        self._outlooks, self._settings = outlooks, settings
+        self._candidates = candidates
+        self._choices = candidates.pairs()
+        self._safe = Sizes(candidates.dram_bytes[-1], candidates.ssd_bytes[-1])
+        self._last_plan: list[Sizes] = []
+
+    def observe(self, window: Window) -> None:
+        """Take note of an interval that has passed."""
+        self.telemetry.add(window)
+
+    def decide(self, now_s: float) -> Decision:
+        """Choose the sizes that hold from ``now_s`` on."""
+        if len(self.telemetry) * self._settings.interval < self._settings.learn:
+            return self._decided(now_s, self._safe, "learning: the largest sizes", "learning")
+        outlook = self._outlooks.outlook(self.telemetry, now_s, self.sizes)
+        try:
+            made, fallback = self._plan(outlook.instance)
+        except PlanningError as fault:
+            return self._without_plan(now_s, fault, outlook.notices)
+        planned = [self._choices[choice] for choice in made.choices]
+        self._last_plan = planned[1:]
+        kept = self._keeping(outlook.instance)
+        sizes, because = planned[0], None
+        if kept is not None and kept - made.grams < self._settings.hysteresis * kept:
+            sizes, because = self.sizes, "the present sizes: a change would save too little"
+        if sizes == planned[0]:
+            because = None
+        requests = float(outlook.instance.requests.sum())
+        attained = float(made.attained.sum()) / requests if requests else 1.0
+        facts = Facts(
+            outlook.gco2_per_kwh,
+            self._settings.interval,
+            self._candidates.ssd_bytes,
+            outlook.hit_rates[self._candidates.dram_bytes.index(sizes.dram_bytes)],
+            attained,
+            float(np.min(outlook.instance.target)),
+            None if kept is None else kept - made.grams,
+            kept,
+        )
+        reason = explain(facts, self.sizes, sizes, because)
+        return self._decided(
+            now_s, sizes, reason, fallback, made.grams, attained, notices=outlook.notices
+        )
+
+    def _plan(self, instance: Instance) -> tuple[Plan, str | None]:
+        try:
+            return plan(instance, gap=_GAP), None
+        except InfeasibleError:
+            return plan(relaxed(instance), gap=_GAP), "infeasible"
+
+    def _keeping(self, instance: Instance) -> float | None:
+        """Grams of the present sizes over the horizon; None if they would miss the SLO."""
+        if self.sizes not in self._choices:
+            return None
+        choices = np.full(len(instance.requests), self._choices.index(self.sizes))
+        kept = Plan.of(instance, choices, "kept")
+        short = kept.attained < instance.floor_needs
+        if short.any() or (kept.day_attained - instance.attained_before < instance.day_needs).any():
+            return None
+        return kept.grams
+
+    def _without_plan(
+        self, now_s: float, fault: PlanningError, notices: tuple[str, ...]
+    ) -> Decision:
+        if self._last_plan:
+            sizes, self._last_plan = self._last_plan[0], self._last_plan[1:]
+            return self._decided(
+                now_s, sizes, f"as the last plan said: {fault}", "last plan", notices=notices
+            )
+        return self._decided(
+            now_s, self._safe, f"the largest sizes: {fault}", "largest", notices=notices
+        )
+
+    def _decided(
+        self,
+        now_s: float,
+        advised: Sizes,
+        reason: str,
+        fallback: str | None,
+        grams: float | None = None,
+        attained: float | None = None,
+        *,
+        notices: tuple[str, ...] = (),
+    ) -> Decision:
+        before = self.sizes
+        if not self._settings.dry_run:
+            self.sizes = advised
+        said = [*notices, *([] if fallback in (None, "learning") else [f"{fallback}: {reason}"])]
+        new = []
+        for notice in said:
+            kind = notice.partition(":")[0]
+            if not self.fallbacks[kind]:
+                new.append(notice)
+            self.fallbacks[kind] += 1
+        return Decision(
+            now_s, before, self.sizes, advised, reason, fallback, grams, attained, tuple(new)
+        )
+
+
+_GAP = 1e-5
+"""By how much of its grams a plan may be above the best: less than any figure in it is known by."""
