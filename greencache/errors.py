@@ -10,6 +10,9 @@
     + LoadError           a series of request rates, with file and line
     + SpecError           what a sweep is to run, with file and line
   - OutputError           a result could not be written (command line: exit 1)
+  - PlanningError         no plan could be made; the control loop falls back (exit 1)
+    + InfeasibleError     no choice of sizes meets the SLO: which day or interval
+    + SolverError         the solver of the ILP is missing, failed or ran out of time
   - SweepError            a sweep stopped before its end; what was done is kept (exit 1)
   - BlockStateError       a transaction used out of order: commit twice, release twice
 """
@@ -24,11 +27,14 @@ __all__ = [
     "BlockStateError",
     "GreenCacheError",
     "GridError",
+    "InfeasibleError",
     "InputError",
     "LoadError",
     "OutputError",
+    "PlanningError",
     "QuantityError",
     "SettingsError",
+    "SolverError",
     "SpecError",
     "SweepError",
     "TraceError",
@@ -111,6 +117,50 @@ class SpecError(_FileError):
 
 class SweepError(GreenCacheError):
     """A sweep stopped before its end: a worker was lost, or is not fit for its work."""
+
+
+class PlanningError(GreenCacheError):
+    """No plan of tier sizes could be made."""
+
+
+class InfeasibleError(PlanningError):
+    """No plan holds the floor of an interval, or meets the target of a day.
+
+    Parameters
+    ----------
+    needed:
+        Requests within the SLO that are asked for.
+    attainable:
+        The most that any plan has; of a day, if later days are to meet their targets too, and with
+        what the day had before the horizon. None if no choice can be taken at all.
+    interval:
+        Place of the interval in the horizon, if its floor cannot be held.
+    day:
+        The day, if its target cannot be met.
+    """
+
+    def __init__(
+        self,
+        *,
+        needed: float,
+        attainable: float | None,
+        interval: int | None = None,
+        day: int | None = None,
+    ) -> None:
+        if attainable is None:
+            what = "no choice can be taken"
+        else:
+            what = f"{needed:,.6g} requests need to be within the SLO, {attainable:,.6g} can be"
+        where = f"day {day}" if interval is None else f"interval {interval}"
+        super().__init__(f"no plan for {where}: {what}; relax the SLO or allow larger tiers")
+        self.needed = needed
+        self.attainable = attainable
+        self.interval = interval
+        self.day = day
+
+
+class SolverError(PlanningError):
+    """The solver of an integer program is missing, failed, or ran out of time."""
 
 
 class OutputError(GreenCacheError):
