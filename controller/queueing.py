@@ -129,9 +129,7 @@ def _answered_s(demand: Demand, course: _Course, r: int, end: int, decode_s: flo
         at += 1
     if tokens >= course.tokens_done[at]:
         return course.done_s[at] + (tokens - course.tokens_done[at]) * decode_s
-    share = (tokens - course.tokens_begin[at]) / (
-        course.tokens_done[at] - course.tokens_begin[at]
-    )
+    share = (tokens - course.tokens_begin[at]) / (course.tokens_done[at] - course.tokens_begin[at])
     return course.begin_s[at] + share * (course.done_s[at] - course.begin_s[at])
 
 

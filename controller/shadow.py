@@ -26,9 +26,9 @@ holds it against ``R = 1``, docs/controller.md has figures.
 
 What differs from the engine
 ----------------------------
-Prompts are looked up when they arrive and stored when the engine had computed them, with the sizes
-that it ran with; with others that would have been sooner or later. HBM's usable size is what running
-requests leave of it, by the mean of what they hold (`ShadowCaches.hold`).
+Prompts are looked up when they arrive and stored when the engine had computed them, which is with
+the sizes that it ran with; with others it would have been sooner or later. HBM's usable size is
+what running requests leave of it, by the mean of what they hold (`ShadowCaches.hold`).
 """
 
 from __future__ import annotations
@@ -200,9 +200,7 @@ def _length_of(batch: _Batch, found: int, sampled: int, reusable: int) -> float:
 
 
 @subroutine
-def _arrive(
-    minis: _Miniatures, batch: _Batch, r: int, now_s: float, threshold: np.uint64
-) -> None:
+def _arrive(minis: _Miniatures, batch: _Batch, r: int, now_s: float, threshold: np.uint64) -> None:
     """Look a prompt up everywhere, noted as the engine notes what a request hits."""
     sampled, known = _known(minis, batch, r, threshold)
     for i in range(len(minis.first) - 1):
