@@ -1,0 +1,425 @@
+"""From what was seen and what is forecast to the planner's instance.
+
+For each coming interval ``t``, each state ``n`` that the tiers may be in when it begins, and each
+pair of sizes ``k`` that may be chosen for it: grams, requests that meet their limits, and the state
+that it ends in.
+
+A state is what the SSD holds and how much work is left over. DRAM fills within minutes and is taken
+to be full at once. With ``c`` bytes on SSD, a size ``s`` chosen and ``w`` bytes written in the
+interval, the content goes from ``min(c, s)`` to ``min(s, min(c, s) + w)``. A tier of size ``s``
+that holds only ``f`` bytes hits like one of size ``f``: it holds what the last ``f`` bytes of
+storing left there, as a smaller tier would under lru. The interval's reuse is that of its mean
+content, between the candidate sizes by interpolation.
+
+States are levels of both. Where a level lies between two, the interval decides which one it
+becomes: the fraction is compared with ``t * 0.618... mod 1``, which over the intervals lies below
+any fraction that often. Rounding to the nearest would never let a tier grow that is written to
+slowly.
+
+Left-over work ``b``, in seconds of one engine, with ``rho`` the share of its time that prompts
+take, falls by ``1 - rho`` each second, or rises. Until no more is left than the first-token limit
+allows, no request is in time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.controller.calibration import Calibration
+from greencache.controller.demand import PairCosts, ServiceModel, pair_costs
+from greencache.controller.levels import dithered, grown
+from greencache.controller.prices import Prices
+from greencache.controller.reuse import ReuseProfile
+from greencache.errors import InputError
+
+__all__ = ["Expected", "Outlook", "Prospects", "ProspectsModel"]
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+_LOADS = 8
+"""Loads between the lowest and the highest forecast at which requests are queued."""
+
+
+class Outlook(NamedTuple):
+    """What is forecast for the coming intervals.
+
+    Attributes
+    ----------
+    requests:
+        Requests expected in each.
+    high_requests:
+        A load that each is planned to withstand: a quantile of the forecast.
+    gco2_per_kwh:
+        Carbon intensity expected in each.
+    """
+
+    requests: Floats
+    high_requests: Floats
+    gco2_per_kwh: Floats
+
+
+class Prospects(NamedTuple):
+    """The planner's instance: T intervals, N states, K choices.
+
+    Attributes
+    ----------
+    grams, attained:
+        Of each interval, state and choice: carbon, and requests that meet their limits.
+    requests:
+        Of each interval.
+    next_node:
+        The state that follows.
+    start_node:
+        The state now.
+    choices:
+        (K, 2): positions of the DRAM and the SSD size.
+    """
+
+    grams: Floats
+    attained: Floats
+    requests: Floats
+    next_node: Ints
+    start_node: int
+    choices: Ints
+
+
+class Expected(NamedTuple):
+    """What one interval at fixed sizes should bring, before `Calibration` of energy and shift."""
+
+    attainment: float
+    ttft_s: float
+    prefill_s: float
+    """Of all engines together; with the calibrated work."""
+    prefill_j: float
+    decoding: float
+    """Share of the time without prompts in which answers run."""
+    read_bytes: float
+    written_bytes: float
+    grams: float
+    """With the calibrated energy."""
+
+
+@dataclass(frozen=True)
+class _Mix:
+    """Between which two sizes of SSD a content lies: an index, and the share of the larger."""
+
+    low: Ints
+    share: Floats
+
+    @classmethod
+    def of(cls, content: Floats, sizes: Floats) -> _Mix:
+        if len(sizes) == 1:
+            return cls(np.zeros(content.shape, np.int64), np.zeros(content.shape))
+        at = np.interp(content, sizes, np.arange(len(sizes), dtype=np.float64))
+        low = np.minimum(at.astype(np.int64), len(sizes) - 2)
+        return cls(low, at - low)
+
+    def take(self, table: Floats, dram: Ints) -> Floats:
+        """Values at contents (T, any, K) of a table (T, DRAM sizes, SSD sizes)."""
+        t = np.arange(len(table))[:, None, None]
+        below = table[t, dram, self.low]
+        if table.shape[2] == 1:
+            return below
+        return np.asarray(below + self.share * (table[t, dram, self.low + 1] - below))
+
+
+class ProspectsModel:
+    """Makes instances.
+
+    Parameters
+    ----------
+    service:
+        How requests fare.
+    prices:
+        What things cost.
+    dram_bytes, ssd_bytes:
+        Candidate sizes of one engine, in the order of the profile's.
+    content_bytes:
+        Levels of SSD content, from 0 up to the largest size; by default four to each candidate
+        size, at equal distances.
+    backlog_s:
+        Levels of work left over, from 0 up.
+
+    Raises
+    ------
+    InputError
+        If levels do not rise from 0.
+    """
+
+    def __init__(
+        self,
+        service: ServiceModel,
+        prices: Prices,
+        dram_bytes: Floats,
+        ssd_bytes: Floats,
+        *,
+        content_bytes: Floats | None = None,
+        backlog_s: Floats | None = None,
+    ) -> None:
+        self.service, self.prices = service, prices
+        self.dram_bytes = np.asarray(dram_bytes, np.float64)
+        self.ssd_bytes = np.asarray(ssd_bytes, np.float64)
+        if content_bytes is None:
+            content_bytes = np.linspace(0, self.ssd_bytes[-1], 4 * (len(self.ssd_bytes) - 1) + 1)
+        if backlog_s is None:
+            interval_s = service.limits.interval_s
+            backlog_s = np.array([0.0, interval_s / 16, interval_s / 4])
+        self.content_bytes = np.unique(np.asarray(content_bytes, np.float64))
+        self.backlog_s = np.asarray(backlog_s, np.float64)
+        for levels in (self.content_bytes, self.backlog_s):
+            if levels[0] != 0 or (np.diff(levels) <= 0).any():
+                raise InputError(f"levels of a state rise from 0: {levels}")
+        ssds, drams = np.arange(len(self.ssd_bytes)), np.arange(len(self.dram_bytes))
+        self.choices = np.stack(np.meshgrid(drams, ssds, indexing="ij"), axis=-1).reshape(-1, 2)
+
+    @property
+    def states(self) -> int:
+        """How many states there are: level of content times level of backlog."""
+        return len(self.content_bytes) * len(self.backlog_s)
+
+    def node(self, content_bytes: float, backlog_s: float) -> int:
+        """The state nearest to so much content and work left over."""
+        content = int(np.abs(self.content_bytes - content_bytes).argmin())
+        backlog = int(np.abs(self.backlog_s - backlog_s).argmin())
+        return content * len(self.backlog_s) + backlog
+
+    def instance(
+        self,
+        profile: ReuseProfile,
+        outlook: Outlook,
+        *,
+        content_bytes: float,
+        backlog_s: float,
+        calibration: Calibration | None = None,
+    ) -> Prospects:
+        """The instance for the coming intervals.
+
+        Parameters
+        ----------
+        profile:
+            Reuse at the candidate sizes.
+        outlook:
+            Forecasts.
+        content_bytes, backlog_s:
+            What an engine's SSD holds now, and the work left over.
+        calibration:
+            What the models were off by.
+
+        Raises
+        ------
+        InputError
+            If the profile is empty, or a forecast is not a number of 0 or more.
+        """
+        if len(profile.sample.gaps) == 0:
+            raise InputError("no request was seen yet: there is nothing to plan with")
+        for series in outlook:
+            if len(series) != len(outlook.requests) or not (series >= 0).all():
+                raise InputError("forecasts are of equal length, and numbers of 0 or more")
+        calibration = calibration or Calibration()
+        costs = self._costs(profile, calibration)
+        content, mean_content, written = self._contents(costs, outlook.requests)
+        mix = _Mix.of(mean_content, self.ssd_bytes)
+        grams = self._grams(profile, costs, outlook, mix, written)
+        attained, backlog = self._fates(profile, outlook, mix, calibration)
+        backlogs = len(self.backlog_s)
+        levels = dithered(content, self.content_bytes, 0.0)[:, :, None, :] * backlogs
+        # Another phase than the content's, so that the two do not round in step.
+        levels = levels + dithered(backlog, self.backlog_s, 0.5)
+        shape = (len(outlook.requests), self.states, len(self.choices))
+        whole = np.broadcast_to(grams[:, :, None, :], attained.shape)
+        return Prospects(
+            whole.reshape(shape),
+            attained.reshape(shape),
+            outlook.requests,
+            levels.reshape(shape),
+            self.node(content_bytes, backlog_s),
+            self.choices,
+        )
+
+    def _costs(self, profile: ReuseProfile, calibration: Calibration) -> PairCosts:
+        service = self.service
+        costs = pair_costs(profile, service.hardware, service.limits.max_batched_tokens)
+        return costs._replace(
+            prefill_s=costs.prefill_s * calibration.work,
+            prefill_j=costs.prefill_j * calibration.energy,
+        )
+
+    def _contents(self, costs: PairCosts, requests: Floats) -> tuple[Floats, Floats, Floats]:
+        """Content of one engine when an interval ends and its mean, and bytes written by all.
+
+        Arrays (T, levels of content, K).
+        """
+        size = self.ssd_bytes[self.choices[:, 1]]
+        before = np.minimum(self.content_bytes[:, None], size)
+        per_request = np.interp(before, self.ssd_bytes, costs.written_bytes)
+        # A size of 0 is never written to; between 0 and the first size all that is new is.
+        if len(self.ssd_bytes) > 1 and self.ssd_bytes[0] == 0:
+            reached = np.maximum(before, self.ssd_bytes[1])
+            per_request = np.interp(reached, self.ssd_bytes, costs.written_bytes) * (size > 0)
+        written = requests[:, None, None] * per_request
+        return *grown(before, size, written / self.service.replicas), written
+
+    def _grams(
+        self,
+        profile: ReuseProfile,
+        costs: PairCosts,
+        outlook: Outlook,
+        mix: _Mix,
+        written: Floats,
+    ) -> Floats:
+        """Grams of all engines, (T, levels of content, K)."""
+        prices, interval_s = self.prices, self.service.limits.interval_s
+        dram, ssd = self.choices.T
+        drams, ssds = self.dram_bytes[dram], self.ssd_bytes[ssd]
+        joules = mix.take(self._serving_j(profile, costs, outlook.requests), dram)
+        joules += prices.storage_w(drams, ssds) * interval_s
+        joules += prices.traffic_j(np.zeros(1), written)
+        grams = prices.operational_g(joules, outlook.gco2_per_kwh[:, None, None])
+        grams += prices.machine_g(interval_s) + prices.dram_g(drams, interval_s)
+        return grams + prices.ssd_g(ssds, written, interval_s)
+
+    def _serving_j(self, profile: ReuseProfile, costs: PairCosts, requests: Floats) -> Floats:
+        """Energy of GPUs, hosts and reading SSD in each interval, by DRAM and SSD size."""
+        prices, interval_s = self.prices, self.service.limits.interval_s
+        engines_s = interval_s * prices.replicas
+        count = requests[:, None, None]
+        prefill_s = np.minimum(count * costs.prefill_s, engines_s)
+        busy_s = prefill_s + (engines_s - prefill_s) * self._decoding(profile, prefill_s, count)
+        joules = prices.always_w(self.service.hardware.rates.idle_w) * interval_s
+        joules = joules + count * costs.prefill_j + self._decode_j(profile, count)
+        joules += prices.traffic_j(count * costs.read_bytes, np.zeros(1))
+        return np.asarray(joules + prices.busy_w * busy_s)
+
+    def _decoding(self, profile: ReuseProfile, prefill_s: Floats, requests: Floats) -> Floats:
+        """Share of the time without prompts in which answers run.
+
+        Answers come and go about as in M/G/inf, where none runs with probability ``exp(-mean)``.
+        """
+        interval_s = self.service.limits.interval_s
+        busy = prefill_s / (interval_s * self.service.replicas)
+        running = self.service.running(profile, busy, requests / interval_s)
+        return np.asarray(1 - np.exp(-running))
+
+    def _decode_j(self, profile: ReuseProfile, requests: Floats) -> Floats:
+        """Energy of answers above idle in each interval: the same under every choice.
+
+        Every step reads the weights, for all answers that run, and each answer's KV.
+        """
+        rates, interval_s = self.service.hardware.rates, self.service.limits.interval_s
+        answers = requests * profile.output_tokens
+        running = self.service.running(profile, np.zeros(1), requests / interval_s)
+        context = profile.input_tokens + profile.output_tokens / 2
+        # Running answers share a step: given that one runs, 1 + running of them do in the mean.
+        memory_s = (rates.weight_bytes / (1 + running)) / rates.bytes_per_s
+        memory_s = memory_s + rates.kv_bytes_per_token * context / rates.bytes_per_s
+        compute_s = (rates.flops_per_token + rates.flops_per_sample) / rates.flops_per_s
+        compute_s += rates.flops_per_attended * context / rates.flops_per_s
+        return np.asarray(answers * (rates.memory_w * memory_s + rates.compute_w * compute_s))
+
+    def _fates(
+        self, profile: ReuseProfile, outlook: Outlook, mix: _Mix, calibration: Calibration
+    ) -> tuple[Floats, Floats]:
+        """Requests in time and seconds left over, (T, levels of content, levels of backlog, K)."""
+        service, dram = self.service, self.choices[:, 0]
+        interval_s, limit_s = service.limits.interval_s, service.limits.ttft_s
+        rates = np.maximum(outlook.high_requests, 1e-3) / interval_s
+        loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
+        most_left_s = self.backlog_s[1] / 2 if len(self.backlog_s) > 1 else interval_s
+        at_loads = service.attained(profile, calibration.work, loads, most_left_s)
+        share = _shifted(_at(rates, loads, at_loads.share), calibration.shift)
+        left_s = _at(rates, loads, at_loads.backlog_s)
+        costs = self._costs(profile, calibration)
+        rho = rates[:, None, None] / service.replicas * costs.prefill_s
+        shape = (len(rates), len(self.content_bytes), len(self.backlog_s), len(self.choices))
+        attained, backlog_s = np.empty(shape), np.empty(shape)
+        in_time = outlook.requests[:, None, None] * mix.take(share, dram)
+        usual_s, spare = mix.take(left_s, dram), 1 - mix.take(rho, dram)
+        for b, start_s in enumerate(self.backlog_s):
+            # Nobody is in time until what was left over has shrunk to the limit.
+            over_s, most = max(start_s - limit_s, 0.0), np.maximum(spare * interval_s, 1e-9)
+            attained[:, :, b] = in_time * (1 - np.minimum(over_s / most, 1.0))
+            backlog_s[:, :, b] = np.maximum(usual_s, start_s - spare * interval_s)
+        return attained, backlog_s
+
+    def expected(
+        self,
+        profile: ReuseProfile,
+        requests: float,
+        gco2_per_kwh: float,
+        *,
+        dram_bytes: float,
+        content_bytes: float,
+        ssd_bytes: float,
+        calibration: Calibration | None = None,
+    ) -> Expected:
+        """One interval at sizes that ran, from mean contents: to hold against what was measured.
+
+        Parameters
+        ----------
+        profile, requests, gco2_per_kwh:
+            Reuse, requests that came, and the grid's intensity.
+        dram_bytes, ssd_bytes:
+            Sizes of the tiers; DRAM one of the candidates.
+        content_bytes:
+            What the SSD held in the mean.
+        calibration:
+            Only its work and energy are used.
+        """
+        calibration = calibration or Calibration()
+        interval_s, prices = self.service.limits.interval_s, self.prices
+        held = np.array([[[min(content_bytes, ssd_bytes)]]])
+        mix = _Mix.of(held, self.ssd_bytes)
+        dram = np.array([int(np.abs(self.dram_bytes - dram_bytes).argmin())])
+        costs, count = self._costs(profile, calibration), np.array([requests])
+
+        def at(table: Floats) -> float:
+            return float(mix.take(table[None], dram).item())
+
+        first = int(dram[0]) * len(self.ssd_bytes) + int(mix.low.item())
+        pair = np.arange(first, first + min(2, len(self.ssd_bytes)))
+        rates = np.maximum(count, 1e-3) / interval_s
+        fates = self.service.pairs(
+            profile, calibration.work, rates, self.backlog_s[-1] or interval_s, pair
+        )
+        share = float(mix.share.item())
+        in_time, ttft_s = (float(row[0, 0] * (1 - share) + row[0, -1] * share) for row in fates[:2])
+        prefill_s = requests * at(costs.prefill_s)
+        sizes = np.array([dram_bytes]), np.array([ssd_bytes])
+        written_bytes = float(
+            requests * np.interp(held.item(), self.ssd_bytes, costs.written_bytes)
+        ) * (ssd_bytes > 0)
+        joules = at(self._serving_j(profile, costs, count)[0])
+        joules += prices.storage_w(*sizes) * interval_s
+        joules += prices.traffic_j(np.zeros(1), np.array([written_bytes]))
+        grams = prices.operational_g(joules, np.array([gco2_per_kwh]))
+        grams += prices.machine_g(interval_s) + prices.dram_g(sizes[0], interval_s)
+        grams += prices.ssd_g(sizes[1], np.array([written_bytes]), interval_s)
+        return Expected(
+            in_time,
+            ttft_s,
+            prefill_s,
+            requests * at(costs.prefill_j) / calibration.energy,
+            float(self._decoding(profile, np.array([prefill_s]), count)[0]),
+            requests * at(costs.read_bytes),
+            written_bytes,
+            float(grams[0]),
+        )
+
+
+def _at(rates: Floats, loads: Floats, table: Floats) -> Floats:
+    """Rows of a table by load, at other loads between them."""
+    mix = _Mix.of(rates, loads)
+    high = np.minimum(mix.low + 1, len(loads) - 1)
+    below = table[mix.low]
+    return np.asarray(below + mix.share[:, None, None] * (table[high] - below))
+
+
+def _shifted(share: Floats, shift: float) -> Floats:
+    """Shares with something added to their log odds."""
+    odds = np.exp(shift)
+    return np.asarray(share * odds / (1 - share + share * odds))
