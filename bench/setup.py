@@ -94,6 +94,17 @@ class ReplaySetup:
         return self.candidates or Candidates.of(installed)
 
     @property
+    def sizes_to_control(self) -> Candidates:
+        """The same, less what the controller is told to leave as it is."""
+        fixed = (self.control.dram, self.control.ssd)
+        return Candidates(
+            *(
+                sizes if size is None else (size,)
+                for sizes, size in zip(self.sizes_to_try, fixed, strict=True)
+            )
+        )
+
+    @property
     def grid_offset_s(self) -> float:
         """When, on the trace's clock, the grid's first hour begins.
 

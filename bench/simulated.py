@@ -87,11 +87,9 @@ Memo = dict[tuple[StorageSetup, tuple[Sizes, ...]], Outcome]
 """Runs by their tiers at first and their schedule: of plans that depend on nothing else."""
 
 
-def _steering(
-    setup: ReplaySetup, admitted: RequestTrace, plan: Plan, storage: StorageSetup
-) -> Steering | None:
+def _steering(setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> Steering | None:
     if plan.steered:
-        return Controlled(setup, admitted, plan, storage)
+        return Controlled(setup, admitted, plan)
     if plan.schedule:
         return Scheduled(setup, plan)
     return None
@@ -108,7 +106,7 @@ def _simulate_plan(
     known = None if plan.steered else memo.get((storage, plan.schedule))
     if known is not None:
         return replace(known, plan=plan)
-    steering = _steering(setup, admitted, plan, storage)
+    steering = _steering(setup, admitted, plan)
     run = simulate(
         admitted,
         setup.hardware,

@@ -11,12 +11,25 @@ from greencache.bench import engine_state as e
 from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulation import StorageSetup
-from greencache.bench.windows import window_of
+from greencache.bench.windows import prompts_between, window_of
+from greencache.controller.demand import EngineLimits, ServiceModel
+from greencache.controller.forecasts import Forecast, Forecaster, Perfect, Perturbed, SeasonalNaive
+from greencache.controller.lookout import Lookout, RollingForecast
 from greencache.controller.loop import Controller, Decision
-from greencache.controller.sizes import Sizes
+from greencache.controller.prices import Prices
+from greencache.controller.prospects import ProspectsModel
+from greencache.controller.regression_forecasts import LaggedRegression
+from greencache.controller.shadow import ShadowCaches, ShadowSizes
+from greencache.controller.shape_forecasts import ShapeAndLevel
+from greencache.controller.sizes import Candidates, Sizes
+from greencache.controller.telemetry import Window
+from greencache.quantities import HOUR_S
+from greencache.settings import ControlSettings
 from greencache.traces.requests import RequestTrace
 
 __all__ = ["Controlled", "Scheduled"]
+
+_DAY_S = 24 * HOUR_S
 
 
 class Scheduled:
@@ -32,3 +45,161 @@ class Scheduled:
         schedule = self._plan.schedule
         sizes = schedule[min(round(now_s / self.interval_s), len(schedule) - 1)]
         return _storage(self._setup, self._plan, sizes)
+
+
+def _storage(setup: ReplaySetup, plan: Plan, sizes: Sizes) -> StorageSetup:
+    return storage_of(replace(plan, **sizes._asdict()), setup.policy, setup.factors)
+
+
+class GridForecast:
+    """The grid of a replay as its controller may know it: the past, and a forecast.
+
+    Time is the trace's. Before the grid's first hour lies what the series has of the time before.
+    """
+
+    def __init__(self, setup: ReplaySetup, forecaster: Forecaster, interval_s: float) -> None:
+        grid = setup.grid
+        self._interval_s = interval_s
+        earlier_s = len(grid.earlier_gco2_per_kwh) * HOUR_S
+        hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
+        # By control interval, counted from the first that is known whole.
+        self._first_s = setup.grid_offset_s - earlier_s
+        count = int(len(hours) * HOUR_S / interval_s)
+        middles_s = (np.arange(count) + 0.5) * interval_s
+        self._series = hours[(middles_s / HOUR_S).astype(np.int64)]
+        self._rolling = RollingForecast(forecaster, round(_DAY_S / interval_s))
+
+    def _step(self, t_s: float) -> int:
+        return round((t_s - self._first_s) / self._interval_s)
+
+    @property
+    def series(self) -> NDArray[np.float64]:
+        """Intensity by interval, the future included."""
+        return self._series
+
+    def past(self, window: Window) -> float:
+        """As `greencache.controller.lookout.IntensitySource`."""
+        return float(self._series[max(self._step(window.start_s), 0)])
+
+    def forecast(self, now_s: float, steps: int) -> Forecast:
+        """As `greencache.controller.lookout.IntensitySource`."""
+        # Without any past, the hour that begins is taken to be known.
+        origin = max(self._step(now_s), 1)
+        history = self._series[max(origin - _LONGEST_PAST, 0) : origin]
+        return self._rolling.forecast(history, steps, origin)
+
+
+_LONGEST_PAST = 24 * 7 * 12
+"""Intervals of the grid's past that a forecast looks at."""
+
+
+def _perturbed(forecaster: Forecaster, settings: ControlSettings, seed: int) -> Forecaster:
+    if settings.forecast_bias == 0 and settings.forecast_noise == 0:
+        return forecaster
+    return Perturbed(forecaster, settings.forecast_bias, settings.forecast_noise, seed)
+
+
+def _arrivals(trace: RequestTrace, interval_s: float) -> NDArray[np.float64]:
+    """Requests that arrive in each interval."""
+    counts = np.bincount((trace.arrival_s / interval_s).astype(np.int64))
+    return counts.astype(np.float64)
+
+
+def _forecasters(
+    setup: ReplaySetup, admitted: RequestTrace, kind: str
+) -> tuple[Forecaster, Forecaster]:
+    """What forecasts the intensity and the load."""
+    settings = setup.control
+    period = round(_DAY_S / settings.interval)
+    if kind == "perfect":
+        grid = GridForecast(setup, SeasonalNaive(period), settings.interval)
+        return Perfect(grid.series), Perfect(_arrivals(admitted, settings.interval))
+    if kind == "naive":
+        intensity: Forecaster = SeasonalNaive(period)
+        load: Forecaster = SeasonalNaive(period)
+    else:
+        intensity, load = LaggedRegression(period, settings.horizon), ShapeAndLevel(period)
+    return _perturbed(intensity, settings, 1), _perturbed(load, settings, 2)
+
+
+def _lookout(
+    setup: ReplaySetup, admitted: RequestTrace, candidates: Candidates, kind: str
+) -> Lookout:
+    hardware, factors, settings = setup.hardware, setup.factors, setup.control
+    rates, tokens, block_bytes = hardware.rates, admitted.block_tokens, hardware.layout.block_bytes
+    shadow = ShadowCaches(
+        ShadowSizes(
+            int(hardware.kv_bytes // block_bytes),
+            tuple(size // block_bytes for size in candidates.dram_bytes),
+            tuple(size // block_bytes for size in candidates.ssd_bytes),
+        ),
+        tokens,
+        setup.policy,
+        cost_base=tokens * (rates.flops_per_token + rates.flops_per_attended * tokens / 2),
+        cost_per_depth=rates.flops_per_attended * tokens * tokens,
+    )
+    prices = Prices(
+        factors,
+        hardware.gpus,
+        setup.installed.dram_bytes,
+        setup.installed.ssd_bytes,
+        setup.scope,
+        wear=setup.wear,
+        replicas=setup.replicas,
+    )
+    read_bytes_per_s = factors.ssd_read_bytes_per_s.value
+    service = ServiceModel(
+        hardware,
+        EngineLimits(
+            setup.slo.ttft_s,
+            setup.slo.tpot_s,
+            setup.batching.max_batched_tokens,
+            settings.interval,
+        ),
+        np.array([prices.drives(size) * read_bytes_per_s for size in candidates.ssd_bytes]),
+        setup.replicas,
+    )
+    model = ProspectsModel(
+        service,
+        prices,
+        np.array(candidates.dram_bytes, np.float64),
+        np.array(candidates.ssd_bytes, np.float64),
+        fill=settings.fill,
+    )
+    intensity, load = _forecasters(setup, admitted, kind)
+    return Lookout(
+        shadow,
+        model,
+        GridForecast(setup, intensity, settings.interval),
+        load,
+        settings,
+        target=setup.slo.target,
+        day_start_s=setup.warmup_s,
+    )
+
+
+class Controlled:
+    """Steers by the controller, which sees what a real one would, an interval at a time."""
+
+    def __init__(self, setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> None:
+        self.interval_s = setup.control.interval
+        self.decisions: list[Decision] = []
+        """All decisions so far."""
+        self._setup, self._admitted, self._plan = setup, admitted, plan
+        candidates = setup.sizes_to_control
+        self.largest = Sizes(plan.dram_bytes, plan.ssd_bytes)
+        kind = "perfect" if plan.name == "oracle" else setup.control.forecast
+        self._lookout = _lookout(setup, admitted, candidates, kind)
+        self._controller = Controller(self._lookout, candidates, setup.control, self.largest)
+
+    def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
+        """Tell the controller of the interval that ends, and do as it decides."""
+        since_s = now_s - self.interval_s
+        window = window_of(engines, since_s, now_s, self._setup.slo)
+        self._lookout.see(
+            window, prompts_between(self._admitted, engines.requests, since_s, now_s)
+        )
+        self._controller.observe(window)
+        decision = self._controller.decide(now_s)
+        self.decisions.append(decision)
+        return _storage(self._setup, self._plan, decision.sizes)

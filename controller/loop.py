@@ -20,39 +20,26 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from greencache.controller.explain import Facts, explain
+from greencache.controller.lookout import View
 from greencache.controller.planner import Instance, Plan, plan, relaxed
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.telemetry import Telemetry, Window
 from greencache.errors import InfeasibleError, PlanningError
 from greencache.settings import ControlSettings
 
-__all__ = ["Controller", "Decision", "Outlook", "Outlooks"]
+__all__ = ["Controller", "Decision", "Lookouts"]
 
 
-class Outlook(NamedTuple):
-    """What an outlook says of the coming intervals."""
+class Lookouts(Protocol):
+    """What looks ahead for the controller: `greencache.controller.lookout.Lookout`."""
 
-    instance: Instance
-    """What each choice of sizes costs and gives; choices in the order of `Candidates.pairs`."""
-    gco2_per_kwh: NDArray[np.float64]
-    """Expected carbon intensity in each interval."""
-    hit_rates: NDArray[np.float64]
-    """Prompt tokens found in any tier per prompt token, by DRAM and SSD size."""
-    notices: tuple[str, ...] = ()
-    """What was wrong with the input, and what was taken instead."""
-
-
-class Outlooks(Protocol):
-    """What looks ahead for the controller."""
-
-    def outlook(self, telemetry: Telemetry, now_s: float, sizes: Sizes) -> Outlook:
-        """What is to be expected from ``now_s`` on, while ``sizes`` hold."""
+    def view(self, telemetry: Telemetry, now_s: float) -> View | None:
+        """What is to be expected from ``now_s`` on; None if nothing is known yet."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +81,7 @@ class Controller:
 
     Parameters
     ----------
-    outlooks:
+    lookout:
         What looks ahead.
     candidates:
         Sizes to choose from.
@@ -105,13 +92,13 @@ class Controller:
     """
 
     def __init__(
-        self, outlooks: Outlooks, candidates: Candidates, settings: ControlSettings, sizes: Sizes
+        self, lookout: Lookouts, candidates: Candidates, settings: ControlSettings, sizes: Sizes
     ) -> None:
         self.telemetry = Telemetry(settings.interval)
         self.sizes = sizes
         self.fallbacks: Counter[str] = Counter()
         """How often each fallback was taken, and each notice given."""
-        self._outlooks, self._settings = outlooks, settings
+        self._lookout, self._settings = lookout, settings
         self._candidates = candidates
         self._choices = candidates.pairs()
         self._safe = Sizes(candidates.dram_bytes[-1], candidates.ssd_bytes[-1])
@@ -123,36 +110,38 @@ class Controller:
 
     def decide(self, now_s: float) -> Decision:
         """Choose the sizes that hold from ``now_s`` on."""
-        if len(self.telemetry) * self._settings.interval < self._settings.learn:
-            return self._decided(now_s, self._safe, "learning: the largest sizes", "learning")
-        outlook = self._outlooks.outlook(self.telemetry, now_s, self.sizes)
+        view = None
+        if len(self.telemetry) * self._settings.interval >= self._settings.learn:
+            view = self._lookout.view(self.telemetry, now_s)
+        if view is None:
+            return self._decided(now_s, self._safe, "learning at the largest sizes", "learning")
         try:
-            made, fallback = self._plan(outlook.instance)
+            made, fallback = self._plan(view.instance)
         except PlanningError as fault:
-            return self._without_plan(now_s, fault, outlook.notices)
+            return self._without_plan(now_s, fault, view.notices)
         planned = [self._choices[choice] for choice in made.choices]
         self._last_plan = planned[1:]
-        kept = self._keeping(outlook.instance)
+        kept = self._keeping(view.instance)
         sizes, because = planned[0], None
         if kept is not None and kept - made.grams < self._settings.hysteresis * kept:
             sizes, because = self.sizes, "the present sizes: a change would save too little"
         if sizes == planned[0]:
             because = None
-        requests = float(outlook.instance.requests.sum())
+        requests = float(view.instance.requests.sum())
         attained = float(made.attained.sum()) / requests if requests else 1.0
         facts = Facts(
-            outlook.gco2_per_kwh,
+            view.gco2_per_kwh,
             self._settings.interval,
             self._candidates.ssd_bytes,
-            outlook.hit_rates[self._candidates.dram_bytes.index(sizes.dram_bytes)],
+            view.hit_rates[self._candidates.dram_bytes.index(sizes.dram_bytes)],
             attained,
-            float(np.min(outlook.instance.target)),
+            float(np.min(view.instance.target)),
             None if kept is None else kept - made.grams,
             kept,
         )
         reason = explain(facts, self.sizes, sizes, because)
         return self._decided(
-            now_s, sizes, reason, fallback, made.grams, attained, notices=outlook.notices
+            now_s, sizes, reason, fallback, made.grams, attained, notices=view.notices
         )
 
     def _plan(self, instance: Instance) -> tuple[Plan, str | None]:

@@ -120,6 +120,9 @@ class ControlSettings(_Part):
     floor: float = Field(
         0.75, ge=0, le=1, description="share of an interval's requests to be within the SLO"
     )
+    slo_margin: float = Field(
+        0.01, ge=0, lt=1, description="planned for beyond the SLO's target, as models err"
+    )
     load_quantile: float = Field(
         0.75, gt=0, lt=1, description="quantile of the load's forecast for which the SLO is kept"
     )

@@ -1,0 +1,194 @@
+"""What is to be expected at each size, hour by hour: forecasts, reuse and models put together.
+
+`Lookout` is fed what happened, an interval at a time, and asked for a `View` of the coming ones. It
+learns the reuse at every size from the prompts (`greencache.controller.shadow`), corrects its
+models by what they said of the interval that passed (`greencache.controller.calibration`), and
+forecasts load from telemetry.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.controller.calibration import Calibration
+from greencache.controller.forecasts import Fitted, Forecast, Forecaster
+from greencache.controller.planner import Instance
+from greencache.controller.prompts import Prompts
+from greencache.controller.prospects import Expected, Outlook, ProspectsModel
+from greencache.controller.shadow import ShadowCaches
+from greencache.controller.telemetry import Telemetry, Window
+from greencache.quantities import HOUR_S
+from greencache.settings import ControlSettings
+
+__all__ = ["IntensitySource", "Lookout", "RollingForecast", "View"]
+
+_DAY_S = 24 * HOUR_S
+
+
+class View(NamedTuple):
+    """What is expected of the coming intervals.
+
+    Attributes
+    ----------
+    instance:
+        What each choice of sizes costs and gives; choices in the order of `Candidates.pairs`.
+    gco2_per_kwh:
+        Expected carbon intensity in each interval.
+    hit_rates:
+        Prompt tokens found in any tier per prompt token, by DRAM and SSD size.
+    notices:
+        What was wrong with the input, and what was taken instead.
+    """
+
+    instance: Instance
+    gco2_per_kwh: NDArray[np.float64]
+    hit_rates: NDArray[np.float64]
+    notices: tuple[str, ...] = ()
+
+
+class IntensitySource(Protocol):
+    """Where the carbon intensity of the grid is known from."""
+
+    def past(self, window: Window) -> float:
+        """Mean intensity of an interval that has passed, in gCO2e/kWh."""
+
+    def forecast(self, now_s: float, steps: int) -> Forecast:
+        """Intensity of the intervals that begin at ``now_s``."""
+
+
+class RollingForecast:
+    """A forecaster that is fitted anew now and then, and rolled on in between.
+
+    Parameters
+    ----------
+    forecaster:
+        What forecasts.
+    refit_every:
+        Steps after which it is fitted anew.
+    """
+
+    def __init__(self, forecaster: Forecaster, refit_every: int = 24) -> None:
+        self._forecaster, self._refit_every = forecaster, refit_every
+        self._fitted: Fitted | None = None
+        self._fitted_at = 0
+
+    def forecast(self, history: NDArray[np.float64], steps: int, origin: int) -> Forecast:
+        """As `greencache.controller.forecasts.Fitted.forecast`."""
+        if self._fitted is None or origin - self._fitted_at >= self._refit_every:
+            self._fitted = self._forecaster.fit(history, origin)
+            self._fitted_at = origin
+        return self._fitted.forecast(history, steps, origin)
+
+
+class Lookout:
+    """Looks ahead for the controller.
+
+    Parameters
+    ----------
+    shadow:
+        Miniature caches of all candidate sizes.
+    model:
+        Makes the planner's instance of reuse and forecasts.
+    intensity:
+        The grid.
+    load:
+        Forecasts the load from telemetry.
+    settings:
+        How to decide.
+    target:
+        Share of a day's requests that must be within the SLO.
+    day_start_s:
+        When a day of the SLO begins.
+    """
+
+    def __init__(
+        self,
+        shadow: ShadowCaches,
+        model: ProspectsModel,
+        intensity: IntensitySource,
+        load: Forecaster,
+        settings: ControlSettings,
+        *,
+        target: float,
+        day_start_s: float = 0.0,
+    ) -> None:
+        self.calibration = Calibration()
+        self._shadow, self._model, self._intensity = shadow, model, intensity
+        self._load = RollingForecast(load, round(_DAY_S / settings.interval) or 1)
+        self._settings, self._day_start_s = settings, day_start_s
+        self._target = min(target + settings.slo_margin, 1.0)
+        self._content_bytes = 0.0
+
+    def see(self, window: Window, prompts: Prompts) -> None:
+        """Learn from an interval that has passed, and from the prompts that arrived in it."""
+        profile = self._shadow.profile()
+        content_bytes = window.used_bytes["ssd"]
+        if len(profile.sample.gaps) and window.arrivals:
+            expected = self._model.expected(
+                profile,
+                float(window.arrivals),
+                self._intensity.past(window),
+                dram_bytes=window.capacity_bytes["dram"],
+                content_bytes=(self._content_bytes + content_bytes) / 2,
+                ssd_bytes=window.capacity_bytes["ssd"],
+                calibration=self.calibration,
+            )
+            self.calibration = _learned(self.calibration, expected, window)
+        self._content_bytes = content_bytes
+        self._shadow.observe(prompts, window.end_s)
+        self._shadow.hold(window.held_blocks, window.end_s)
+        self._shadow.end_interval(window.start_s, window.duration_s)
+
+    def view(self, telemetry: Telemetry, now_s: float) -> View | None:
+        """What is to be expected from ``now_s`` on; None before any request was seen."""
+        profile, latest = self._shadow.profile(), telemetry.latest
+        if latest is None or len(profile.sample.gaps) == 0:
+            return None
+        steps = self._settings.horizon
+        intensity = self._intensity.forecast(now_s, steps)
+        origin = round(now_s / self._settings.interval)
+        load = self._load.forecast(telemetry.loads(), steps, origin)
+        prospects = self._model.instance(
+            profile,
+            Outlook(load.mean, load.quantile(self._settings.load_quantile), intensity.mean),
+            content_bytes=latest.used_bytes["ssd"],
+            backlog_s=latest.backlog_s,
+            calibration=self.calibration,
+        )
+        begins_s = now_s + np.arange(steps) * self._settings.interval
+        day = np.floor((begins_s - self._day_start_s) / _DAY_S).astype(np.int64)
+        days = np.unique(day)
+        before = np.zeros((len(days), 2))
+        for window in telemetry.windows[-round(_DAY_S / self._settings.interval) :]:
+            if np.floor((window.start_s - self._day_start_s) / _DAY_S) == days[0]:
+                before[0] += window.finished, window.within_slo
+        instance = Instance(
+            grams=prospects.grams,
+            attained=prospects.attained,
+            requests=prospects.requests,
+            next_node=prospects.next_node.astype(np.int32),
+            start_node=prospects.start_node,
+            target=self._target,
+            floor=self._settings.floor,
+            day=day,
+            requests_before=before[:, 0],
+            attained_before=before[:, 1],
+        )
+        notices = []
+        if intensity.filled:
+            notices.append("intensity: values of its past are missing or no numbers, and filled in")
+        if load.filled:
+            notices.append("load: intervals without telemetry are filled in")
+        return View(instance, intensity.mean, profile.found.sum(axis=-1), tuple(notices))
+
+
+def _learned(calibration: Calibration, expected: Expected, window: Window) -> Calibration:
+    """Corrections after an interval that has passed, and what they said of it."""
+    learned = calibration.with_energy(expected.prefill_j, window.prefill_j)
+    learned = learned.with_busy(
+        expected.prefill_s / calibration.work, window.busy_s, window.duration_s, expected.decoding
+    )
+    return learned.with_attainment(expected.attainment, window.attainment, window.finished)
