@@ -85,7 +85,7 @@ class ReplaySetup:
     load: LoadPoint | None = None
     composed: ComposedWorkload | None = None
     candidates: Candidates | None = None
-    control: ControlSettings = ControlSettings()
+    control: ControlSettings = field(default_factory=ControlSettings)
 
     @property
     def sizes_to_try(self) -> Candidates:

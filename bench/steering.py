@@ -144,7 +144,6 @@ def _lookout(
         setup.installed.dram_bytes,
         setup.installed.ssd_bytes,
         setup.scope,
-        wear=setup.wear,
         replicas=setup.replicas,
     )
     read_bytes_per_s = factors.ssd_read_bytes_per_s.value
@@ -196,9 +195,7 @@ class Controlled:
         """Tell the controller of the interval that ends, and do as it decides."""
         since_s = now_s - self.interval_s
         window = window_of(engines, since_s, now_s, self._setup.slo)
-        self._lookout.see(
-            window, prompts_between(self._admitted, engines.requests, since_s, now_s)
-        )
+        self._lookout.see(window, prompts_between(self._admitted, engines.requests, since_s, now_s))
         self._controller.observe(window)
         decision = self._controller.decide(now_s)
         self.decisions.append(decision)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
 from greencache.bench.outcome import Slo
+from greencache.controller.prompts import Prompts
 from greencache.controller.telemetry import Spread, Window
 from greencache.tiers.state import CAPACITY, USED
+from greencache.traces.requests import RequestTrace
 
-__all__ = ["window_of"]
+__all__ = ["prompts_between", "window_of"]
 
 
 def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Window:
@@ -62,4 +65,23 @@ def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Wind
         used_bytes={
             name: float(tier.meta[:, USED].mean()) * block_bytes for name, tier in tiers.items()
         },
+    )
+
+
+def prompts_between(
+    trace: RequestTrace, requests: NDArray[np.void], begin_s: float, end_s: float
+) -> Prompts:
+    """Requests that arrived in an interval, stored when the engine had computed them."""
+    first, last = np.searchsorted(trace.arrival_s, (begin_s, end_s))
+    chosen = slice(first, last)
+    begin, end = trace.block_starts[first], trace.block_starts[last]
+    return Prompts(
+        ids=trace.block_ids[begin:end],
+        starts=trace.block_starts[chosen] - begin,
+        full=trace.full_blocks[chosen],
+        reusable=trace.reusable_blocks[chosen],
+        input_tokens=trace.input_tokens[chosen],
+        output_tokens=trace.output_tokens[chosen],
+        arrival_s=trace.arrival_s[chosen],
+        computed_s=requests["first_token_s"][chosen],
     )

@@ -155,7 +155,7 @@ class Controller:
         if self.sizes not in self._choices:
             return None
         choices = np.full(len(instance.requests), self._choices.index(self.sizes))
-        kept = Plan.of(instance, choices, "kept")
+        kept = Plan.of(instance, choices, "kept", -np.inf)
         short = kept.attained < instance.floor_needs
         if short.any() or (kept.day_attained - instance.attained_before < instance.day_needs).any():
             return None

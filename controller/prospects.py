@@ -144,6 +144,8 @@ class ProspectsModel:
         size, at equal distances.
     backlog_s:
         Levels of work left over, from 0 up.
+    fill:
+        Whether a tier that grew is known to be empty at first; else it is taken to be full at once.
 
     Raises
     ------
@@ -160,7 +162,9 @@ class ProspectsModel:
         *,
         content_bytes: Floats | None = None,
         backlog_s: Floats | None = None,
+        fill: bool = True,
     ) -> None:
+        self._fill = fill
         self.service, self.prices = service, prices
         self.dram_bytes = np.asarray(dram_bytes, np.float64)
         self.ssd_bytes = np.asarray(ssd_bytes, np.float64)
@@ -262,6 +266,9 @@ class ProspectsModel:
             reached = np.maximum(before, self.ssd_bytes[1])
             per_request = np.interp(reached, self.ssd_bytes, costs.written_bytes) * (size > 0)
         written = requests[:, None, None] * per_request
+        if not self._fill:
+            whole = np.broadcast_to(size, written.shape)
+            return whole, whole, written
         return *grown(before, size, written / self.service.replicas), written
 
     def _grams(
