@@ -21,6 +21,7 @@ from greencache.bench.simulated import Simulated, simulate_plans
 from greencache.bench.simulation import BIN_S, Rejections
 from greencache.bench.sizes import SizesOverTime
 from greencache.carbon import sci_g
+from greencache.controller.loop import Decision
 from greencache.controller.sizes import Sizes
 
 __all__ = ["Measured", "PlanResult", "Replay", "run_replay", "value"]
@@ -64,6 +65,8 @@ class PlanResult:
     """The same on average over the measured window."""
     invalid_because: str | None
     measured: Measured | None
+    decisions: tuple[Decision, ...] = ()
+    """What the controller decided, if it steered the run."""
 
     @property
     def valid(self) -> bool:
@@ -109,6 +112,7 @@ def _value_one(setup: ReplaySetup, outcome: Outcome) -> PlanResult:
         outcome.sizes.mean(setup.warmup_s, outcome.end_s),
         outcome.invalid_because,
         None,
+        outcome.decisions,
     )
     if served is None:
         return unmeasured

@@ -132,6 +132,19 @@ def run_summary(replay: Replay, result: PlanResult) -> dict[str, Any]:
             [since_s, {"dram": sizes.dram_bytes, "ssd": sizes.ssd_bytes}]
             for since_s, sizes in zip(result.sizes.from_s, result.sizes.sizes, strict=True)
         ],
+        "resizes": result.sizes.changes_since(setup.warmup_s),
+        "decisions": [
+            {
+                "t_s": decision.now_s,
+                "sizes": decision.sizes._asdict(),
+                "advised": decision.advised._asdict(),
+                "reason": decision.reason,
+                "fallback": decision.fallback,
+                "expected_grams": decision.grams,
+                "expected_attainment": decision.attained,
+            }
+            for decision in result.decisions
+        ],
         **(_UNMEASURED if result.measured is None else _measured(result.measured, setup.scope)),
         "saving_vs_full": replay.saving(result, "full"),
         "saving_vs_hbm_only": replay.saving(result, "hbm-only"),

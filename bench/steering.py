@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +31,14 @@ from greencache.traces.requests import RequestTrace
 __all__ = ["Controlled", "Scheduled"]
 
 _DAY_S = 24 * HOUR_S
+_LONGEST_PAST = 24 * 7 * 12
+"""Intervals of the grid's past that a forecast looks at."""
+
+
+@lru_cache(maxsize=64)
+def _forecasts(about: tuple[object, ...]) -> dict[tuple[int, int], Forecast]:
+    """Forecasts made of a grid so far in this process: many runs ask for the same ones."""
+    return {}
 
 
 class Scheduled:
@@ -68,6 +77,8 @@ class GridForecast:
         middles_s = (np.arange(count) + 0.5) * interval_s
         self._series = hours[(middles_s / HOUR_S).astype(np.int64)]
         self._rolling = RollingForecast(forecaster, round(_DAY_S / interval_s))
+        told = (grid.zone, grid.source, grid.start, self._first_s, interval_s)
+        self._memo = _forecasts((*told, repr(forecaster)))
 
     def _step(self, t_s: float) -> int:
         return round((t_s - self._first_s) / self._interval_s)
@@ -85,12 +96,11 @@ class GridForecast:
         """As `greencache.controller.lookout.IntensitySource`."""
         # Without any past, the hour that begins is taken to be known.
         origin = max(self._step(now_s), 1)
-        history = self._series[max(origin - _LONGEST_PAST, 0) : origin]
-        return self._rolling.forecast(history, steps, origin)
-
-
-_LONGEST_PAST = 24 * 7 * 12
-"""Intervals of the grid's past that a forecast looks at."""
+        known = self._memo.get((origin, steps))
+        if known is None:
+            history = self._series[max(origin - _LONGEST_PAST, 0) : origin]
+            known = self._memo[origin, steps] = self._rolling.forecast(history, steps, origin)
+        return known
 
 
 def _perturbed(forecaster: Forecaster, settings: ControlSettings, seed: int) -> Forecaster:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -153,6 +155,7 @@ def replay_table(replay: Replay, *, width: int = WIDE) -> Group:
     if len(shown) < len(headings):
         footer = [_left_out(replay), *footer]
     footer += _still_filling(replay)
+    footer += [note for result in replay.results for note in _steering_notes(replay, result)]
     footer += [
         f"{result.plan} is invalid: {result.invalid_because}"
         for result in replay.results
@@ -185,6 +188,27 @@ def _still_filling(replay: Replay) -> list[str]:
         f"Still filling while measured: {'; '.join(filling)}. A longer warm-up would show them as"
         " they stay."
     ]
+
+
+def _steering_notes(replay: Replay, result: PlanResult) -> list[str]:
+    """What the controller did and why, of a plan that it steered."""
+    if not result.decisions:
+        return []
+    changes = [
+        decision
+        for decision in result.decisions
+        if decision.sizes != decision.before and decision.now_s >= replay.setup.warmup_s
+    ]
+    last = result.decisions[-1]
+    lines = [
+        f"{result.plan} changed sizes {len(changes)} times while measured; last, at hour"
+        f" {last.now_s / HOUR_S:.4g}: {last.reason}"
+    ]
+    fallbacks = Counter(decision.fallback for decision in result.decisions if decision.fallback)
+    if fallbacks:
+        counted = ", ".join(f"{name} {count}" for name, count in fallbacks.items())
+        lines.append(f"{result.plan}, of {len(result.decisions)} decisions: {counted}")
+    return lines
 
 
 def _growing(served: Served) -> list[str]:

@@ -19,7 +19,7 @@ Fallbacks, each said once and counted:
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -148,7 +148,15 @@ class Controller:
         try:
             return plan(instance, gap=_GAP), None
         except InfeasibleError:
-            return plan(relaxed(instance), gap=_GAP), "infeasible"
+            # The last tenths of a point cost the most, and are below what models can tell apart.
+            most = relaxed(instance)
+            margin = self._settings.slo_margin
+            nearly = replace(
+                most,
+                target=np.maximum(most.target - margin, 0.0),
+                floor=np.maximum(most.floor - margin, 0.0),
+            )
+            return plan(nearly, gap=_GAP), "infeasible"
 
     def _keeping(self, instance: Instance) -> float | None:
         """Grams of the present sizes over the horizon; None if they would miss the SLO."""

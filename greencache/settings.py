@@ -124,7 +124,7 @@ class ControlSettings(_Part):
         0.01, ge=0, lt=1, description="planned for beyond the SLO's target, as models err"
     )
     load_quantile: float = Field(
-        0.75, gt=0, lt=1, description="quantile of the load's forecast for which the SLO is kept"
+        0.6, gt=0, lt=1, description="quantile of the load's forecast for which the SLO is kept"
     )
     forecast: Literal["model", "naive", "perfect"] = Field(
         "model", description="what the controller expects: model, naive or (in a replay) perfect"
