@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from greencache.controller.planner import Instance, most_attained, plan
 
-__all__ = ["serving_days", "tightened"]
+__all__ = ["scattered", "serving_days", "tightened"]
 
 LEVELS_PER_TB = 4
 SSD_TB = np.arange(17.0)
@@ -93,4 +93,25 @@ def serving_days(
         target=target,
         floor=0.3,
         day=hours // 24,
+    )
+
+
+def scattered(seed: int) -> Instance:
+    """As large as `serving_days`, with next nodes and attainment drawn at random.
+
+    Attaining more costs more, ever more steeply, from every node: nearly everything is a trade, and
+    a great many plans are about as good as the best. The hardest kind that was found.
+    """
+    draws = np.random.default_rng(seed)
+    shape = (24, _LEVELS * len(BACKLOGS), len(SSD_TB) * len(DRAM_TB))
+    share = draws.uniform(0, 1, shape)
+    return Instance(
+        grams=100 * (1 + share**2 + draws.uniform(0, 0.02, shape)),
+        attained=400 * share,
+        requests=np.full(shape[0], 400.0),
+        next_node=draws.integers(0, shape[1], shape).astype(np.int32),
+        start_node=0,
+        target=0.85,
+        floor=0.0,
+        day=(15 + np.arange(shape[0])) // 24,
     )

@@ -127,13 +127,15 @@ def complete(
 ) -> None:
     """Fill ``path`` from interval ``begin`` on: what looks cheapest and leaves all needs in reach.
 
-    ``had`` requests of that day were within the SLO already, in the horizon.
+    ``had`` requests of that day were within the SLO already, in the horizon. Where rounding alone
+    leaves no arc in reach, the one that attains the most is taken.
     """
     n = start
     for t in range(begin, len(path)):
         day = network.day[t]
         day_ends = ends_day(network.day, t)
         least = np.inf
+        greatest = -np.inf
         first = network.first[t, n]
         for at in range(first, first + network.degree[t, n]):
             m = network.next_node[at]
@@ -143,6 +145,9 @@ def complete(
             value = network.grams[at] - prices[day] * network.attained[at] + ahead[t + 1, m]
             if most >= network.needs[day] and value < least:
                 least = value
+                path[t] = at
+            elif least == np.inf and most > greatest:
+                greatest = most
                 path[t] = at
         had = 0.0 if day_ends else had + network.attained[path[t]]
         n = network.next_node[path[t]]

@@ -53,7 +53,7 @@ def brute_force(instance: Instance) -> Best:
 
 @st.composite
 def instances(draw: st.DrawFn) -> Instance:
-    """Whole requests and grams, shares in eighths: sums are exact, and ties are common."""
+    """Whole requests, shares in eighths, grams whole or not: sums are exact, or ties are rare."""
     intervals = draw(st.integers(1, 5))
     nodes = draw(st.integers(1, 4))
     choices = draw(st.integers(1, 4))
@@ -68,6 +68,8 @@ def instances(draw: st.DrawFn) -> Instance:
     grams = draws.integers(0, 30, shape).astype(np.float64) + np.floor(
         dear * share * requests[:, None, None]
     )
+    if draw(st.booleans()):
+        grams += draws.random(shape)
     grams[draws.random(shape) < draw(st.sampled_from([0.0, 0.2]))] = np.inf
     before = draws.integers(0, 20, days).astype(np.float64)
     return Instance(

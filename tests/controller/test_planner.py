@@ -66,8 +66,8 @@ def test_a_plan_is_the_best_of_all_sequences(instance: Instance) -> None:
     made = plan(instance)
     event("feasible, with a price" if made.prices.any() else "feasible, target slack")
     check(instance, made)
-    assert made.grams == best.grams
-    assert made.lower_bound == pytest.approx(best.grams)
+    assert made.grams == pytest.approx(best.grams, rel=1e-12)
+    assert made.lower_bound == pytest.approx(best.grams, rel=1e-11)
     assert made.gap == pytest.approx(0.0)
 
 
@@ -81,7 +81,7 @@ def test_the_integer_program_finds_the_same(instance: Instance) -> None:
         return
     made = plan_ilp(instance)
     check(instance, made)
-    assert made.grams == best.grams
+    assert made.grams == pytest.approx(best.grams, rel=1e-12)
     assert made.lower_bound == pytest.approx(best.grams, abs=1e-6)
 
 
@@ -96,7 +96,7 @@ def test_with_too_few_labels_the_bound_still_holds(instance: Instance) -> None:
     for made in (few, near):
         check(instance, made)
         assert made.lower_bound <= best.grams + 1e-9
-        assert made.grams >= best.grams
+        assert made.grams >= best.grams - 1e-9
     assert near.gap <= 0.25
 
 
@@ -116,11 +116,11 @@ def test_what_cannot_be_kept_is_relaxed_to_what_can(instance: Instance) -> None:
     easier = relaxed(instance)
     made = plan(easier)
     check(easier, made)
-    assert made.grams <= most.grams
+    assert made.grams <= most.grams + 1e-9
     assert (np.asarray(easier.target) <= instance.target).all()
     assert (np.asarray(easier.floor) <= instance.floor).all()
     if instance.met_by(most):
-        assert made.grams == plan(instance).grams, "nothing was relaxed"
+        assert made.grams == pytest.approx(plan(instance).grams), "nothing was relaxed"
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
