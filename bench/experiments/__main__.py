@@ -1,4 +1,4 @@
-"""The command: ``python -m greencache.bench.experiments NAME|SPEC.toml``, or ``… report DIR...``."""
+"""``python -m greencache.bench.experiments NAME|SPEC.toml``, or ``… report DIR...``."""
 
 from __future__ import annotations
 

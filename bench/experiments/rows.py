@@ -5,6 +5,7 @@ A number that does not exist is null. A run that failed has an ``error`` and not
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -73,7 +74,7 @@ def _capacity(said: dict[str, Any], start_s: float, end_s: float) -> Row:
         row[f"{tier}_bytes_mean"] = float(np.average(sizes, weights=[s for _, s in steps]))
         row[f"{tier}_bytes_min"] = float(sizes.min())
         row[f"{tier}_bytes_max"] = float(sizes.max())
-    pairs = zip(steps, steps[1:], strict=False)
+    pairs = itertools.pairwise(steps)
     row["resizes"] = sum(before[1:] != after[1:] for (before, _), (after, _) in pairs)
     return row
 

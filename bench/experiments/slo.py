@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench.outcome import Slo, latencies_s
+from greencache.bench.plans import parse_plans
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulated import prepare
 from greencache.bench.simulation import simulate
 from greencache.errors import InputError
-from greencache.bench.plans import parse_plans
 
 __all__ = ["LOAD_FRACTION", "TPOT_LIMITS_S", "TTFT_LIMITS_S", "full_keeps", "least_kept"]
 
