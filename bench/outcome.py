@@ -15,14 +15,26 @@ from greencache.bench.plans import Plan
 from greencache.bench.simulation import BIN_S, SimulatedRun
 from greencache.bench.sizes import SizesOverTime
 from greencache.controller.loop import Decision
+from greencache.quantities import HOUR_S
 
-__all__ = ["STEADY_GROWTH", "TIERS", "Latency", "Outcome", "Served", "Slo", "outcome_of"]
+__all__ = [
+    "STEADY_GROWTH",
+    "TIERS",
+    "Latency",
+    "Outcome",
+    "Served",
+    "Slo",
+    "latencies_s",
+    "outcome_of",
+]
 
 TIERS = ("hbm", "dram", "ssd")
 
 STEADY_GROWTH = 0.05
 """A tier is stationary if its content grew by no more than this share of its capacity while
 measured: what it evicts then makes up for what it stores."""
+
+_HOURS_OF_A_DAY = 24
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
 
@@ -69,6 +81,8 @@ class Served:
         Latencies; TPOT of requests with two output tokens or more, None if there is none.
     slo_attainment:
         Share of requests that met both limits.
+    requests_by_hour, kept_by_hour:
+        How many arrived in each hour since the warm-up, and how many of these met both limits.
     preemptions:
         How often a request gave up its place in HBM.
     content_growth:
@@ -83,11 +97,21 @@ class Served:
     slo_attainment: float
     preemptions: int
     content_growth: dict[str, float | None]
+    requests_by_hour: NDArray[np.int64] = field(repr=False)
+    kept_by_hour: NDArray[np.int64] = field(repr=False)
 
     @property
     def hit_rate_tokens(self) -> float:
         """Prompt tokens found in any tier, over all prompt tokens."""
         return sum(self.hit_rate_tokens_by_tier.values())
+
+    @property
+    def slo_attainment_by_day(self) -> NDArray[np.float64]:
+        """Share of requests that met both limits, of each day since the warm-up; NaN for none."""
+        starts = np.arange(0, len(self.requests_by_hour), _HOURS_OF_A_DAY)
+        kept = np.add.reduceat(self.kept_by_hour, starts)
+        requests = np.add.reduceat(self.requests_by_hour, starts)
+        return np.divide(kept, requests, out=np.full(len(starts), np.nan), where=requests > 0)
 
     @property
     def stationary(self) -> bool:
@@ -141,6 +165,15 @@ def _growth(
     return growth
 
 
+def latencies_s(requests: NDArray[np.void]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """TTFT and TPOT of finished requests (`SimulatedRun.requests`); TPOT is NaN for one token."""
+    ttft_s = requests["first_token_s"] - requests["arrival_s"]
+    later = requests["output_tokens"] - 1
+    decoding_s = requests["finish_s"] - requests["first_token_s"]
+    tpot_s = np.divide(decoding_s, later, out=np.full(len(later), np.nan), where=later > 0)
+    return ttft_s, tpot_s
+
+
 def outcome_of(
     run: SimulatedRun,
     plan: Plan,
@@ -166,12 +199,9 @@ def outcome_of(
     if run.overloaded is not None:
         return Outcome(plan, run.sizes, run.overloaded, None, run.bins, run.end_s)
     requests = run.requests[run.requests["arrival_s"] >= warmup_s]
-    ttft_s = requests["first_token_s"] - requests["arrival_s"]
-    later = requests["output_tokens"] - 1
-    several = later > 0
-    tpot_s = (requests["finish_s"] - requests["first_token_s"])[several] / later[several]
-    kept = ttft_s <= slo.ttft_s
-    kept[several] &= tpot_s <= slo.tpot_s
+    ttft_s, tpot_s = latencies_s(requests)
+    kept = (ttft_s <= slo.ttft_s) & ~(tpot_s > slo.tpot_s)
+    hour = ((requests["arrival_s"] - warmup_s) // HOUR_S).astype(np.int64)
     attainment = float(kept.mean())
     ttft = Latency.of(ttft_s)
     assert ttft is not None
@@ -183,10 +213,12 @@ def outcome_of(
             tier: float(requests[f"{tier}_blocks"].sum(dtype=np.int64) * share) for tier in TIERS
         },
         ttft=ttft,
-        tpot=Latency.of(tpot_s),
+        tpot=Latency.of(tpot_s[~np.isnan(tpot_s)]),
         slo_attainment=attainment,
         preemptions=int(requests["preemptions"].sum()),
         content_growth=_growth(run.bins, warmup_s, capacity_blocks),
+        requests_by_hour=np.bincount(hour),
+        kept_by_hour=np.bincount(hour[kept], minlength=int(hour.max()) + 1),
     )
     missed = None
     if attainment < slo.target:

@@ -20,7 +20,7 @@ from typing import TypeAlias
 from greencache.bench.sweep_jobs import Job, JobRows, run_job
 from greencache.errors import InputError, SweepError
 
-__all__ = ["JobResults", "Runner", "run_locally", "run_on_dask"]
+__all__ = ["JobResults", "Runner", "end_with_parent", "run_locally", "run_on_dask"]
 
 JobResults: TypeAlias = Generator[tuple[Job, JobRows], None, None]
 """Jobs as they end; closing it stops the others."""
@@ -29,7 +29,7 @@ Runner: TypeAlias = Callable[[Sequence[Job]], JobResults]
 _CONNECT_S = 10.0
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Leave no worker behind: end without a word on Ctrl-C, and when the parent is gone.
 
     A worker waits for work on a pipe that it holds both ends of, so it would not see its parent
@@ -58,7 +58,7 @@ def run_locally(jobs: Sequence[Job], processes: int) -> JobResults:
     pool = concurrent.futures.ProcessPoolExecutor(
         min(processes, len(jobs)),
         mp_context=multiprocessing.get_context("spawn"),
-        initializer=_end_with_parent,
+        initializer=end_with_parent,
     )
     finished = False
     try:

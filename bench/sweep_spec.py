@@ -31,7 +31,7 @@ from greencache.errors import InputError, SpecError
 from greencache.factors import FACTOR_NAMES
 from greencache.traces.files import STDIN
 
-__all__ = ["MOST_CELLS", "AxisValue", "Cell", "SweepSpec", "read_spec"]
+__all__ = ["MOST_CELLS", "AxisValue", "Cell", "SweepSpec", "parse_toml", "read_spec"]
 
 MOST_CELLS = 100_000
 """Above this a sweep is taken for a mistake."""
@@ -97,7 +97,14 @@ def _close(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {found[0]}?" if found else ""
 
 
-def _parse(path: Path) -> dict[str, Any]:
+def parse_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file.
+
+    Raises
+    ------
+    SpecError
+        If it cannot be read or is not TOML.
+    """
     try:
         return tomllib.loads(path.read_text("utf-8"))
     except OSError as fault:
@@ -194,7 +201,7 @@ def read_spec(path: Path) -> SweepSpec:
     SpecError
         If the file cannot be read or is not such a file.
     """
-    parsed = _parse(path)
+    parsed = parse_toml(path)
     for name in parsed:
         if name not in _TABLES:
             hint = _close(name, _TABLES)
