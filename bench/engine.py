@@ -166,15 +166,17 @@ def _end_prompts(engine: Engine) -> None:
 
 @subroutine
 def _note_prefill(engine: Engine, tokens: float, step: Step) -> None:
-    """Count prompt tokens of a step, and the energy that it takes more than one without them."""
+    """Count prompt tokens of a step, and the time and energy it takes more than without them."""
     idle_w, running = engine.rates.idle_w, float(engine.counts[DECODING])
-    added_j = (step.power_w - idle_w) * step.duration_s
+    added_s, added_j = step.duration_s, (step.power_w - idle_w) * step.duration_s
     if running > 0:
         context = engine.clock[CONTEXT]
         without = step_cost(engine.rates, running, running, context, context)
+        added_s -= without.duration_s
         added_j -= (without.power_w - idle_w) * without.duration_s
     totals = engine.bins[int(engine.clock[NOW_S] / engine.config.bin_s)]
     totals.prefill_tokens += tokens
+    totals.prefill_s += added_s
     totals.prefill_j += added_j
 
 

@@ -92,6 +92,7 @@ BIN = np.dtype(
         ("gpu_j", np.float64),
         ("busy_s", np.float64),
         ("prefill_tokens", np.float64),  # prompt tokens computed
+        ("prefill_s", np.float64),  # time that they added to the steps
         ("prefill_j", np.float64),  # energy that they added to what else the GPUs did
         ("read_bytes", np.float64),  # from SSD
         ("written_bytes", np.float64),  # to SSD

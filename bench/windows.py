@@ -7,12 +7,14 @@ from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
 from greencache.bench.outcome import Slo
+from greencache.bench.simulation import StorageSetup
 from greencache.controller.prompts import Prompts
 from greencache.controller.telemetry import Spread, Window
+from greencache.quantities import HOUR_S
 from greencache.tiers.state import CAPACITY, USED
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["prompts_between", "window_of"]
+__all__ = ["Watched", "prompts_between", "window_of"]
 
 
 def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Window:
@@ -53,6 +55,7 @@ def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Wind
         busy_s=float(bins["busy_s"].sum()),
         gpu_j=float(bins["gpu_j"].sum()),
         prefill_tokens=float(bins["prefill_tokens"].sum()),
+        prefill_s=float(bins["prefill_s"].sum()),
         prefill_j=float(bins["prefill_j"].sum()),
         read_bytes=float(bins["read_bytes"].sum()),
         written_bytes=float(bins["written_bytes"].sum()),
@@ -85,3 +88,20 @@ def prompts_between(
         arrival_s=trace.arrival_s[chosen],
         computed_s=requests["first_token_s"][chosen],
     )
+
+
+class Watched:
+    """Leaves a run as it is and keeps what a controller would have seen of it.
+
+    The last interval is seen only if the run goes on beyond its end.
+    """
+
+    def __init__(self, storage: StorageSetup, slo: Slo, interval_s: float = HOUR_S) -> None:
+        self.interval_s, self.largest = interval_s, storage.sizes
+        self.windows: list[Window] = []
+        self._storage, self._slo = storage, slo
+
+    def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
+        """Note the interval that ends."""
+        self.windows.append(window_of(engines, now_s - self.interval_s, now_s, self._slo))
+        return self._storage

@@ -13,83 +13,82 @@ _MOST = 2.0
 _MOST_SHIFT = 2.0
 """In log odds: at most from 50 % to 88 %."""
 
-_FEW = 50
-"""Requests with which an interval's attainment counts half: its log odds are then off by about
-0.4 in the mean by chance alone."""
-
-
-def _logit(share: float, count: float) -> float:
-    """Log odds of a share seen over ``count`` requests; finite, by half a request more each way."""
-    met = share * count
-    return math.log((met + 0.5) / (count - met + 0.5))
+_BELIEF = 200.0
+"""Requests that would have to be seen for the measured attainment to count as much as the model:
+so many have a standard error of about 3 points."""
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
     """Corrections learned from what was predicted and measured for the sizes that ran.
 
-    Each is a mean over intervals, weighted exponentially.
-
     Attributes
     ----------
     work:
-        Factor on the seconds that prompts take.
+        Factor on the seconds that prompts take; a mean over intervals.
     energy:
-        Factor on the joules that they take.
-    shift:
-        Added to the log odds of meeting the latency limits.
+        Factor on the joules that they take; a mean over intervals.
+    requests, predicted, met:
+        Requests, and those in time as predicted and as measured; sums over intervals.
     gain:
-        Weight of the newest interval.
+        Weight of the newest interval in the means, and what older ones lose of theirs in the sums.
     """
 
     work: float = 1.0
     energy: float = 1.0
-    shift: float = 0.0
-    gain: float = 0.1
+    requests: float = 0.0
+    predicted: float = 0.0
+    met: float = 0.0
+    gain: float = 0.05
 
-    def with_energy(self, predicted_j: float, measured_j: float) -> Calibration:
-        """Learn from the prompts' energy in an interval; ``predicted_j`` as without `energy`."""
-        return replace(self, energy=self._towards(self.energy, predicted_j, measured_j))
+    @property
+    def shift(self) -> float:
+        """Added to the log odds of being in time.
 
-    def with_busy(
-        self, predicted_prefill_s: float, busy_s: float, duration_s: float, decoding: float
-    ) -> Calibration:
-        """Learn from an interval's busy time.
-
-        An engine is busy while it computes prompts, and a share ``decoding`` of the other time
-        while answers run: ``busy = P + (duration - P) * decoding``. That gives ``P``. The more it
-        decodes the less this says; it is weighted by ``1 - decoding``.
-
-        Parameters
-        ----------
-        predicted_prefill_s:
-            Time with prompts as predicted without `work`, for one engine.
-        busy_s, duration_s:
-            Measured, for one engine.
-        decoding:
-            Share of the time without prompts in which answers run.
+        The log odds of the measured share less those of the predicted one, both over all intervals
+        together and with some requests more that are as predicted.
         """
-        idle = 1.0 - decoding
-        if idle <= 0:
-            return self
-        prefill_s = max(busy_s - decoding * duration_s, 0.0) / idle
+        if self.requests == 0:
+            return 0.0
+        total = self.requests + _BELIEF
+        share = min(max(self.predicted / self.requests, 0.5 / total), 1 - 0.5 / total)
+        seen = min(max((self.met + _BELIEF * share) / total, 0.5 / total), 1 - 0.5 / total)
+        shift = math.log(seen / (1 - seen)) - math.log(share / (1 - share))
+        return max(-_MOST_SHIFT, min(_MOST_SHIFT, shift))
+
+    def shifted(self, share: float) -> float:
+        """A share of requests with `shift` added to its log odds."""
+        odds = math.exp(self.shift)
+        return share * odds / (1 - share + share * odds)
+
+    def with_prompts(
+        self,
+        predicted_s: float,
+        measured_s: float,
+        predicted_j: float,
+        measured_j: float,
+    ) -> Calibration:
+        """Learn from the seconds and joules that prompts took; predicted as with factors of 1."""
         return replace(
-            self, work=self._towards(self.work, predicted_prefill_s, prefill_s, weight=idle)
+            self,
+            work=self._towards(self.work, predicted_s, measured_s),
+            energy=self._towards(self.energy, predicted_j, measured_j),
         )
 
     def with_attainment(self, predicted: float, measured: float, requests: int) -> Calibration:
-        """Learn from how many met the limits; ``predicted`` as without `shift`."""
+        """Learn from the share in time; ``predicted`` as without `shift`."""
         if requests == 0 or not (math.isfinite(predicted) and math.isfinite(measured)):
             return self
-        off = _logit(measured, requests) - _logit(predicted, requests)
-        weight = self.gain * requests / (requests + _FEW)
-        shift = self.shift + weight * (off - self.shift)
-        return replace(self, shift=max(-_MOST_SHIFT, min(_MOST_SHIFT, shift)))
+        keep = 1 - self.gain
+        return replace(
+            self,
+            requests=keep * self.requests + requests,
+            predicted=keep * self.predicted + predicted * requests,
+            met=keep * self.met + measured * requests,
+        )
 
-    def _towards(
-        self, factor: float, predicted: float, measured: float, weight: float = 1.0
-    ) -> float:
+    def _towards(self, factor: float, predicted: float, measured: float) -> float:
         if predicted <= 0 or measured <= 0:
             return factor
         ratio = max(1 / _MOST, min(_MOST, measured / predicted))
-        return factor + self.gain * weight * (ratio - factor)
+        return factor + self.gain * (ratio - factor)

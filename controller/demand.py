@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from greencache.controller.performance import ServingHardware
 from greencache.controller.queueing import Attained, Demand, attainment
 from greencache.controller.reuse import ReuseProfile
-from greencache.controller.work import Prefill, attended_positions, decode_step_s, prefill
+from greencache.controller.work import Prefill, attended_positions, decode_step, prefill
 
-__all__ = ["EngineLimits", "PairCosts", "ServiceModel", "pair_costs"]
+__all__ = ["Answers", "EngineLimits", "PairCosts", "ServiceModel", "pair_costs"]
 
 Floats = NDArray[np.float64]
 
@@ -21,7 +21,7 @@ _REPRESENTATIVES = 9
 """Pairs of sizes whose requests are queued; the others lie between them by the work they leave."""
 
 _MOST_BUSY = 0.95
-"""Share of time with prompts at which the estimate of running answers stops rising."""
+"""Share of time with prompts beyond which answers are taken to have as much of it as there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,22 @@ class PairCosts(NamedTuple):
     prefill_j: Floats
     read_bytes: Floats
     written_bytes: Floats
+
+
+class Answers(NamedTuple):
+    """How an engine's answers are computed.
+
+    Attributes
+    ----------
+    step_s, step_j:
+        Seconds and joules (above idle) of a step without prompts.
+    decoding:
+        Share of the time without prompts that such steps take.
+    """
+
+    step_s: Floats
+    step_j: Floats
+    decoding: Floats
 
 
 def pair_costs(
@@ -180,23 +196,36 @@ class ServiceModel:
         read_s = from_ssd * token_bytes / self._read_bytes_per_s[ssd]
         return cost, np.maximum(link_s, read_s)
 
-    def running(self, profile: ReuseProfile, busy: Floats, rates: Floats) -> Floats:
-        """Mean number of answers that run on one engine, by Little's law.
+    def answers(self, profile: ReuseProfile, busy: Floats, rates: Floats) -> Answers:
+        """How one engine's answers are computed beside its prompts.
 
-        An answer takes its tokens times a step without prompts, stretched by the share ``busy`` of
-        the time that prompts take: shapes of ``busy`` and ``rates`` broadcast.
+        Prompts come first, so answers wait and then run together: those of one busy period of
+        prompts begin at about its end. Busy periods come to an engine without prompts at the rate
+        of requests, and the answers of each take about as long as one does: it has none to compute
+        with the probability ``exp(-m)``, where ``m`` is the rate times tokens times a step's
+        seconds, as for Poisson arrivals that each occupy it so long. All tokens are made in the
+        steps that are left for them, which gives how many a step makes.
+
+        Parameters
+        ----------
+        profile:
+            For the lengths of prompts and answers.
+        busy:
+            Share of its time that prompts take.
+        rates:
+            Requests per second of all engines; ``busy`` and ``rates`` broadcast.
         """
         context = profile.input_tokens + profile.output_tokens / 2
-        running = np.zeros(np.broadcast_shapes(np.shape(busy), np.shape(rates)))
-        stretch = 1 - np.minimum(busy, _MOST_BUSY)
-        for _ in range(3):  # a step depends on how many run: converges quickly from below
-            step_s = decode_step_s(self.hardware.rates, 1 + running, context)
-            running = rates / self.replicas * profile.output_tokens * step_s / stretch
-        return running
+        per_s = rates / self.replicas * profile.output_tokens
+        batch = np.ones(np.broadcast_shapes(np.shape(busy), np.shape(rates)))
+        left = 1 - np.minimum(busy, _MOST_BUSY)
+        for _ in range(3):  # a step takes little longer the more it makes: this settles quickly
+            step_s, step_j = decode_step(self.hardware.rates, batch, context)
+            decoding = 1 - np.exp(-per_s * step_s)
+            batch = np.maximum(per_s * step_s / (left * np.maximum(decoding, 1e-12)), 1.0)
+        return Answers(step_s, step_j, decoding)
 
     def _decode_s(self, profile: ReuseProfile, prefill_s: Floats, rates: Floats) -> Floats:
-        """Seconds of a step without prompts, that of a request that runs among others."""
+        """Seconds of a step without prompts; (rates, choices)."""
         busy = rates[:, None] / self.replicas * prefill_s
-        others = self.running(profile, busy, rates[:, None])
-        context = profile.input_tokens + profile.output_tokens / 2
-        return decode_step_s(self.hardware.rates, 1 + others, context)
+        return self.answers(profile, busy, rates[:, None]).step_s

@@ -23,7 +23,7 @@ from greencache.controller.telemetry import Telemetry, Window
 from greencache.quantities import HOUR_S
 from greencache.settings import ControlSettings
 
-__all__ = ["IntensitySource", "Lookout", "RollingForecast", "View"]
+__all__ = ["IntensitySource", "Lookout", "RollingForecast", "View", "learned_from"]
 
 _DAY_S = 24 * HOUR_S
 
@@ -136,7 +136,7 @@ class Lookout:
                 ssd_bytes=window.capacity_bytes["ssd"],
                 calibration=self.calibration,
             )
-            self.calibration = _learned(self.calibration, expected, window)
+            self.calibration = learned_from(self.calibration, expected, window)
         self._content_bytes = content_bytes
         self._shadow.observe(prompts, window.end_s)
         self._shadow.hold(window.held_blocks, window.end_s)
@@ -185,10 +185,8 @@ class Lookout:
         return View(instance, intensity.mean, profile.found.sum(axis=-1), tuple(notices))
 
 
-def _learned(calibration: Calibration, expected: Expected, window: Window) -> Calibration:
+def learned_from(calibration: Calibration, expected: Expected, window: Window) -> Calibration:
     """Corrections after an interval that has passed, and what they said of it."""
-    learned = calibration.with_energy(expected.prefill_j, window.prefill_j)
-    learned = learned.with_busy(
-        expected.prefill_s / calibration.work, window.busy_s, window.duration_s, expected.decoding
-    )
-    return learned.with_attainment(expected.attainment, window.attainment, window.finished)
+    return calibration.with_prompts(
+        expected.prefill_s, window.prefill_s, expected.prefill_j, window.prefill_j
+    ).with_attainment(expected.attainment, window.attainment, window.finished)

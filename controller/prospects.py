@@ -89,19 +89,27 @@ class Prospects(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What one interval at fixed sizes should bring, before `Calibration` of energy and shift."""
+    """What one interval at fixed sizes should bring, over all engines.
+
+    Attributes
+    ----------
+    attainment, ttft_s:
+        With the calibrated work, before the calibrated shift.
+    prefill_s, prefill_j:
+        What prompts take, before any calibration.
+    read_bytes, written_bytes:
+        Of SSD.
+    grams:
+        With the calibrated work and energy.
+    """
 
     attainment: float
     ttft_s: float
     prefill_s: float
-    """Of all engines together; with the calibrated work."""
     prefill_j: float
-    decoding: float
-    """Share of the time without prompts in which answers run."""
     read_bytes: float
     written_bytes: float
     grams: float
-    """With the calibrated energy."""
 
 
 @dataclass(frozen=True)
@@ -296,37 +304,12 @@ class ProspectsModel:
         engines_s = interval_s * prices.replicas
         count = requests[:, None, None]
         prefill_s = np.minimum(count * costs.prefill_s, engines_s)
-        busy_s = prefill_s + (engines_s - prefill_s) * self._decoding(profile, prefill_s, count)
+        answers = self.service.answers(profile, prefill_s / engines_s, count / interval_s)
+        decode_s = (engines_s - prefill_s) * answers.decoding
         joules = prices.always_w(self.service.hardware.rates.idle_w) * interval_s
-        joules = joules + count * costs.prefill_j + self._decode_j(profile, count)
-        joules += prices.traffic_j(count * costs.read_bytes, np.zeros(1))
-        return np.asarray(joules + prices.busy_w * busy_s)
-
-    def _decoding(self, profile: ReuseProfile, prefill_s: Floats, requests: Floats) -> Floats:
-        """Share of the time without prompts in which answers run.
-
-        Answers come and go about as in M/G/inf, where none runs with probability ``exp(-mean)``.
-        """
-        interval_s = self.service.limits.interval_s
-        busy = prefill_s / (interval_s * self.service.replicas)
-        running = self.service.running(profile, busy, requests / interval_s)
-        return np.asarray(1 - np.exp(-running))
-
-    def _decode_j(self, profile: ReuseProfile, requests: Floats) -> Floats:
-        """Energy of answers above idle in each interval: the same under every choice.
-
-        Every step reads the weights, for all answers that run, and each answer's KV.
-        """
-        rates, interval_s = self.service.hardware.rates, self.service.limits.interval_s
-        answers = requests * profile.output_tokens
-        running = self.service.running(profile, np.zeros(1), requests / interval_s)
-        context = profile.input_tokens + profile.output_tokens / 2
-        # Running answers share a step: given that one runs, 1 + running of them do in the mean.
-        memory_s = (rates.weight_bytes / (1 + running)) / rates.bytes_per_s
-        memory_s = memory_s + rates.kv_bytes_per_token * context / rates.bytes_per_s
-        compute_s = (rates.flops_per_token + rates.flops_per_sample) / rates.flops_per_s
-        compute_s += rates.flops_per_attended * context / rates.flops_per_s
-        return np.asarray(answers * (rates.memory_w * memory_s + rates.compute_w * compute_s))
+        joules = joules + prices.busy_w * (prefill_s + decode_s)
+        joules += count * costs.prefill_j + decode_s * (answers.step_j / answers.step_s)
+        return np.asarray(joules + prices.traffic_j(count * costs.read_bytes, np.zeros(1)))
 
     def _fates(
         self, profile: ReuseProfile, outlook: Outlook, mix: _Mix, calibration: Calibration
@@ -409,9 +392,8 @@ class ProspectsModel:
         return Expected(
             in_time,
             ttft_s,
-            prefill_s,
+            prefill_s / calibration.work,
             requests * at(costs.prefill_j) / calibration.energy,
-            float(self._decoding(profile, np.array([prefill_s]), count)[0]),
             requests * at(costs.read_bytes),
             written_bytes,
             float(grams[0]),

@@ -58,8 +58,9 @@ class Window:
         Latencies of these requests.
     busy_s, gpu_j:
         Time in which engines stepped, and energy of all GPUs, idle power included.
-    prefill_tokens, prefill_j:
-        Prompt tokens computed, and the energy that they added to what else the GPUs did.
+    prefill_tokens, prefill_s, prefill_j:
+        Prompt tokens computed, and the time and energy that they added to what else the engines
+        did.
     read_bytes, written_bytes, declined_bytes:
         SSD traffic, and what was not written, by admission or because writes lagged.
     held_blocks:
@@ -83,6 +84,7 @@ class Window:
     busy_s: float
     gpu_j: float
     prefill_tokens: float
+    prefill_s: float
     prefill_j: float
     read_bytes: float
     written_bytes: float

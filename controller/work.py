@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from greencache.controller.performance import Rates
 
-__all__ = ["Prefill", "attended_positions", "decode_step_s", "prefill"]
+__all__ = ["Prefill", "attended_positions", "decode_step", "prefill"]
 
 Floats = NDArray[np.float64]
 
@@ -66,16 +66,28 @@ def prefill(rates: Rates, computed: Floats, attended: Floats, max_batched_tokens
     return Prefill(seconds, np.minimum(joules, most_j), chunks)
 
 
-def decode_step_s(rates: Rates, running: Floats, context_tokens: float) -> Floats:
-    """Seconds of a step without prompts, in which so many answers get a token each."""
+def decode_step(rates: Rates, running: Floats, context_tokens: float) -> tuple[Floats, Floats]:
+    """Seconds of a step without prompts, and its joules above idle power.
+
+    Parameters
+    ----------
+    rates:
+        The engine.
+    running:
+        Answers that get a token each.
+    context_tokens:
+        Mean length of their prompts and answers so far.
+    """
     context = running * context_tokens
     linear_s = (rates.flops_per_token + rates.flops_per_sample) * running / rates.flops_per_s
     weights_s = rates.weight_bytes / rates.bytes_per_s
     attention_s = rates.flops_per_attended * context / rates.flops_per_s
     kv_s = rates.kv_bytes_per_token * context / rates.bytes_per_s
-    return np.asarray(
+    seconds = (
         np.maximum(linear_s, weights_s)
         + np.maximum(attention_s, kv_s)
         + rates.link_s_per_token * running
         + rates.overhead_s
     )
+    joules = rates.compute_w * (linear_s + attention_s) + rates.memory_w * (weights_s + kv_s)
+    return seconds, np.minimum(joules, (rates.limit_w - rates.idle_w) * seconds)
