@@ -111,14 +111,14 @@ class Controller:
     def decide(self, now_s: float) -> Decision:
         """Choose the sizes that hold from ``now_s`` on."""
         view = None
-        if len(self.telemetry) * self._settings.interval >= self._settings.learn:
-            view = self._lookout.view(self.telemetry, now_s)
-        if view is None:
-            return self._decided(now_s, self._safe, "learning at the largest sizes", "learning")
         try:
+            if len(self.telemetry) * self._settings.interval >= self._settings.learn:
+                view = self._lookout.view(self.telemetry, now_s)
+            if view is None:
+                return self._decided(now_s, self._safe, "learning at the largest sizes", "learning")
             made, fallback = self._plan(view.instance)
         except PlanningError as fault:
-            return self._without_plan(now_s, fault, view.notices)
+            return self._without_plan(now_s, fault, () if view is None else view.notices)
         planned = [self._choices[choice] for choice in made.choices]
         self._last_plan = planned[1:]
         kept = self._keeping(view.instance)

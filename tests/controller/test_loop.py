@@ -1,0 +1,189 @@
+"""The control loop: what it does with a view of the coming hours, and without one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from greencache.controller.lookout import View
+from greencache.controller.loop import Controller, Decision
+from greencache.controller.planner import Instance
+from greencache.controller.sizes import Candidates, Sizes
+from greencache.controller.telemetry import Spread, Telemetry, Window
+from greencache.errors import PlanningError
+from greencache.quantities import HOUR_S, TB
+from greencache.settings import ControlSettings
+
+CANDIDATES = Candidates((0,), (0, TB, 2 * TB))
+LARGEST = Sizes(0, 2 * TB)
+PROMPT = ControlSettings(learn=HOUR_S, horizon=2, hysteresis=0.01)
+
+
+def window(hour: int) -> Window:
+    nothing = Spread.of(np.zeros(0))
+    return Window(
+        start_s=hour * HOUR_S,
+        duration_s=HOUR_S,
+        arrivals=10,
+        prompt_tokens=1000,
+        output_tokens=100,
+        hit_tokens={},
+        finished=10,
+        within_slo=10,
+        ttft=nothing,
+        tpot=nothing,
+        busy_s=1.0,
+        gpu_j=1.0,
+        prefill_tokens=1.0,
+        prefill_s=1.0,
+        prefill_j=1.0,
+        read_bytes=0.0,
+        written_bytes=0.0,
+        declined_bytes=0.0,
+        held_blocks=0.0,
+        backlog_s=0.0,
+    )
+
+
+def view_of(
+    grams: list[list[float]],
+    attained: list[list[float]] | None = None,
+    *,
+    floor: float = 0.0,
+    notices: tuple[str, ...] = (),
+) -> View:
+    """Hours by sizes; no state is carried over."""
+    costs = np.array(grams, float)[:, None, :]
+    met = np.full(costs.shape, 10.0) if attained is None else np.array(attained, float)[:, None, :]
+    hours = len(costs)
+    instance = Instance(
+        grams=costs,
+        attained=met,
+        requests=np.full(hours, 10.0),
+        next_node=np.zeros(costs.shape, np.int32),
+        start_node=0,
+        target=0.9,
+        floor=floor,
+        day=np.zeros(hours, np.int64),
+    )
+    hits = np.array([[0.1, 0.3, 0.301]])
+    return View(instance, np.array([30.0] * (hours - 1) + [60.0]), hits, notices)
+
+
+class Foreseen:
+    """Says what it was given, view after view; where that is an error, raises it."""
+
+    def __init__(self, *views: View | PlanningError | None) -> None:
+        self.views = list(views)
+
+    def view(self, telemetry: Telemetry, now_s: float) -> View | None:
+        said = self.views.pop(0)
+        if isinstance(said, PlanningError):
+            raise said
+        return said
+
+
+def decisions(
+    *views: View | PlanningError | None, settings: ControlSettings = PROMPT
+) -> tuple[Controller, list[Decision]]:
+    controller = Controller(Foreseen(*views), CANDIDATES, settings, LARGEST)
+    made = []
+    for hour in range(len(views)):
+        controller.observe(window(hour))
+        made.append(controller.decide((hour + 1) * HOUR_S))
+    return controller, made
+
+
+def test_it_takes_the_first_step_of_the_cheapest_plan_and_says_why() -> None:
+    _, (decision,) = decisions(view_of([[5, 3, 4], [5, 3, 4]]))
+    assert decision.sizes == Sizes(0, TB)
+    assert decision.before == LARGEST
+    assert decision.fallback is None
+    assert decision.grams == 6.0
+    assert decision.reason == (
+        "SSD 2 TB to 1 TB: intensity 30 g/kWh for 1 h, then 60, reuse curve flat past 1 TB of SSD, "
+        "SLO slack 10 points, saves 25.00% against no change"
+    )
+
+
+def test_what_saves_too_little_is_left_as_it_is() -> None:
+    _, (decision,) = decisions(view_of([[5, 3.99, 4], [5, 3.99, 4]]))
+    assert decision.sizes == LARGEST
+    assert "too little" in decision.reason
+
+
+def test_what_would_miss_the_slo_is_changed_for_however_little() -> None:
+    short = [[10, 10, 7], [10, 10, 7]]
+    _, (decision,) = decisions(view_of([[5, 4.01, 4], [5, 4.01, 4]], short))
+    assert decision.sizes == Sizes(0, TB)
+    assert "would miss the SLO" in decision.reason
+
+
+def test_it_learns_before_it_decides() -> None:
+    slow = ControlSettings(learn=3 * HOUR_S, horizon=2)
+    _, made = decisions(None, None, view_of([[1, 3, 4]] * 2), settings=slow)
+    assert [decision.fallback for decision in made[:2]] == ["learning", "learning"]
+    assert made[1].sizes == LARGEST
+
+
+def test_nothing_seen_yet_is_learning_too() -> None:
+    _, (decision,) = decisions(None)
+    assert (decision.fallback, decision.sizes) == ("learning", LARGEST)
+
+
+def test_an_slo_that_cannot_be_kept_is_kept_as_far_as_can_be() -> None:
+    never = [[5, 8, 6], [5, 8, 6]]
+    controller, (decision, again) = decisions(
+        view_of([[1, 9, 8]] * 2, never, floor=0.9), view_of([[1, 9, 8]] * 2, never, floor=0.9)
+    )
+    assert decision.fallback == "infeasible"
+    assert decision.sizes == Sizes(0, TB)
+    assert len(decision.notices) == 1, "said the first time"
+    assert again.notices == ()
+    assert controller.fallbacks["infeasible"] == 2
+
+
+def test_without_a_plan_the_last_one_holds_and_then_the_largest_size() -> None:
+    fault = PlanningError("the solver is gone")
+    controller, made = decisions(view_of([[5, 3, 4], [1, 3, 4]]), fault, fault)
+    assert [each.fallback for each in made] == [None, "last plan", "largest"]
+    assert [each.sizes for each in made] == [Sizes(0, TB), Sizes(0, 0), LARGEST]
+    assert "the solver is gone" in made[1].reason
+    assert controller.fallbacks == {"last plan": 1, "largest": 1}
+
+
+def test_an_adviser_changes_nothing() -> None:
+    advising = PROMPT.model_copy(update={"dry_run": True})
+    controller, (decision,) = decisions(view_of([[5, 3, 4]] * 2), settings=advising)
+    assert decision.advised == Sizes(0, TB)
+    assert decision.sizes == controller.sizes == LARGEST
+    assert decision.reason.startswith("SSD 2 TB to 1 TB")
+
+
+def test_a_notice_is_given_once_and_counted() -> None:
+    bad = view_of([[5, 3, 4]] * 2, notices=("intensity: 3 values filled in",))
+    controller, (first, second) = decisions(bad, bad)
+    assert first.notices == ("intensity: 3 values filled in",)
+    assert second.notices == ()
+    assert controller.fallbacks["intensity"] == 2
+
+
+@pytest.mark.parametrize("day_had", [(90.0, 90.0), (90.0, 79.0)])
+def test_a_bad_morning_is_made_up_for(day_had: tuple[float, float]) -> None:
+    seen = view_of([[5, 3, 4], [5, 3, 4]], [[10, 9, 8], [10, 9, 8]])
+    requests, attained = np.array([day_had[0]]), np.array([day_had[1]])
+    instance = seen.instance
+    known = Instance(
+        instance.grams,
+        instance.attained,
+        instance.requests,
+        instance.next_node,
+        0,
+        0.9,
+        0.0,
+        instance.day,
+        requests,
+        attained,
+    )
+    _, (decision,) = decisions(seen._replace(instance=known))
+    assert decision.sizes == (Sizes(0, TB) if attained > 80 else Sizes(0, 0))
