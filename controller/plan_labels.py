@@ -163,6 +163,7 @@ def close_gap(
     path, grams = priced.path, priced.grams
     dropped = np.array([np.inf])
     potentials = priced.potentials
+    rounding = _ROUNDING * abs(grams) + float(potentials.rounding[0])
     days = len(network.needs)
     # What the needs from each day on are worth, with an entry for after the last.
     worth = potentials.prices * network.needs
@@ -175,7 +176,7 @@ def close_gap(
     trail: list[_Labels] = []
     intervals = len(network.day)
     for t in range(intervals):
-        cutoff = grams - max(gap, _ROUNDING) * abs(grams)
+        cutoff = grams - max(gap * abs(grams), rounding)
         end = _grow(network, potentials, to_need, t, labels, cutoff, room, dropped)
         grown = _Labels._make(column[:end] for column in room)
         order = np.lexsort((-grown.attained, grown.grams, grown.node))
@@ -194,7 +195,7 @@ def close_gap(
         if made_grams < grams:
             path, grams = made, made_grams
     bound = max(float(dropped[0]), priced.bound)
-    return Closed(path, grams, grams if bound >= grams - _ROUNDING * abs(grams) else bound)
+    return Closed(path, grams, grams if bound >= grams - rounding else bound)
 
 
 @kernel

@@ -84,8 +84,8 @@ def lay_out(instance: Instance) -> Network:
     reached = np.zeros((intervals + 1, nodes), np.bool_)
     reached[0, instance.start_node] = True
     stuck = _collect(
-        np.ascontiguousarray(instance.grams),
-        np.ascontiguousarray(instance.attained),
+        np.ascontiguousarray(instance.grams, np.float64),
+        np.ascontiguousarray(instance.attained, np.float64),
         np.ascontiguousarray(instance.next_node, np.int32),
         floors,
         network,

@@ -72,7 +72,7 @@ class Priced(NamedTuple):
     prices:
         The prices that give it.
     potentials:
-        Those of the last prices tried.
+        Those of the best prices, then of the last ones tried.
     """
 
     path: NDArray[np.int64]
@@ -219,6 +219,9 @@ class _Search:
             low, low_short = high, high_short
             price *= 2
             high, high_short = at(price)
+        if high_short > 0:  # no price is high enough for rounding: labels decide alone
+            self.prices = others
+            return
         for _ in range(STEPS):
             price = (high - low) / (low_short - high_short)
             expected = low + price * low_short

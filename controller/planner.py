@@ -27,6 +27,9 @@ MOST_LABELS = 10_000
 """Partial plans kept an interval. Days of serving need a few hundred (`planner_speed`); where grams
 and attainment are drawn at random, more keep a plan from being proven the best."""
 
+MISSED, ATTAINED, GRAMS = range(3)
+"""What `most_attained` compares plans by: requests short of floors, in time, and gCO2e."""
+
 
 def plan(instance: Instance, *, gap: float = 0.0, most_labels: int = MOST_LABELS) -> Plan:
     """The plan of fewest grams that holds every floor and meets every day's target.
@@ -74,10 +77,10 @@ def most_attained(instance: Instance) -> Plan:
     intervals, nodes, _ = instance.shape
     choice = np.zeros((intervals, nodes), np.int64)
     ahead = np.zeros((intervals + 1, nodes, 3))
-    _look_back(
-        instance.grams,
-        instance.attained,
-        instance.next_node,
+    _serve_most(
+        np.ascontiguousarray(instance.grams, np.float64),
+        np.ascontiguousarray(instance.attained, np.float64),
+        np.ascontiguousarray(instance.next_node, np.int32),
         instance.floor_needs,
         ahead,
         choice,
@@ -114,11 +117,8 @@ def _share(attained: NDArray[np.float64], requests: NDArray[np.float64]) -> NDAr
     return np.clip(share, 0.0, 1.0)
 
 
-MISSED, ATTAINED, GRAMS = range(3)
-
-
 @kernel
-def _look_back(
+def _serve_most(
     grams: NDArray[np.float64],
     attained: NDArray[np.float64],
     next_node: NDArray[np.int32],
