@@ -10,6 +10,9 @@ Fallbacks, each said once and counted:
     Nothing is known at first: the largest sizes hold until enough intervals have passed.
 ``infeasible``
     No sizes keep the SLO: the plan asks for as much of it as can be had, and for least carbon then.
+``decomposition``
+    The integer program's solver is missing, failed or ran out of time: the planner's own
+    decomposition, which gives the same plan.
 ``last plan``
     No plan could be made: what the last one said of this interval.
 ``largest``
@@ -26,10 +29,10 @@ import numpy as np
 
 from greencache.controller.explain import Facts, explain
 from greencache.controller.lookout import View
-from greencache.controller.planner import Instance, Plan, plan, relaxed
+from greencache.controller.planner import Instance, Plan, plan, plan_ilp, relaxed
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.telemetry import Telemetry, Window
-from greencache.errors import InfeasibleError, PlanningError
+from greencache.errors import InfeasibleError, PlanningError, SolverError
 from greencache.settings import ControlSettings
 
 __all__ = ["Controller", "Decision", "Lookouts"]
@@ -103,6 +106,7 @@ class Controller:
         self._choices = candidates.pairs()
         self._safe = Sizes(candidates.dram_bytes[-1], candidates.ssd_bytes[-1])
         self._last_plan: list[Sizes] = []
+        self._solver_fault = ""
 
     def observe(self, window: Window) -> None:
         """Take note of an interval that has passed."""
@@ -146,7 +150,7 @@ class Controller:
 
     def _plan(self, instance: Instance) -> tuple[Plan, str | None]:
         try:
-            return plan(instance, gap=_GAP), None
+            return self._solve(instance)
         except InfeasibleError:
             # The last tenths of a point cost the most, and are below what models can tell apart.
             most = relaxed(instance)
@@ -158,16 +162,23 @@ class Controller:
             )
             return plan(nearly, gap=_GAP), "infeasible"
 
+    def _solve(self, instance: Instance) -> tuple[Plan, str | None]:
+        if self._settings.solver == "ilp":
+            try:
+                limit_s = self._settings.solver_time
+                return plan_ilp(instance, time_limit_s=limit_s, gap=_GAP), None
+            except SolverError as fault:
+                self._solver_fault = str(fault)
+                return plan(instance, gap=_GAP), "decomposition"
+        return plan(instance, gap=_GAP), None
+
     def _keeping(self, instance: Instance) -> float | None:
         """Grams of the present sizes over the horizon; None if they would miss the SLO."""
         if self.sizes not in self._choices:
             return None
         choices = np.full(len(instance.requests), self._choices.index(self.sizes))
         kept = Plan.of(instance, choices, "kept", -np.inf)
-        short = kept.attained < instance.floor_needs
-        if short.any() or (kept.day_attained - instance.attained_before < instance.day_needs).any():
-            return None
-        return kept.grams
+        return kept.grams if instance.met_by(kept) else None
 
     def _without_plan(
         self, now_s: float, fault: PlanningError, notices: tuple[str, ...]
@@ -195,7 +206,11 @@ class Controller:
         before = self.sizes
         if not self._settings.dry_run:
             self.sizes = advised
-        said = [*notices, *([] if fallback in (None, "learning") else [f"{fallback}: {reason}"])]
+        said = list(notices)
+        if fallback == "decomposition":
+            said.append(f"{fallback}: {self._solver_fault}")
+        elif fallback not in (None, "learning"):
+            said.append(f"{fallback}: {reason}")
         new = []
         for notice in said:
             kind = notice.partition(":")[0]

@@ -135,6 +135,11 @@ class ControlSettings(_Part):
     forecast_noise: float = Field(
         0.0, ge=0, le=10, description="the same: relative standard deviation"
     )
+    solver: Literal["decomposition", "ilp"] = Field(
+        "decomposition",
+        description="what solves the plan: its own decomposition, or PuLP and HiGHS",
+    )
+    solver_time: Seconds = Field(10.0, gt=0, description="most time for HiGHS")
     fill: bool = Field(True, description="whether plans know that a grown tier is empty at first")
     dram: Bytes | None = Field(None, description="a fixed size of DRAM; chosen if not set")
     ssd: Bytes | None = Field(None, description="a fixed size of SSD; chosen if not set")

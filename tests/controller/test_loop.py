@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -187,3 +189,43 @@ def test_a_bad_morning_is_made_up_for(day_had: tuple[float, float]) -> None:
     )
     _, (decision,) = decisions(seen._replace(instance=known))
     assert decision.sizes == (Sizes(0, TB) if attained > 80 else Sizes(0, 0))
+
+
+def hard_view(seed: int) -> View:
+    """One that presolving alone does not solve: states that matter, and a target that binds."""
+    generator = np.random.default_rng(seed)
+    shape = (24, 60, 3)
+    instance = Instance(
+        grams=generator.uniform(1, 2, shape),
+        attained=generator.uniform(5, 10, shape),
+        requests=np.full(24, 10.0),
+        next_node=generator.integers(0, 60, shape).astype(np.int32),
+        start_node=0,
+        target=0.9,
+        floor=0.0,
+        day=np.zeros(24, np.int64),
+    )
+    return View(instance, np.full(24, 30.0), np.zeros((1, 3)))
+
+
+def test_an_integer_program_gives_the_same_decision() -> None:
+    view = view_of([[5, 3, 4], [5, 3, 4]])
+    _, (own,) = decisions(view)
+    _, (solved,) = decisions(view, settings=PROMPT.model_copy(update={"solver": "ilp"}))
+    assert solved == own
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_solver_that_is_missing_or_too_slow_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, missing: bool
+) -> None:
+    update = {"solver": "ilp", "solver_time": 10.0 if missing else 1e-9}
+    if missing:
+        monkeypatch.setitem(sys.modules, "highspy", None)
+    views = [hard_view(seed) for seed in range(2)]
+    controller, made = decisions(*views, settings=PROMPT.model_copy(update=update))
+    _, own = decisions(*views)
+    assert [each.sizes for each in made] == [each.sizes for each in own]
+    assert [each.fallback for each in made] == ["decomposition"] * 2
+    assert [len(each.notices) for each in made] == [1, 0]
+    assert controller.fallbacks["decomposition"] == 2
