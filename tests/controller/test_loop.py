@@ -201,7 +201,7 @@ def hard_view(seed: int) -> View:
         requests=np.full(24, 10.0),
         next_node=generator.integers(0, 60, shape).astype(np.int32),
         start_node=0,
-        target=0.9,
+        target=0.8,
         floor=0.0,
         day=np.zeros(24, np.int64),
     )
