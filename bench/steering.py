@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -31,8 +32,8 @@ from greencache.traces.requests import RequestTrace
 __all__ = ["Controlled", "Scheduled"]
 
 _DAY_S = 24 * HOUR_S
-_LONGEST_PAST = 24 * 7 * 12
-"""Intervals of the grid's past that a forecast looks at."""
+_LONGEST_PAST_H = 24 * 7 * 12
+"""Hours of the grid's past that a forecast looks at."""
 
 
 @lru_cache(maxsize=64)
@@ -64,43 +65,50 @@ class GridForecast:
     """The grid of a replay as its controller may know it: the past, and a forecast.
 
     Time is the trace's. Before the grid's first hour lies what the series has of the time before.
+    The hour that has begun is not known yet.
     """
 
     def __init__(self, setup: ReplaySetup, forecaster: Forecaster, interval_s: float) -> None:
         grid = setup.grid
         self._interval_s = interval_s
-        earlier_s = len(grid.earlier_gco2_per_kwh) * HOUR_S
-        hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
-        # By control interval, counted from the first that is known whole.
-        self._first_s = setup.grid_offset_s - earlier_s
-        count = int(len(hours) * HOUR_S / interval_s)
-        middles_s = (np.arange(count) + 0.5) * interval_s
-        self._series = hours[(middles_s / HOUR_S).astype(np.int64)]
-        self._rolling = RollingForecast(forecaster, round(_DAY_S / interval_s))
-        told = (grid.zone, grid.source, grid.start, self._first_s, interval_s)
+        self._first_s = setup.grid_offset_s - len(grid.earlier_gco2_per_kwh) * HOUR_S
+        self._hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
+        self._rolling = RollingForecast(forecaster, 24)
+        told = (grid.zone, grid.source, grid.start, self._first_s)
         self._memo = _forecasts((*told, repr(forecaster)))
-
-    def _step(self, t_s: float) -> int:
-        return round((t_s - self._first_s) / self._interval_s)
-
-    @property
-    def series(self) -> NDArray[np.float64]:
-        """Intensity by interval, the future included."""
-        return self._series
 
     def past(self, window: Window) -> float:
         """As `greencache.controller.lookout.IntensitySource`."""
-        return float(self._series[max(self._step(window.start_s), 0)])
+        middle_s = window.start_s + window.duration_s / 2
+        return float(self._hours[max(int((middle_s - self._first_s) / HOUR_S), 0)])
 
     def forecast(self, now_s: float, steps: int) -> Forecast:
         """As `greencache.controller.lookout.IntensitySource`."""
         # Without any past, the hour that begins is taken to be known.
-        origin = max(self._step(now_s), 1)
-        known = self._memo.get((origin, steps))
+        origin = max(int((now_s - self._first_s) / HOUR_S), 1)
+        edges_s = now_s - self._first_s - origin * HOUR_S + np.arange(steps + 1) * self._interval_s
+        edges_h = np.maximum(edges_s / HOUR_S, 0.0)
+        hourly = self._hourly(origin, math.ceil(edges_h[-1]))
+        return replace(
+            hourly,
+            mean=_means(hourly.mean, edges_h),
+            quantiles=np.stack([_means(each, edges_h) for each in hourly.quantiles]),
+        )
+
+    def _hourly(self, origin: int, hours: int) -> Forecast:
+        known = self._memo.get((origin, hours))
         if known is None:
-            history = self._series[max(origin - _LONGEST_PAST, 0) : origin]
-            known = self._memo[origin, steps] = self._rolling.forecast(history, steps, origin)
+            history = self._hours[max(origin - _LONGEST_PAST_H, 0) : origin]
+            known = self._memo[origin, hours] = self._rolling.forecast(history, hours, origin)
         return known
+
+
+def _means(hourly: NDArray[np.float64], edges_h: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Means over intervals between edges in hours; one without length has its hour's value."""
+    sums = np.interp(edges_h, np.arange(len(hourly) + 1), np.append(0.0, np.cumsum(hourly)))
+    width_h = np.diff(edges_h)
+    at_edge = hourly[np.minimum(edges_h[:-1].astype(np.int64), len(hourly) - 1)]
+    return np.divide(np.diff(sums), width_h, out=at_edge.copy(), where=width_h > 0)
 
 
 def _perturbed(forecaster: Forecaster, settings: ControlSettings, seed: int) -> Forecaster:
@@ -120,15 +128,16 @@ def _forecasters(
 ) -> tuple[Forecaster, Forecaster]:
     """What forecasts the intensity and the load."""
     settings = setup.control
-    period = round(_DAY_S / settings.interval)
+    period = max(round(_DAY_S / settings.interval), 1)
     if kind == "perfect":
-        grid = GridForecast(setup, SeasonalNaive(period), settings.interval)
-        return Perfect(grid.series), Perfect(_arrivals(admitted, settings.interval))
+        grid = setup.grid
+        hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
+        return Perfect(hours), Perfect(_arrivals(admitted, settings.interval))
     if kind == "naive":
-        intensity: Forecaster = SeasonalNaive(period)
+        intensity: Forecaster = SeasonalNaive()
         load: Forecaster = SeasonalNaive(period)
     else:
-        intensity, load = LaggedRegression(period, settings.horizon), ShapeAndLevel(period)
+        intensity, load = LaggedRegression(), ShapeAndLevel(period)
     return _perturbed(intensity, settings, 1), _perturbed(load, settings, 2)
 
 

@@ -1,0 +1,156 @@
+"""The controller in a replay, and the oracle that knows how it ends."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from greencache.bench.accounting import Installed
+from greencache.bench.outcome import Slo
+from greencache.bench.plans import Plan, parse_plans
+from greencache.bench.replay import PlanResult, Replay, run_replay, value
+from greencache.bench.setup import ReplaySetup
+from greencache.bench.simulated import simulate_plans
+from greencache.bench.steering import GridForecast
+from greencache.carbon import Scope
+from greencache.catalog import Catalog
+from greencache.controller.forecasts import Perfect
+from greencache.controller.models import find_model
+from greencache.controller.performance import ServingHardware, serving_hardware
+from greencache.controller.sizes import Candidates, Sizes
+from greencache.factors import Factors
+from greencache.quantities import HOUR_S, TB
+from greencache.settings import ControlSettings
+from greencache.tiers import Policy
+from greencache.traces import GridSeries, RequestTrace
+from greencache.traces.compose import compose
+from greencache.traces.loads import flat_load
+
+INSTALLED = Installed(dram_bytes=0, ssd_bytes=2 * TB)
+CONTROL = ControlSettings(interval=600.0, learn=1200.0, horizon=6)
+
+
+@pytest.fixture(scope="module")
+def small(catalog: Catalog) -> ServingHardware:
+    return serving_hardware(
+        catalog, find_model("llama-3.1-70b"), "4xH100", weight_dtype="fp8", block_tokens=512
+    )
+
+
+@pytest.fixture(scope="module")
+def trace() -> RequestTrace:
+    """Two hours of chat after half an hour of warm-up."""
+    return compose(
+        "conversation", flat_load(), hours=2, warmup_hours=0.5, mean_rate=0.8, seed=1
+    ).trace
+
+
+@pytest.fixture(scope="module")
+def setup(trace: RequestTrace, small: ServingHardware, catalog: Catalog) -> ReplaySetup:
+    swing = np.array([600.0, 600.0, 20.0, 600.0] * 12)
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    return ReplaySetup(
+        trace=trace,
+        hardware=small,
+        factors=Factors.of(catalog, small.gpu),
+        grid=GridSeries("made", start, swing, "lifecycle", "made for a test"),
+        slo=Slo(ttft_s=30.0, tpot_s=0.5, target=0.9),
+        installed=INSTALLED,
+        policy=Policy.LRU,
+        scope=Scope.ATTRIBUTABLE,
+        warmup_s=1800.0,
+        candidates=Candidates((0,), (0, TB // 2, 2 * TB)),
+        control=CONTROL,
+    )
+
+
+def ticks() -> Iterator[float]:
+    return (float(tick) for tick in itertools.count())
+
+
+def replay_of(setup: ReplaySetup, plans: str) -> Replay:
+    clock = ticks()
+    return run_replay(setup, parse_plans(plans, setup.installed), clock=lambda: next(clock))
+
+
+def result_of(replay: Replay, plan: str) -> PlanResult:
+    result = replay.result(plan)
+    assert result is not None
+    return result
+
+
+def grams(result: PlanResult) -> float:
+    assert result.measured is not None
+    return result.measured.sci_g_per_1k_output_tokens
+
+
+@pytest.fixture(scope="module")
+def replay(setup: ReplaySetup) -> Replay:
+    return replay_of(setup, "hbm-only,full,best-static,greencache,oracle")
+
+
+def test_the_controller_decides_every_interval_and_says_why(replay: Replay) -> None:
+    result = result_of(replay, "greencache")
+    assert result.valid
+    intervals = int(replay.setup.trace.duration_s / CONTROL.interval)
+    assert len(result.decisions) in (intervals, intervals + 1)
+    assert [decision.fallback for decision in result.decisions[:2]] == ["learning", None]
+    assert all(decision.reason for decision in result.decisions)
+    sizes = {decision.sizes for decision in result.decisions}
+    assert sizes <= set(replay.setup.sizes_to_try.pairs())
+
+
+def test_the_oracle_is_no_worse_than_any_fixed_size_nor_the_controller(replay: Replay) -> None:
+    oracle = grams(result_of(replay, "oracle"))
+    for plan in ("hbm-only", "full", "best-static"):
+        assert oracle <= grams(result_of(replay, plan)) * (1 + 1e-12)
+
+
+def test_equal_runs_decide_alike(setup: ReplaySetup, replay: Replay) -> None:
+    again = replay_of(setup, "greencache")
+    assert result_of(again, "greencache").decisions == result_of(replay, "greencache").decisions
+
+
+def test_an_adviser_leaves_the_largest_sizes(setup: ReplaySetup) -> None:
+    advising = replace(setup, control=CONTROL.model_copy(update={"dry_run": True}))
+    replay = replay_of(advising, "full,greencache")
+    assert grams(result_of(replay, "greencache")) == pytest.approx(
+        grams(result_of(replay, "full")), rel=1e-6
+    )
+    assert any(each.advised != each.sizes for each in result_of(replay, "greencache").decisions)
+
+
+def test_a_size_that_is_fixed_stays(setup: ReplaySetup) -> None:
+    fixed = replace(setup, control=CONTROL.model_copy(update={"ssd": TB // 2}))
+    result = result_of(replay_of(fixed, "greencache"), "greencache")
+    assert {decision.sizes.ssd_bytes for decision in result.decisions} == {TB // 2}
+
+
+def test_on_a_small_instance_the_oracle_is_the_best_of_all_sequences(setup: ReplaySetup) -> None:
+    """Every sequence of sizes is simulated here, whatever the oracle does."""
+    hourly = replace(setup, control=CONTROL.model_copy(update={"interval": 3600.0}))
+    oracle = result_of(replay_of(hourly, "oracle"), "oracle")
+    pairs = hourly.sizes_to_try.pairs()
+    clock = ticks()
+    best = np.inf
+    for sequence in itertools.product(pairs, repeat=3):
+        plan = Plan("each", **sequence[0]._asdict(), schedule=sequence)
+        simulated = simulate_plans(hourly, [plan], clock=lambda: next(clock))
+        (result,) = value(simulated, hourly).results
+        if result.valid:
+            best = min(best, grams(result))
+    assert grams(oracle) == pytest.approx(best, rel=1e-12)
+
+
+def test_a_forecast_of_hours_is_averaged_over_intervals(setup: ReplaySetup) -> None:
+    hours = setup.grid.gco2_per_kwh
+    forecast = GridForecast(setup, Perfect(hours), 1800.0).forecast(2 * HOUR_S, 4)
+    # On the trace's clock the grid's first hour begins with it; hour 2 is the clean one.
+    assert forecast.mean.tolist() == [20.0, 20.0, 600.0, 600.0]
+    whole = GridForecast(setup, Perfect(hours), 2 * HOUR_S).forecast(2 * HOUR_S, 2)
+    assert whole.mean.tolist() == [310.0, 600.0]
