@@ -6,8 +6,10 @@ nothing speaks for a change the forecast is the seasonal-naive one. It is the fo
 models of electricity prices (Lago, Marcjasz, De Schutter, Weron, Applied Energy 293, 2021) with a
 ridge instead of the lasso. Then a fit needs only sums over weeks, and the fits that could have been
 made some weeks earlier cost no more than solving them. What those were wrong by in the week that
-followed gives the intervals: errors on days that the fit had not seen. docs/forecasts.md has the
-formulas and what the constants here were chosen on.
+followed gives the intervals: errors on days that the fit had not seen, each over how much the
+series changed from day to day at the time, because a windy month is harder to forecast than a calm
+one (normalised conformal prediction: Papadopoulos, Proedrou, Vovk, Gammerman, ECML 2002).
+docs/forecasts.md has the formulas and what the constants here were chosen on.
 """
 
 from __future__ import annotations
@@ -31,8 +33,13 @@ _RECENT_WEEKS, _RECENT_RIDGE = 4, 0.003
 """The two fits that are averaged: one over a year in which older weeks count less, with all
 features; one over the last weeks with few. Ridges are in variances of the series, for each row."""
 
-_ERROR_WEEKS = 13
+_ERROR_WEEKS = 26
 """Weeks whose errors give the intervals, at most."""
+
+_UNREST_DAYS = 14
+_LEAST_UNREST = 0.01
+"""Mean absolute change from day to day over so many days; and what is added to it, in standard
+deviations of the series, for series that stand still."""
 
 _LEAST_WEEKS = 6
 """Weeks of rows below which there is too little for these regressions: 4 to fit, 2 of errors."""
@@ -69,13 +76,46 @@ def _features(
     return np.concatenate([days_ago(1), clock, days_ago(2), days_ago(_WEEK_DAYS), week], axis=1)
 
 
-def _ridge(sums: list[_Sums], rows: int, ridge: float, decay: float) -> NDArray[np.float64]:
-    """Weights [features, horizon] from weeks of ``rows`` each, the youngest first."""
-    shares = decay ** np.arange(len(sums))
-    squares = sum(share * week.squares for share, week in zip(shares, sums, strict=True))
-    products = sum(share * week.products for share, week in zip(shares, sums, strict=True))
-    penalty = ridge * rows * float(shares.sum()) * np.eye(len(sums[0].squares))
-    return np.linalg.solve(squares + penalty, products)
+def _unrest(
+    values: NDArray[np.float64], origins: NDArray[np.int64], period: int
+) -> NDArray[np.float64]:
+    """How much the series changed from day to day before each origin."""
+    sums = np.cumsum(np.abs(values[period:] - values[:-period]))
+    sums = np.concatenate([np.zeros(1), sums])
+    span = _UNREST_DAYS * period
+    return np.asarray((sums[origins - period] - sums[origins - period - span]) / span)
+
+
+def _solve(sums: _Sums, rows: float, ridge: float) -> NDArray[np.float64]:
+    return np.linalg.solve(sums.squares + ridge * rows * np.eye(len(sums.squares)), sums.products)
+
+
+def _weights(weeks: list[_Sums], period: int) -> list[NDArray[np.float64]]:
+    """The average of both fits, [features, horizon], as it is now and was each week before.
+
+    ``weeks`` begins with the youngest; so does what is returned, as long as there were 4 weeks.
+    """
+    rows = float(_WEEK_DAYS * period)
+    few = 2 * period
+    decay = 0.5 ** (1 / _HALF_LIFE_WEEKS)
+    squares, products = (np.zeros_like(part) for part in weeks[0])
+    long_rows = 0.0
+    found: list[NDArray[np.float64]] = []
+    for age in range(len(weeks) - 1, -1, -1):
+        squares = decay * squares + weeks[age].squares
+        products = decay * products + weeks[age].products
+        long_rows = decay * long_rows + rows
+        recent = weeks[age : age + _RECENT_WEEKS]
+        if len(recent) < _RECENT_WEEKS or age > _ERROR_WEEKS:
+            continue
+        weights = _solve(_Sums(squares, products), long_rows, _LONG_RIDGE) / 2
+        last = _Sums(
+            np.sum([week.squares[:few, :few] for week in recent], axis=0),
+            np.sum([week.products[:few] for week in recent], axis=0),
+        )
+        weights[:few] += _solve(last, _RECENT_WEEKS * rows, _RECENT_RIDGE) / 2
+        found.append(weights)
+    return found[::-1]
 
 
 @dataclass(frozen=True)
@@ -85,27 +125,28 @@ class _FittedRegression:
     scale: float
     weights: NDArray[np.float64] = field(repr=False)
     errors: NDArray[np.float64] = field(repr=False)
-    """[LEVELS, horizon], in the unit of the series."""
+    """[LEVELS, horizon], over the unrest before the forecast."""
 
     def forecast(
         self, history: NDArray[np.float64], steps: int, origin: int | None = None
     ) -> Forecast:
         check_steps(steps)
-        horizon, week = self.errors.shape[1], _WEEK_DAYS * self.period
+        horizon, least = self.errors.shape[1], (_UNREST_DAYS + 1) * self.period
         if steps > horizon:
             raise InputError(f"this forecaster was made for {horizon} steps at most, not {steps}")
         values, filled = fill(history, self.period)
-        if len(values) < week:
-            raise InputError(f"this forecaster needs the last {week} values, not {len(values)}")
-        hour = (len(values) if origin is None else origin) % self.period
-        recent = (values[-week:] - self.centre) / self.scale
-        features = _features(recent, np.array([week]), np.array([hour]), self.period)[0]
-        change = (features @ self.weights)[:steps]
-        as_before = recent[week - self.period + np.arange(steps) % self.period]
+        if len(values) < least:
+            raise InputError(f"this forecaster needs the last {least} values, not {len(values)}")
+        recent = (values[-least:] - self.centre) / self.scale
+        now = np.array([least])
+        hour = np.array([(len(values) if origin is None else origin) % self.period])
+        change = (_features(recent, now, hour, self.period)[0] @ self.weights)[:steps]
+        as_before = recent[least - self.period + np.arange(steps) % self.period]
         middle = (as_before + change) * self.scale + self.centre
+        unrest = (_unrest(recent, now, self.period)[0] + _LEAST_UNREST) * self.scale
         return Forecast(
             mean=np.maximum(middle, 0.0),
-            quantiles=np.maximum(middle + self.errors[:, :steps], 0.0),
+            quantiles=np.maximum(middle + self.errors[:, :steps] * unrest, 0.0),
             filled=filled,
             method="lagged regression",
         )
@@ -120,9 +161,8 @@ class _Weeks:
     period: int
     horizon: int
 
-    def rows_from(self, first: int, last: int) -> _Rows:
-        """The rows of origins from ``first`` up to but not including ``last``."""
-        origins = np.arange(first, last)
+    def rows(self, origins: NDArray[np.int64]) -> _Rows:
+        """The rows of forecasts from these origins."""
         ahead = np.arange(self.horizon)
         came = self.values[origins[:, None] + ahead]
         before = self.values[origins[:, None] - self.period + ahead % self.period]
@@ -133,13 +173,14 @@ class _Weeks:
         """Rows whose last step lies in week ``age``: what a fit at that week's end may use."""
         week = _WEEK_DAYS * self.period
         last = len(self.values) - age * week - self.horizon + 1
-        return self.rows_from(last - week, last)
+        return self.rows(np.arange(last - week, last))
 
-    def beginning(self, age: int) -> _Rows:
-        """Rows whose origin lies in week ``age`` and whose last step is known."""
-        first = len(self.values) - (age + 1) * _WEEK_DAYS * self.period
-        last = min(first + _WEEK_DAYS * self.period, len(self.values) - self.horizon + 1)
-        return self.rows_from(first, last)
+    def beginning(self, age: int) -> tuple[NDArray[np.int64], _Rows]:
+        """Origins in week ``age`` of which the last step is known, and their rows."""
+        week = _WEEK_DAYS * self.period
+        first = len(self.values) - (age + 1) * week
+        origins = np.arange(first, min(first + week, len(self.values) - self.horizon + 1))
+        return origins, self.rows(origins)
 
 
 @dataclass(frozen=True)
@@ -174,17 +215,11 @@ class LaggedRegression:
         for age in range(count):
             features, changes = weeks.ending(age)
             sums.append(_Sums(features.T @ features, features.T @ changes))
+        now, *earlier = _weights(sums, self.period)
         errors = []
-        for age in range(min(_ERROR_WEEKS, count - _RECENT_WEEKS)):
-            features, changes = weeks.beginning(age)
-            errors.append(changes - features @ self._weights(sums[age + 1 :]))
-        spread = error_quantiles(np.concatenate(errors)) * scale
-        return _FittedRegression(self.period, centre, scale, self._weights(sums), spread)
-
-    def _weights(self, sums: list[_Sums]) -> NDArray[np.float64]:
-        """The average of both fits, the youngest week first."""
-        few, rows = 2 * self.period, _WEEK_DAYS * self.period
-        weights = _ridge(sums, rows, _LONG_RIDGE, 0.5 ** (1 / _HALF_LIFE_WEEKS)) / 2
-        recent = [_Sums(week.squares[:few, :few], week.products[:few]) for week in sums]
-        weights[:few] += _ridge(recent[:_RECENT_WEEKS], rows, _RECENT_RIDGE, 1.0) / 2
-        return weights
+        for age, weights in enumerate(earlier):
+            origins, (features, changes) = weeks.beginning(age)
+            unrest = _unrest(weeks.values, origins, self.period) + _LEAST_UNREST
+            errors.append((changes - features @ weights) / unrest[:, None])
+        spread = error_quantiles(np.concatenate(errors))
+        return _FittedRegression(self.period, centre, scale, now, spread)

@@ -42,6 +42,11 @@ _BELIEF = 0.5
 _WIDER_DAYS = 1.0
 """An interval learnt from ``d`` days is wider than their errors by this over ``d``."""
 
+_UNREST_STEPS = 24
+_CALM_SHARE = 0.5
+"""Intervals follow the mean absolute change from step to step over so many steps, to which this
+share of its usual size is added: a quiet day does not promise the next one."""
+
 _FEWEST_ERRORS = 12
 _UNKNOWN_SPREAD = 0.5
 """Standard deviation of the logarithm, one step ahead, where there are too few errors to learn it:
@@ -77,6 +82,22 @@ def _days_before(values: NDArray[np.float64], origins: NDArray[np.int64], period
     return _Days(level, np.where(days[:, None] > 0, profile - level[:, None], 0.0))
 
 
+def _unrest(
+    logs: NDArray[np.float64], origins: NDArray[np.int64], usual: float
+) -> NDArray[np.float64]:
+    """How restless the steps before each origin were, over what is usual; 1 if that is not known.
+
+    ``usual`` is the mean absolute change from one step to the next.
+    """
+    if usual == 0 or len(logs) < 2:
+        return np.ones(len(origins))
+    sums = np.concatenate([np.zeros(1), np.cumsum(np.abs(np.diff(logs)))])
+    last = origins - 1
+    first = np.maximum(last - _UNREST_STEPS, 0)
+    lately = (sums[last] - sums[first]) / (last - first)
+    return np.asarray((lately + _CALM_SHARE * usual) / ((1 + _CALM_SHARE) * usual))
+
+
 def _growth(lasting: float, steps: int) -> NDArray[np.float64]:
     """Errors of a first-order autoregression 1, 2, ... steps ahead, over those of one step."""
     return np.sqrt(np.cumsum(lasting ** (2.0 * np.arange(steps))))
@@ -91,6 +112,7 @@ def _unknown_spread() -> NDArray[np.float64]:
 class _Inside:
     """The forecasts that could have been made inside a history, but for the two numbers."""
 
+    origins: NDArray[np.int64]
     above: NDArray[np.float64]
     """[origins, period]: how far what came was above the level."""
     last: NDArray[np.float64]
@@ -112,7 +134,8 @@ def _inside(logs: NDArray[np.float64], period: int) -> _Inside:
     targets = origins[:, None] + np.arange(period)
     days = _days_before(logs, origins, period)
     above = logs[np.minimum(targets, len(logs) - 1)] - days.level[:, None]
-    return _Inside(above, logs[origins - 1] - days.level, days.shape, targets < len(logs))
+    last = logs[origins - 1] - days.level
+    return _Inside(origins, above, last, days.shape, targets < len(logs))
 
 
 def _learn(inside: _Inside, belief: float, usual_weight: float) -> tuple[float, float]:
@@ -137,8 +160,9 @@ class _FittedShape:
     offset: float
     weight: float
     lasting: float
+    usual_change: float
     spread: NDArray[np.float64] = field(repr=False)
-    """Quantiles at `LEVELS` of errors of the logarithm one step ahead."""
+    """Quantiles at `LEVELS` of errors of the logarithm one step ahead, at usual unrest."""
 
     def forecast(
         self, history: NDArray[np.float64], steps: int, origin: int | None = None
@@ -146,14 +170,16 @@ class _FittedShape:
         check_steps(steps)
         values, filled = fill(history, self.period)
         logs = np.log(values[-(_SHAPE_DAYS + 1) * self.period :] + self.offset)
-        days = _days_before(logs, np.array([len(logs)]), self.period)
+        now = np.array([len(logs)])
+        days = _days_before(logs, now, self.period)
         ahead = np.arange(steps)
         shape = self.weight * days.shape[0]
         deviation = logs[-1] - days.level[0] - shape[-1]
         middle = (
             days.level[0] + shape[ahead % self.period] + deviation * self.lasting ** (ahead + 1)
         )
-        errors = self.spread[:, None] * _growth(self.lasting, steps)
+        unrest = _unrest(logs, now, self.usual_change)[0]
+        errors = self.spread[:, None] * unrest * _growth(self.lasting, steps)
         return Forecast(
             mean=np.maximum(np.exp(middle) - self.offset, 0.0),
             quantiles=np.maximum(np.exp(middle + errors) - self.offset, 0.0),
@@ -191,10 +217,11 @@ class ShapeAndLevel:
         belief = _BELIEF * self.period * max(float(logs.var()), 1e-9)
         weight, lasting = _learn(inside, belief, self.usual_weight)
         if len(inside.last) < _FEWEST_ERRORS:
-            spread = _unknown_spread()
-        else:
-            rest, part = inside.split(lasting)
-            one_step = (rest - weight * part) / _growth(lasting, self.period)
-            wider = 1 + _WIDER_DAYS * self.period / len(logs)
-            spread = error_quantiles(one_step[inside.came]) * wider
-        return _FittedShape(self.period, offset, weight, lasting, spread)
+            return _FittedShape(self.period, offset, weight, lasting, 0.0, _unknown_spread())
+        rest, part = inside.split(lasting)
+        usual_change = float(np.abs(np.diff(logs)).mean())
+        unrest = _unrest(logs, inside.origins, usual_change)[:, None]
+        one_step = (rest - weight * part) / (unrest * _growth(lasting, self.period))
+        wider = 1 + _WIDER_DAYS * self.period / len(logs)
+        spread = error_quantiles(one_step[inside.came]) * wider
+        return _FittedShape(self.period, offset, weight, lasting, usual_change, spread)

@@ -75,13 +75,14 @@ def test_a_deviation_goes_as_an_autoregression_says(lasting: float) -> None:
     for hour in range(1, len(normal)):
         normal[hour] += lasting * normal[hour - 1]
     history = 100 * np.exp(normal)
+    forecast = ShapeAndLevel().fit(history).forecast(history, 24)
+    growth = np.sqrt(np.cumsum(lasting ** (2.0 * np.arange(24))))
+    width = np.log(forecast.quantile(0.95) / forecast.quantile(0.05))
+    assert width == pytest.approx(2 * 1.645 * 0.05 * growth, rel=0.35)
     history[-1] = 150
     forecast = ShapeAndLevel().fit(history).forecast(history, 24)
     expected = 100 * np.exp(np.log(1.5) * lasting ** np.arange(1, 25))
     assert forecast.mean == pytest.approx(expected, rel=0.12)
-    growth = np.sqrt(np.cumsum(lasting ** (2.0 * np.arange(24))))
-    width = np.log(forecast.quantile(0.95) / forecast.quantile(0.05))
-    assert width == pytest.approx(2 * 1.645 * 0.05 * growth, rel=0.35)
 
 
 def test_the_regression_finds_an_autoregression() -> None:
@@ -176,6 +177,20 @@ def test_a_short_history_has_wide_intervals() -> None:
         forecast = ShapeAndLevel().fit(history).forecast(history, 24)
         widths.append(float((forecast.quantile(0.95) - forecast.quantile(0.05)).mean()))
     assert widths == sorted(widths, reverse=True)
+
+
+@pytest.mark.parametrize("forecaster", [ShapeAndLevel(), LaggedRegression()])
+def test_intervals_are_wider_after_restless_days(forecaster: Forecaster) -> None:
+    calm = noisy(100, seed=3)
+    restless = calm.copy()
+    restless[-24 * 7 : -1] += np.random.default_rng(1).normal(0, 40, 24 * 7 - 1)
+    fitted = forecaster.fit(calm[: -24 * 7])
+
+    def width(history: NDArray[np.float64]) -> float:
+        forecast = fitted.forecast(history, 24)
+        return float((forecast.quantile(0.95) - forecast.quantile(0.05)).mean())
+
+    assert width(restless) > 1.2 * width(calm)
 
 
 def test_a_few_values_show_no_error_and_a_usual_one_is_taken() -> None:
@@ -293,7 +308,7 @@ def test_steps_out_of_reach_are_refused() -> None:
     history = noisy(60, seed=1)
     with pytest.raises(InputError, match="24 steps at most"):
         LaggedRegression().fit(history).forecast(history, 25)
-    with pytest.raises(InputError, match="last 168 values"):
+    with pytest.raises(InputError, match="last 360 values"):
         LaggedRegression().fit(history).forecast(history[:100], 24)
     for forecaster in FORECASTERS:
         with pytest.raises(InputError, match="one step or more"):
