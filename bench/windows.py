@@ -25,10 +25,14 @@ def within_slo(requests: NDArray[np.void], slo: Slo) -> tuple[Floats, Floats, ND
     return ttft_s, tpot_s, (ttft_s <= slo.ttft_s) & (tpot_s <= slo.tpot_s)
 
 
-def _overlap_s(begin_s: Floats, end_s: Floats, edges_s: Floats) -> Floats:
-    """Seconds of spans that lie in each interval; spans by intervals."""
-    later = np.maximum(begin_s[:, None], edges_s[:-1])
-    return np.maximum(np.minimum(end_s[:, None], edges_s[1:]) - later, 0.0)
+def _since(start_s: Floats, blocks: Floats, at_s: Floats) -> Floats:
+    """Block-seconds held by each time, of what is held from its start on and never given back."""
+    order = np.argsort(start_s, kind="stable")
+    zero = np.zeros(1)
+    many = np.concatenate([zero, np.cumsum(blocks[order])])
+    moment = np.concatenate([zero, np.cumsum((blocks * start_s)[order])])
+    begun = np.searchsorted(start_s[order], at_s)
+    return np.asarray(many[begun] * at_s - moment[begun])
 
 
 def held_blocks(requests: NDArray[np.void], edges_s: Floats, block_tokens: int) -> Floats:
@@ -44,7 +48,8 @@ def held_blocks(requests: NDArray[np.void], edges_s: Floats, block_tokens: int) 
         (prompt, "arrival_s", "first_token_s"),
         (answer, "first_token_s", "finish_s"),
     ):
-        total += blocks @ _overlap_s(requests[begin], requests[end], edges_s)
+        taken = _since(requests[begin], blocks, edges_s)
+        total += np.diff(taken - _since(requests[end], blocks, edges_s))
     return np.asarray(total / np.diff(edges_s))
 
 
@@ -73,7 +78,7 @@ def windows_of(
     """All intervals of a finished run of one engine, from its start to its last arrival."""
     requests, bins = run.requests, run.bins
     count = int(requests["arrival_s"][-1] // interval_s) + 1
-    edges_s = np.arange(count + 1) * interval_s
+    edges_s = np.arange(count + 1, dtype=np.float64) * interval_s
     held = held_blocks(requests, edges_s, block_tokens)
     ttft_s, tpot_s, met = within_slo(requests, slo)
     computed = np.cumsum(
