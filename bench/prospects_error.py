@@ -8,6 +8,7 @@ known when the hour began and the number of requests that then came: only that i
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,10 +24,15 @@ from greencache.bench.plans import Plan
 from greencache.bench.scenario import Scenario, build
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulated import admit_measured
+<<<<<<< HEAD
 from greencache.bench.simulation import BIN_S, SimulatedRun, simulate
 from greencache.bench.sizes import SizesOverTime
 from greencache.bench.table import WIDE
 from greencache.bench.windows import Watched, prompts_between
+=======
+from greencache.bench.simulation import BIN_S, SimulatedRun, StorageSetup, simulate
+from greencache.bench.windows import prompts_between, windows_of
+>>>>>>> prospects
 from greencache.controller.calibration import Calibration
 from greencache.controller.demand import EngineLimits, ServiceModel
 from greencache.controller.lookout import learned_from
@@ -45,11 +51,14 @@ from greencache.traces.requests import RequestTrace
 __all__ = ["Comparison", "compare", "model_of", "pollaczek_khinchine_s", "shadow_of"]
 
 SCHEMA = "greencache.bench.prospects_error/1"
+WORKLOADS = ("conversation", "document")
 LOADS = (0.3, 0.6, 0.8)
 DRAMS = (0, 64_000_000_000, 128_000_000_000, 256_000_000_000, 512_000_000_000)
 SSDS = tuple(i * 10**12 for i in range(17))
 PAIRS = ((0, 0), (0, 1), (0, 4), (2, 0), (4, 16))
 """Of DRAM and SSD sizes, which are simulated."""
+RATES = (1.0, 0.5, 0.25, 0.1)
+"""Shares of the blocks that shadow caches follow, the first all of them."""
 FED = 2
 """Of these, the one whose requests the shadow caches see and the calibration learns from."""
 
@@ -234,7 +243,7 @@ def compare(setup: ReplaySetup, admitted: RequestTrace) -> list[Comparison]:
             rate = window.requests_per_s
             result.hit_rate.append(_hit_rates(profile, pair, window))
             result.attainment.append((raw.attainment, window.attainment, window.arrivals))
-            result.calibrated.append(calibration.shifted(mended.attainment))
+            result.calibrated.append(float(calibration.shifted(np.array(mended.attainment))))
             poisson_s = _poisson_ttft_s(model, profile, pair, rate)
             result.ttft_s.append((raw.ttft_s, poisson_s, window.ttft.mean_s))
             result.prefill_j.append((raw.prefill_j, window.prefill_j))
@@ -242,6 +251,39 @@ def compare(setup: ReplaySetup, admitted: RequestTrace) -> list[Comparison]:
             result.grams.append((raw.grams, _hour_grams(setup, runs[i], plan, begin_s)))
         calibration = learned
     return results
+
+
+def sampling_error(setup: ReplaySetup, admitted: RequestTrace) -> list[dict[str, float]]:
+    """Shadow caches that follow a share of the blocks, against those that follow all."""
+    run = simulate(admitted, setup.hardware, StorageSetup(dram_bytes=DRAMS[-1], ssd_bytes=SSDS[-1]))
+    hours = int(admitted.arrival_s[-1] // HOUR_S) + 1
+    prompts = [
+        prompts_between(admitted, run.requests, hour * HOUR_S, (hour + 1) * HOUR_S)
+        for hour in range(hours)
+    ]
+    rows: list[dict[str, float]] = []
+    exact = np.zeros(0)
+    for rate in RATES:
+        shadow = shadow_of(setup, rate=rate)
+        begun_s = time.perf_counter()
+        found = []
+        for hour, each in enumerate(prompts):
+            shadow.observe(each, (hour + 1) * HOUR_S)
+            shadow.end_interval(hour * HOUR_S, HOUR_S)
+            found.append(shadow.profile().found)
+        wall_s = time.perf_counter() - begun_s
+        rates = np.array(found[int(setup.warmup_s // HOUR_S) :]).sum(axis=-1)
+        exact = rates if rate == 1 else exact
+        rows.append(
+            {
+                "rate": rate,
+                "memory_bytes": float(shadow.memory_bytes),
+                "s_per_request": wall_s / len(admitted),
+                "rms_error": float(np.sqrt(np.mean((rates - exact) ** 2))),
+                "largest_error": float(np.abs(rates - exact).max()),
+            }
+        )
+    return rows
 
 
 def _scenario(workload: str, load: float, hours: float, seed: int) -> Scenario:
@@ -280,6 +322,31 @@ _HEADINGS = (
 )
 
 
+_SAMPLING_HEADINGS = (
+    "workload",
+    "load",
+    "blocks\nfollowed",
+    "MB",
+    "us a\nrequest",
+    "hit rate off,\nRMS points",
+    "largest\npoints",
+)
+
+_WIDTH = 170
+
+
+def _sampling_row(name: str, load: float, row: dict[str, float]) -> list[str]:
+    return [
+        name,
+        f"{load:g}",
+        f"{row['rate']:.0%}",
+        f"{row['memory_bytes'] / 1e6:.0f}",
+        f"{row['s_per_request'] * 1e6:.0f}",
+        f"{row['rms_error'] * 100:.2f}",
+        f"{row['largest_error'] * 100:.2f}",
+    ]
+
+
 def _row(name: str, load: float, row: dict[str, Any], first: dict[str, Any]) -> list[str]:
     hits = row["hit_rate"]
     rates = [sum(hits[f"{tier}_{side}"] for tier in TIERS) for side in ("model", "engine")]
@@ -316,16 +383,23 @@ def main(
     for heading in _HEADINGS:
         left = heading == "workload"
         table.add_column(heading, justify="left" if left else "right", no_wrap=True)
-    results = []
-    for workload in ("conversation", "document"):
+    samples = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in _SAMPLING_HEADINGS:
+        samples.add_column(heading, justify="left" if heading == "workload" else "right")
+    results: list[dict[str, Any]] = []
+    for workload in WORKLOADS:
         for load in LOADS:
             setup, _ = build(_scenario(workload, load, hours, seed), Settings())
             admitted, _ = admit_measured(setup)
             rows = [each.as_json() for each in compare(setup, admitted)]
-            results.append({"workload": workload, "load_fraction": load, "pairs": rows})
+            result: dict[str, Any] = {"workload": workload, "load_fraction": load, "pairs": rows}
+            result["sampling"] = sampling_error(setup, admitted)
+            results.append(result)
+            for each in result["sampling"]:
+                samples.add_row(*_sampling_row(workload, load, each))
             for row in rows:
                 table.add_row(*_row(workload, load, row, rows[0]))
-    Console(width=max(WIDE, 170), highlight=False).print(table)
+    Console(width=_WIDTH, highlight=False).print(table, "", samples, sep="\n")
     if json is not None:
         write_json(json, {"schema": SCHEMA, "hours": hours, "seed": seed, "runs": results})
 

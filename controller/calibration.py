@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 __all__ = ["Calibration"]
+
+Floats = NDArray[np.float64]
 
 _MOST = 2.0
 """Models that are off by more than this factor are not trusted to be mended by one."""
@@ -56,8 +61,8 @@ class Calibration:
         shift = math.log(seen / (1 - seen)) - math.log(share / (1 - share))
         return max(-_MOST_SHIFT, min(_MOST_SHIFT, shift))
 
-    def shifted(self, share: float) -> float:
-        """A share of requests with `shift` added to its log odds."""
+    def shifted(self, share: Floats) -> Floats:
+        """Shares of requests with `shift` added to their log odds."""
         odds = math.exp(self.shift)
         return share * odds / (1 - share + share * odds)
 

@@ -82,11 +82,13 @@ class Prices:
         dram_w = self.factors.dram_w_per_gb.value * dram_bytes / GB
         return self.replicas * (dram_w + self.factors.ssd_idle_w_per_tb.value * ssd_bytes / TB)
 
-    def traffic_j(self, read_bytes: Floats, written_bytes: Floats) -> Floats:
-        """Energy of reading from SSD and writing to it."""
-        factors = self.factors
-        read_j = factors.ssd_read_j_per_byte.value * read_bytes
-        return read_j + factors.ssd_write_j_per_byte.value * written_bytes
+    def read_j(self, read_bytes: Floats) -> Floats:
+        """Energy of reading from SSD."""
+        return self.factors.ssd_read_j_per_byte.value * read_bytes
+
+    def write_j(self, written_bytes: Floats) -> Floats:
+        """Energy of writing to it."""
+        return self.factors.ssd_write_j_per_byte.value * written_bytes
 
     def machine_g(self, duration_s: float) -> float:
         """Embodied grams of GPUs and hosts."""

@@ -23,7 +23,6 @@ allows, no request is in time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -31,9 +30,10 @@ from numpy.typing import NDArray
 
 from greencache.controller.calibration import Calibration
 from greencache.controller.demand import PairCosts, ServiceModel, pair_costs
-from greencache.controller.levels import dithered, grown
+from greencache.controller.levels import dithered, grown, thresholds
 from greencache.controller.prices import Prices
 from greencache.controller.reuse import ReuseProfile
+from greencache.controller.unfold import States, Tables, unfold
 from greencache.errors import InputError
 
 __all__ = ["Expected", "Outlook", "Prospects", "ProspectsModel"]
@@ -43,6 +43,9 @@ Ints = NDArray[np.int64]
 
 _LOADS = 8
 """Loads between the lowest and the highest forecast at which requests are queued."""
+
+_NO_LOAD = 1e-3
+"""Requests in an interval that stand for none: latency of no request is asked at some load."""
 
 
 class Outlook(NamedTuple):
@@ -110,30 +113,6 @@ class Expected(NamedTuple):
     read_bytes: float
     written_bytes: float
     grams: float
-
-
-@dataclass(frozen=True)
-class _Mix:
-    """Between which two sizes of SSD a content lies: an index, and the share of the larger."""
-
-    low: Ints
-    share: Floats
-
-    @classmethod
-    def of(cls, content: Floats, sizes: Floats) -> _Mix:
-        if len(sizes) == 1:
-            return cls(np.zeros(content.shape, np.int64), np.zeros(content.shape))
-        at = np.interp(content, sizes, np.arange(len(sizes), dtype=np.float64))
-        low = np.minimum(at.astype(np.int64), len(sizes) - 2)
-        return cls(low, at - low)
-
-    def take(self, table: Floats, dram: Ints) -> Floats:
-        """Values at contents (T, any, K) of a table (T, DRAM sizes, SSD sizes)."""
-        t = np.arange(len(table))[:, None, None]
-        below = table[t, dram, self.low]
-        if table.shape[2] == 1:
-            return below
-        return np.asarray(below + self.share * (table[t, dram, self.low + 1] - below))
 
 
 class ProspectsModel:
@@ -235,20 +214,25 @@ class ProspectsModel:
         calibration = calibration or Calibration()
         costs = self._costs(profile, calibration)
         content, mean_content, written = self._contents(costs, outlook.requests)
-        mix = _Mix.of(mean_content, self.ssd_bytes)
-        grams = self._grams(profile, costs, outlook, mix, written)
-        attained, backlog = self._fates(profile, outlook, mix, calibration)
-        backlogs = len(self.backlog_s)
-        levels = dithered(content, self.content_bytes, 0.0)[:, :, None, :] * backlogs
-        # Another phase than the content's, so that the two do not round in step.
-        levels = levels + dithered(backlog, self.backlog_s, 0.5)
-        shape = (len(outlook.requests), self.states, len(self.choices))
-        whole = np.broadcast_to(grams[:, :, None, :], attained.shape)
+        limits, count = self.service.limits, len(outlook.requests)
+        states = States(
+            ssd_bytes=self.ssd_bytes,
+            dram=self.choices[:, 0].copy(),
+            mean_bytes=mean_content,
+            next_content=dithered(content, self.content_bytes, 0.0),
+            backlog_s=self.backlog_s,
+            # Another part of the sequence than the content's: they are not to round in step.
+            thresholds=thresholds(count, 0.5),
+            late_s=limits.ttft_s,
+            interval_s=limits.interval_s,
+        )
+        unfolded = unfold(self._tables(profile, costs, outlook, calibration), states)
+        grams = self._grams(unfolded.joules, written, outlook.gco2_per_kwh)
         return Prospects(
-            whole.reshape(shape),
-            attained.reshape(shape),
+            np.repeat(grams, len(self.backlog_s), axis=1),
+            unfolded.in_time,
             outlook.requests,
-            levels.reshape(shape),
+            unfolded.next_node,
             self.node(content_bytes, backlog_s),
             self.choices,
         )
@@ -279,22 +263,14 @@ class ProspectsModel:
             return whole, whole, written
         return *grown(before, size, written / self.service.replicas), written
 
-    def _grams(
-        self,
-        profile: ReuseProfile,
-        costs: PairCosts,
-        outlook: Outlook,
-        mix: _Mix,
-        written: Floats,
-    ) -> Floats:
+    def _grams(self, serving_j: Floats, written: Floats, gco2_per_kwh: Floats) -> Floats:
         """Grams of all engines, (T, levels of content, K)."""
         prices, interval_s = self.prices, self.service.limits.interval_s
         dram, ssd = self.choices.T
         drams, ssds = self.dram_bytes[dram], self.ssd_bytes[ssd]
-        joules = mix.take(self._serving_j(profile, costs, outlook.requests), dram)
-        joules += prices.storage_w(drams, ssds) * interval_s
-        joules += prices.traffic_j(np.zeros(1), written)
-        grams = prices.operational_g(joules, outlook.gco2_per_kwh[:, None, None])
+        joules = serving_j + prices.storage_w(drams, ssds) * interval_s
+        joules += prices.write_j(written)
+        grams = prices.operational_g(joules, gco2_per_kwh[:, None, None])
         grams += prices.machine_g(interval_s) + prices.dram_g(drams, interval_s)
         return grams + prices.ssd_g(ssds, written, interval_s)
 
@@ -306,35 +282,32 @@ class ProspectsModel:
         prefill_s = np.minimum(count * costs.prefill_s, engines_s)
         answers = self.service.answers(profile, prefill_s / engines_s, count / interval_s)
         decode_s = (engines_s - prefill_s) * answers.decoding
-        joules = prices.always_w(self.service.hardware.rates.idle_w) * interval_s
-        joules = joules + prices.busy_w * (prefill_s + decode_s)
-        joules += count * costs.prefill_j + decode_s * (answers.step_j / answers.step_s)
-        return np.asarray(joules + prices.traffic_j(count * costs.read_bytes, np.zeros(1)))
+        always_j = prices.always_w(self.service.hardware.rates.idle_w) * interval_s
+        host_j = prices.busy_w * (prefill_s + decode_s)
+        gpus_j = count * costs.prefill_j + decode_s * (answers.step_j / answers.step_s)
+        return always_j + host_j + gpus_j + prices.read_j(count * costs.read_bytes)
 
-    def _fates(
-        self, profile: ReuseProfile, outlook: Outlook, mix: _Mix, calibration: Calibration
-    ) -> tuple[Floats, Floats]:
-        """Requests in time and seconds left over, (T, levels of content, levels of backlog, K)."""
-        service, dram = self.service, self.choices[:, 0]
-        interval_s, limit_s = service.limits.interval_s, service.limits.ttft_s
-        rates = np.maximum(outlook.high_requests, 1e-3) / interval_s
+    def _tables(
+        self, profile: ReuseProfile, costs: PairCosts, outlook: Outlook, calibration: Calibration
+    ) -> Tables:
+        """What each interval brings at each pair of sizes, the SSD full."""
+        service = self.service
+        rates = np.maximum(outlook.high_requests, _NO_LOAD) / service.limits.interval_s
         loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
-        most_left_s = self.backlog_s[1] / 2 if len(self.backlog_s) > 1 else interval_s
-        at_loads = service.attained(profile, calibration.work, loads, most_left_s)
-        share = _shifted(_at(rates, loads, at_loads.share), calibration.shift)
-        left_s = _at(rates, loads, at_loads.backlog_s)
-        costs = self._costs(profile, calibration)
-        rho = rates[:, None, None] / service.replicas * costs.prefill_s
-        shape = (len(rates), len(self.content_bytes), len(self.backlog_s), len(self.choices))
-        attained, backlog_s = np.empty(shape), np.empty(shape)
-        in_time = outlook.requests[:, None, None] * mix.take(share, dram)
-        usual_s, spare = mix.take(left_s, dram), 1 - mix.take(rho, dram)
-        for b, start_s in enumerate(self.backlog_s):
-            # Nobody is in time until what was left over has shrunk to the limit.
-            over_s, most = max(start_s - limit_s, 0.0), np.maximum(spare * interval_s, 1e-9)
-            attained[:, :, b] = in_time * (1 - np.minimum(over_s / most, 1.0))
-            backlog_s[:, :, b] = np.maximum(usual_s, start_s - spare * interval_s)
-        return attained, backlog_s
+        at_loads = service.attained(profile, calibration.work, loads, self._usual_most_s)
+        share = calibration.shifted(_at(rates, loads, at_loads.share))
+        return Tables(
+            self._serving_j(profile, costs, outlook.requests),
+            outlook.requests[:, None, None] * share,
+            _at(rates, loads, at_loads.backlog_s),
+            rates[:, None, None] / service.replicas * costs.prefill_s,
+        )
+
+    @property
+    def _usual_most_s(self) -> float:
+        """Work that an interval may begin with and still count as begun with none left over."""
+        levels = self.backlog_s
+        return float(levels[1] / 2) if len(levels) > 1 else self.service.limits.interval_s
 
     def expected(
         self,
@@ -362,39 +335,38 @@ class ProspectsModel:
         """
         calibration = calibration or Calibration()
         interval_s, prices = self.service.limits.interval_s, self.prices
-        held = np.array([[[min(content_bytes, ssd_bytes)]]])
-        mix = _Mix.of(held, self.ssd_bytes)
-        dram = np.array([int(np.abs(self.dram_bytes - dram_bytes).argmin())])
+        held = min(content_bytes, ssd_bytes)
+        at = float(np.interp(held, self.ssd_bytes, np.arange(len(self.ssd_bytes))))
+        low = min(int(at), max(len(self.ssd_bytes) - 2, 0))
+        dram = int(np.abs(self.dram_bytes - dram_bytes).argmin())
         costs, count = self._costs(profile, calibration), np.array([requests])
 
-        def at(table: Floats) -> float:
-            return float(mix.take(table[None], dram).item())
+        def mixed(table: Floats) -> float:
+            return float(np.interp(at, np.arange(table.shape[-1]), table[dram]))
 
-        first = int(dram[0]) * len(self.ssd_bytes) + int(mix.low.item())
-        pair = np.arange(first, first + min(2, len(self.ssd_bytes)))
-        rates = np.maximum(count, 1e-3) / interval_s
-        fates = self.service.pairs(
-            profile, calibration.work, rates, self.backlog_s[-1] or interval_s, pair
+        pair = np.arange(low, min(low + 2, len(self.ssd_bytes))) + dram * len(self.ssd_bytes)
+        rates = np.maximum(count, _NO_LOAD) / interval_s
+        fates = self.service.pairs(profile, calibration.work, rates, self.backlog_s[-1], pair)
+        in_time, ttft_s = (
+            float(np.interp(at, np.arange(low, low + len(pair)), row[0])) for row in fates[:2]
         )
-        share = float(mix.share.item())
-        in_time, ttft_s = (float(row[0, 0] * (1 - share) + row[0, -1] * share) for row in fates[:2])
-        prefill_s = requests * at(costs.prefill_s)
+        per_request = np.interp(held, self.ssd_bytes, costs.written_bytes)
+        written_bytes = float(requests * per_request) if ssd_bytes > 0 else 0.0
+        joules = mixed(self._serving_j(profile, costs, count)[0])
         sizes = np.array([dram_bytes]), np.array([ssd_bytes])
-        written_bytes = float(
-            requests * np.interp(held.item(), self.ssd_bytes, costs.written_bytes)
-        ) * (ssd_bytes > 0)
-        joules = at(self._serving_j(profile, costs, count)[0])
-        joules += prices.storage_w(*sizes) * interval_s
-        joules += prices.traffic_j(np.zeros(1), np.array([written_bytes]))
-        grams = prices.operational_g(joules, np.array([gco2_per_kwh]))
+        written = np.array([written_bytes])
+        joules += float(prices.storage_w(*sizes)[0]) * interval_s + float(
+            prices.write_j(written)[0]
+        )
+        grams = prices.operational_g(np.array([joules]), np.array([gco2_per_kwh]))
         grams += prices.machine_g(interval_s) + prices.dram_g(sizes[0], interval_s)
-        grams += prices.ssd_g(sizes[1], np.array([written_bytes]), interval_s)
+        grams += prices.ssd_g(sizes[1], written, interval_s)
         return Expected(
             in_time,
             ttft_s,
-            prefill_s / calibration.work,
-            requests * at(costs.prefill_j) / calibration.energy,
-            requests * at(costs.read_bytes),
+            requests * mixed(costs.prefill_s) / calibration.work,
+            requests * mixed(costs.prefill_j) / calibration.energy,
+            requests * mixed(costs.read_bytes),
             written_bytes,
             float(grams[0]),
         )
@@ -402,13 +374,7 @@ class ProspectsModel:
 
 def _at(rates: Floats, loads: Floats, table: Floats) -> Floats:
     """Rows of a table by load, at other loads between them."""
-    mix = _Mix.of(rates, loads)
-    high = np.minimum(mix.low + 1, len(loads) - 1)
-    below = table[mix.low]
-    return np.asarray(below + mix.share[:, None, None] * (table[high] - below))
-
-
-def _shifted(share: Floats, shift: float) -> Floats:
-    """Shares with something added to their log odds."""
-    odds = np.exp(shift)
-    return np.asarray(share * odds / (1 - share + share * odds))
+    at = np.interp(rates, loads, np.arange(len(loads), dtype=np.float64))
+    low = np.minimum(at.astype(np.int64), len(loads) - 2)
+    share = (at - low)[:, None, None]
+    return np.asarray(table[low] * (1 - share) + table[low + 1] * share)

@@ -128,9 +128,9 @@ def _answered_s(demand: Demand, course: _Course, r: int, end: int, decode_s: flo
     while at + 1 < end and course.tokens_begin[at + 1] <= tokens:
         at += 1
     if tokens >= course.tokens_done[at]:
-        return course.done_s[at] + (tokens - course.tokens_done[at]) * decode_s
+        return float(course.done_s[at] + (tokens - course.tokens_done[at]) * decode_s)
     share = (tokens - course.tokens_begin[at]) / (course.tokens_done[at] - course.tokens_begin[at])
-    return course.begin_s[at] + share * (course.done_s[at] - course.begin_s[at])
+    return float(course.begin_s[at] + share * (course.done_s[at] - course.begin_s[at]))
 
 
 @subroutine

@@ -133,7 +133,7 @@ class ReuseSums:
         self._computed, self._attended = np.zeros(pairs), np.zeros(pairs)
         self._written = np.zeros(len(ssd_blocks))
         tiers = 1 + sum(pairs)
-        self._sample = RequestSample(*(np.zeros(0) for _ in range(3)), np.zeros((0, tiers)))
+        self._sample = RequestSample(np.zeros(0), np.zeros(0), np.zeros(0), np.zeros((0, tiers)))
         self._open: list[_Requests] = []
         self._last_s: float | None = None
 

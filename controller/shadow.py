@@ -150,7 +150,7 @@ def _tier(minis: _Miniatures, i: int) -> TierState:
 
 @inlined
 def _is_sampled(block: int, threshold: np.uint64) -> bool:
-    return mixed(np.uint64(block) + _SALT) <= threshold
+    return bool(mixed(np.uint64(block) + _SALT) <= threshold)
 
 
 @subroutine
@@ -186,7 +186,7 @@ def _number(minis: _Miniatures, batch: _Batch, r: int, threshold: np.uint64) -> 
                 minis.id_of[number] = block
             batch.numbers[sampled] = minis.number_of[block]
             sampled += 1
-    return sampled
+    return int(sampled)
 
 
 @subroutine
@@ -196,7 +196,7 @@ def _length_of(batch: _Batch, found: int, sampled: int, reusable: int) -> float:
         return 0.0
     least = batch.places[found - 1] + 1
     most = min(batch.places[found], reusable) if found < sampled else reusable
-    return (least + most) / 2
+    return float(least + most) / 2
 
 
 @subroutine

@@ -33,11 +33,11 @@ def test_the_shift_takes_the_prediction_to_what_is_measured() -> None:
         seen = generator.binomial(60, 0.85) / 60
         learned = learned.with_attainment(0.92, seen, 60)
     # About 1,200 requests count, against the 200 that stand for the model.
-    assert learned.shifted(0.92) == pytest.approx(0.86, abs=0.02)
+    assert learned.shifted(np.array(0.92)) == pytest.approx(0.86, abs=0.02)
 
 
 def test_few_requests_change_little() -> None:
-    assert Calibration().with_attainment(0.9, 0.0, 2).shifted(0.9) > 0.88
+    assert Calibration().with_attainment(0.9, 0.0, 2).shifted(np.array(0.9)) > 0.88
     assert Calibration().shift == 0
 
 
@@ -46,5 +46,5 @@ def test_a_shift_is_bounded_and_finite() -> None:
     for _ in range(500):
         learned = learned.with_attainment(1.0, 0.0, 1000)
     assert learned.shift == -2.0
-    assert learned.shifted(1.0) == 1.0
-    assert learned.shifted(0.0) == 0.0
+    assert learned.shifted(np.array(1.0)) == 1.0
+    assert learned.shifted(np.array(0.0)) == 0.0

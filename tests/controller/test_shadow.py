@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -38,7 +39,7 @@ def shadow_of(trace: RequestTrace, pieces: int = 4, **options: object) -> Shadow
     """Shadow caches that have seen a whole trace, in some intervals, none of which fades."""
     shadow = ShadowCaches(SIZES, 512, half_life_s=1e15, recent=50_000, **options)  # type: ignore[arg-type]
     edges = np.linspace(0, len(trace), pieces + 1).astype(int)
-    for first, last in zip(edges, edges[1:], strict=False):
+    for first, last in itertools.pairwise(edges):
         begin_s, end_s = trace.arrival_s[first], trace.arrival_s[last - 1]
         shadow.observe(prompts_of(trace, slice(first, last)), end_s)
         shadow.end_interval(begin_s, end_s - begin_s)
