@@ -148,7 +148,7 @@ def hourly(replay: Replay, result: PlanResult) -> dict[str, Sequence[float | Non
     setup, measured = replay.setup, result.measured
     served = measured.served
     hours = len(served.requests_by_hour)
-    middle_s = setup.warmup_s + (np.arange(hours) + 0.5) * HOUR_S
+    middle_s = setup.warmup_s + (np.arange(hours, dtype=np.float64) + 0.5) * HOUR_S
     steps = _steps(run_summary(replay, result), 0.0, math.inf)
     place = np.searchsorted([step.start_s for step, _ in steps], middle_s, side="right") - 1
     first_bin = int(setup.warmup_s // 60)
