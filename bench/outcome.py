@@ -111,7 +111,9 @@ class Served:
         starts = np.arange(0, len(self.requests_by_hour), _HOURS_OF_A_DAY)
         kept = np.add.reduceat(self.kept_by_hour, starts)
         requests = np.add.reduceat(self.requests_by_hour, starts)
-        return np.divide(kept, requests, out=np.full(len(starts), np.nan), where=requests > 0)
+        share = np.full(len(starts), np.nan)
+        np.divide(kept, requests, out=share, where=requests > 0)
+        return share
 
     @property
     def stationary(self) -> bool:

@@ -111,7 +111,7 @@ def _missing_attainment(runs: _Runs) -> float | None:
         return None
     if ours is None:
         return math.inf
-    return max(TARGET - ours[i] for i in kept)
+    return max(TARGET - float(ours[i]) for i in kept)
 
 
 _CLAIMS: tuple[tuple[str, Callable[[_Runs], float | None], float, tuple[str, ...]], ...] = (

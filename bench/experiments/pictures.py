@@ -76,7 +76,7 @@ def savings(results: Results, load: float) -> bytes:
     workloads, zones = _values(rows, "workload"), _zones(rows)
     factors = _values(rows, "ssd_kg_per_tb")
     references = [name for name in _REFERENCES if name in results.references]
-    colours = mpl.colormaps["viridis_r"](np.linspace(0.12, 1, len(factors)))
+    colours = list(mpl.colormaps["viridis_r"](np.linspace(0.12, 1, len(factors))))
 
     def draw(figure: Figure) -> None:
         if not rows:

@@ -71,9 +71,11 @@ def _capacity(said: dict[str, Any], start_s: float, end_s: float) -> Row:
     row: Row = {}
     for tier in _STORES:
         sizes = np.array([getattr(step, tier) for step, _ in steps])
-        row[f"{tier}_bytes_mean"] = float(np.average(sizes, weights=[s for _, s in steps]))
-        row[f"{tier}_bytes_min"] = float(sizes.min())
-        row[f"{tier}_bytes_max"] = float(sizes.max())
+        least, most = float(sizes.min()), float(sizes.max())
+        mean = float(np.average(sizes, weights=[seconds for _, seconds in steps]))
+        row[f"{tier}_bytes_mean"] = min(max(mean, least), most)  # whatever is rounded on the way
+        row[f"{tier}_bytes_min"] = least
+        row[f"{tier}_bytes_max"] = most
     pairs = itertools.pairwise(steps)
     row["resizes"] = sum(before[1:] != after[1:] for (before, _), (after, _) in pairs)
     return row
@@ -146,7 +148,7 @@ def hourly(replay: Replay, result: PlanResult) -> dict[str, Sequence[float | Non
     setup, measured = replay.setup, result.measured
     served = measured.served
     hours = len(served.requests_by_hour)
-    middle_s = setup.warmup_s + (np.arange(hours) + 0.5) * HOUR_S
+    middle_s = setup.warmup_s + (np.arange(hours, dtype=np.float64) + 0.5) * HOUR_S
     steps = _steps(run_summary(replay, result), 0.0, math.inf)
     place = np.searchsorted([step.start_s for step, _ in steps], middle_s, side="right") - 1
     first_bin = int(setup.warmup_s // 60)

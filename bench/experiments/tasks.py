@@ -43,31 +43,15 @@ class Task:
         The cells in their order, each with its runs.
     slo:
         Limits by rule; None for those of the replay, a text why there are none.
-    folder:
-        Where finished rows are kept.
+    part:
+        Where finished rows are kept; its name is a digest of all that they share.
     """
 
     spec: ExperimentSpec
     settings: Settings
     cells: Mapping[Cell, Sequence[str]]
     slo: Slo | str | None
-    folder: Path
-
-    @property
-    def part(self) -> Part:
-        """The file of its rows."""
-        first, spec = next(iter(self.cells)), self.spec
-        shared = {
-            "code": [code_digest(), _own_digest()],
-            "settings": self.settings.model_dump_json(),
-            "replay": spec.replay,
-            "workload": spec.workloads[first.workload],
-            "sizes": msgspec.to_builtins(spec.sizes),
-            "slo": asdict(self.slo) if isinstance(self.slo, Slo) else self.slo,
-            "axes": first[:3],
-        }
-        name = f"{first.workload}-{first.load_fraction:g}-{first.seed}-{digest_of(shared)}.jsonl"
-        return Part(self.folder / name)
+    part: Part
 
     def wanted(self) -> Iterator[tuple[str, Cell, str]]:
         """Every row in order: its key, its cell and its run."""
@@ -94,6 +78,22 @@ def _own_digest() -> str:
     return digest.hexdigest()
 
 
+def _part(
+    spec: ExperimentSpec, settings: Settings, slo: Slo | str | None, cell: Cell, folder: Path
+) -> Part:
+    shared = {
+        "code": [code_digest(), _own_digest()],
+        "settings": settings.model_dump_json(),
+        "replay": spec.replay,
+        "workload": spec.workloads[cell.workload],
+        "sizes": msgspec.to_builtins(spec.sizes),
+        "slo": asdict(slo) if isinstance(slo, Slo) else slo,
+        "axes": cell[:3],
+    }
+    name = f"{cell.workload}-{cell.load_fraction:g}-{cell.seed}-{digest_of(shared)}.jsonl"
+    return Part(folder / name)
+
+
 def tasks_of(
     spec: ExperimentSpec,
     settings: Settings,
@@ -105,10 +105,12 @@ def tasks_of(
     groups: dict[tuple[str, float, int], dict[Cell, Sequence[str]]] = {}
     for cell, runs in cells.items():
         groups.setdefault((cell.workload, cell.load_fraction, cell.seed), {})[cell] = runs
-    return [
-        Task(spec, settings, group, limits[workload], folder)
-        for (workload, _, _), group in groups.items()
-    ]
+    tasks = []
+    for group in groups.values():
+        first = next(iter(group))
+        slo = limits[first.workload]
+        tasks.append(Task(spec, settings, group, slo, _part(spec, settings, slo, first, folder)))
+    return tasks
 
 
 def limits_of(spec: ExperimentSpec, settings: Settings, workload: str) -> Slo | str | None:
