@@ -22,7 +22,7 @@ from greencache.catalog import Catalog
 from greencache.controller.forecasts import Perfect
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware
-from greencache.controller.sizes import Candidates, Sizes
+from greencache.controller.sizes import Candidates
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S, TB
 from greencache.settings import ControlSettings
