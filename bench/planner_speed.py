@@ -4,7 +4,7 @@
 17 SSD and 5 DRAM sizes, 65 levels of content and 3 of backlog (`greencache.bench.planner_cases`);
 with targets that cost nothing, and such that bind ever more tightly. Both sides have to find plans
 of the same grams. Compilation is over, and printed, before anything is timed; of the fast side the
-median of several turns counts.
+median of several turns counts. Both sides run in one thread, and what is timed is that of the CPU.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ PROGRAM_SEEDS = 3
 TURNS = 5
 TIME_LIMIT_S = 120.0
 
-KINDS: dict[str, Callable[[int], Instance]] = {
-    "target slack": lambda seed: serving_days(seed, target=0.0),
-    "target binds, 30 %": lambda seed: tightened(serving_days(seed), 0.3),
-    "target binds, 70 %": lambda seed: tightened(serving_days(seed), 0.7),
-    "target binds, 95 %": lambda seed: tightened(serving_days(seed), 0.95),
-    "drawn at random": scattered,
-}
-"""Kinds of instances; the last has no structure at all, and no program is made of it."""
+_NO_PROGRAM = "at random"
+"""The kind of which no integer program is made: it has eight times the arcs."""
 
-_NO_PROGRAM = "drawn at random"
+KINDS: dict[str, Callable[[int], Instance]] = {
+    "slack": lambda seed: serving_days(seed, target=0.0),
+    "binds, 30 %": lambda seed: tightened(serving_days(seed), 0.3),
+    "binds, 70 %": lambda seed: tightened(serving_days(seed), 0.7),
+    "binds, 95 %": lambda seed: tightened(serving_days(seed), 0.95),
+    _NO_PROGRAM: scattered,
+}
+"""Kinds of instances: a target that is slack, or that binds; and without any structure."""
 
 
 def _decompose(instance: Instance, clock: Callable[[], float], turns: int) -> dict[str, Any]:
@@ -169,11 +170,11 @@ def main(
 ) -> None:
     """Time the planner over a day, by decomposition and as an integer program."""
     check_outputs(json)
-    result = measure(time.perf_counter)
+    result = measure(time.process_time)
     console = Console(highlight=False)
     console.print(
         f"{result['intervals']} intervals, {result['nodes']} nodes, {result['choices']} choices;"
-        f" first call, compiled or read from the cache: {result['first_call_s']:.1f} s\n"
+        f" first call {result['first_call_s']:.1f} s\n"
     )
     console.print(_table(result))
     if json is not None:
