@@ -57,8 +57,10 @@ _PLAN_COLOURS = {
     "hbm-only": "#0072B2",
     "full": "#D55E00",
     "best-static": "#009E73",
+    "greencache": "#CC79A7",
+    "oracle": "#000000",
 }
-_OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7B3294", "#A6761D")
+_OTHER_COLOURS = ("#56B4E9", "#E69F00", "#7B3294", "#A6761D")
 _DASHES = ("-", "--", "-.", ":")
 _FEW = 5
 """Plans whose legend fits inside a plot."""

@@ -55,7 +55,7 @@ __all__ = [
     "find_grid",
 ]
 
-DEFAULT_PLANS = "none,hbm-only,full,best-static"
+DEFAULT_PLANS = "none,hbm-only,full,best-static,greencache"
 SATURATING = "saturation"
 """What progress calls the search for the load that saturates."""
 

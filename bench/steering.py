@@ -132,10 +132,10 @@ def _forecasters(
     if kind == "perfect":
         grid = setup.grid
         hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
-        return Perfect(hours), Perfect(_arrivals(admitted, settings.interval))
-    if kind == "naive":
-        intensity: Forecaster = SeasonalNaive()
-        load: Forecaster = SeasonalNaive(period)
+        intensity: Forecaster = Perfect(hours)
+        load: Forecaster = Perfect(_arrivals(admitted, settings.interval))
+    elif kind == "naive":
+        intensity, load = SeasonalNaive(), SeasonalNaive(period)
     else:
         intensity, load = LaggedRegression(), ShapeAndLevel(period)
     return _perturbed(intensity, settings, 1), _perturbed(load, settings, 2)

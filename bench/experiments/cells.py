@@ -10,27 +10,33 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from pydantic import ValidationError
 
 from greencache.bench.experiments.rows import Row, failed_row, hourly, row_of
-from greencache.bench.experiments.spec import Cell, ExperimentSpec, RunSpec
+from greencache.bench.experiments.spec import Cell, ControlValue, ExperimentSpec, RunSpec
 from greencache.bench.outcome import Slo
-from greencache.bench.plans import Plan, parse_plans
+from greencache.bench.plans import Plan, parse_plans, runs_in_hindsight
 from greencache.bench.replay import PlanResult, Replay, value
 from greencache.bench.scenario import CarbonSide, build, carbon_side
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulated import Simulated, simulate_plans
 from greencache.bench.simulation import StorageSetup
+from greencache.controller.sizes import Candidates
 from greencache.errors import InputError, UnknownNameError
-from greencache.settings import Settings
+from greencache.settings import ControlSettings, Settings
 from greencache.tiers.policies import Policy
 
 __all__ = ["NO_WEAR_BYTES", "Cells", "base_setup"]
 
 NO_WEAR_BYTES = 1e19
 """What a drive may be written where wear is off: more than any run writes in its lifetime."""
+
+_MANY = 10**6
+"""Intervals of a run that is too long to try every sequence of sizes."""
 
 _MOST_KEPT = 512
 """Outcomes of fixed sizes that are kept, some 0.5 MB each; the least recently used goes first."""
@@ -84,13 +90,12 @@ class Cells:
             setup = self._setup(cell, run)
             (plan,) = parse_plans(run.plan, setup.installed)
             if plan.hindsight:
-                replay, result = self._best_static(setup, plan)
-            elif _is_fixed(plan):
-                replay = self._fixed(setup, plan)
+                replay, result = self._hindsight(setup, plan)
+            elif plan.steered:
+                replay = self._steered(setup, plan)
                 (result,) = replay.results
             else:
-                self.simulations += 1
-                replay = value(simulate_plans(setup, [plan], clock=time.perf_counter), setup)
+                replay = self._fixed(setup, plan)
                 (result,) = replay.results
         except InputError as fault:
             return failed_row(cell, name, run, str(fault))
@@ -116,7 +121,13 @@ class Cells:
         """The stream as one run has it in one cell."""
         if run.admission != "all":
             raise UnknownNameError("admission", run.admission, ["all"])
-        return replace(self._side(cell).of(self._base), policy=Policy.parse(run.policy))
+        sizes = self._spec.sizes
+        return replace(
+            self._side(cell).of(self._base),
+            policy=Policy.parse(run.policy),
+            candidates=Candidates(tuple(sizes.dram_bytes), tuple(sizes.ssd_bytes)),
+            control=_controlled(self._base.control, run.control),
+        )
 
     def _fixed(self, setup: ReplaySetup, plan: Plan) -> Replay:
         """A plan of fixed sizes, simulated unless it was before."""
@@ -133,16 +144,18 @@ class Cells:
         named = replace(outcomes[0], plan=plan)
         return value(replace(simulated, outcomes={plan.name: [named]}), setup)
 
-    def _best_static(self, setup: ReplaySetup, plan: Plan) -> tuple[Replay, PlanResult]:
-        """The least grams among sizes that keep the SLO on every day; failing that, over all days.
+    def _steered(self, setup: ReplaySetup, plan: Plan) -> Replay:
+        self.simulations += 1
+        return value(simulate_plans(setup, [plan], clock=time.perf_counter), setup)
 
-        Is none valid at all, it is the largest and its reason.
+    def _hindsight(self, setup: ReplaySetup, plan: Plan) -> tuple[Replay, PlanResult]:
+        """The least grams among runs that keep the SLO on every day; failing that, over all days.
+
+        Is none valid at all, it is the largest size and its reason.
         """
-        sizes = self._spec.sizes
         replays = [
-            self._fixed(setup, replace(plan, dram_bytes=dram, ssd_bytes=ssd, hindsight=False))
-            for dram in sizes.dram_bytes
-            for ssd in sizes.ssd_bytes
+            self._fixed(setup, each) if not each.steered else self._steered(setup, each)
+            for each in runs_in_hindsight(plan, setup.sizes_to_try, _MANY)
         ]
         target = setup.slo.target
 
@@ -157,12 +170,21 @@ class Cells:
             best = min(valid, key=rank)
             return best, best.results[0]
         last = replays[-1].results[0]
-        because = (
-            f"none of {len(replays)} fixed sizes is valid; at the largest: {last.invalid_because}"
-        )
+        because = f"none of {len(replays)} sizes is valid; at the largest: {last.invalid_because}"
         return replays[-1], replace(last, invalid_because=because)
 
 
-def _is_fixed(plan: Plan) -> bool:
-    """Whether a plan has the same tiers all the time, whatever the grid does."""
-    return plan.name in ("none", "hbm-only", "full") or plan.name.startswith("static:")
+def _controlled(settings: ControlSettings, control: Mapping[str, ControlValue]) -> ControlSettings:
+    """Settings with what a run says laid over them.
+
+    Raises
+    ------
+    InputError
+        If a setting is unknown or malformed.
+    """
+    try:
+        return ControlSettings(**{**settings.model_dump(exclude_unset=True), **control})
+    except ValidationError as fault:
+        problem = fault.errors()[0]
+        name = ".".join(str(part) for part in problem["loc"])
+        raise InputError(f"control.{name}: {problem['msg']}, not {problem['input']!r}") from None

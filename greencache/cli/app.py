@@ -70,9 +70,10 @@ def replay(
         str,
         typer.Option(
             help="Plans to compare: none, hbm-only, full, best-static, static:SSD (with all the "
-            "DRAM) or static:DRAM+SSD (static:4TB, static:64GiB+4TB)."
+            "DRAM), static:DRAM+SSD (static:4TB, static:64GiB+4TB), greencache (the controller "
+            "sizes the tiers as it goes) or oracle (in hindsight, with perfect forecasts)."
         ),
-    ] = "none,hbm-only,full,best-static",
+    ] = "none,hbm-only,full,best-static,greencache",
     policy: Annotated[
         str | None, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve or lcs; default lru.")
     ] = None,
