@@ -32,7 +32,7 @@ from greencache.traces.requests import RequestTrace
 __all__ = ["Controlled", "Scheduled"]
 
 _DAY_S = 24 * HOUR_S
-_LONGEST_PAST_H = 24 * 7 * 12
+_LONGEST_PAST_H = 24 * 7 * 53
 """Hours of the grid's past that a forecast looks at."""
 
 
@@ -73,7 +73,7 @@ class GridForecast:
         self._interval_s = interval_s
         self._first_s = setup.grid_offset_s - len(grid.earlier_gco2_per_kwh) * HOUR_S
         self._hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
-        self._rolling = RollingForecast(forecaster, 24)
+        self._rolling = RollingForecast(forecaster, 24 * 7)
         told = (grid.zone, grid.source, grid.start, self._first_s)
         self._memo = _forecasts((*told, repr(forecaster)))
 
