@@ -185,7 +185,11 @@ def oracle_gaps(results: Results) -> bytes:
                         markeredgewidth=0.4,
                         label=f"{run}, load {load:g}",
                     )
-            axes.set_title(workload)
+            ours = [r for r in rows if (r["run"], r["workload"]) == (CONTROLLED, workload)]
+            lost = sum(row["saving_vs"].get(ORACLE) is None for row in ours)
+            axes.set_title(
+                f"{workload} ({lost} of {len(ours)} not to compare)" if lost else workload
+            )
             _per_cent_axis(axes)
             _zone_axis(axes, rows, zones)
         panels[0].set_ylabel("grams per output token above oracle")
