@@ -2,7 +2,7 @@
 
 A *forecaster* is fitted to a history and then asked again and again, with the history as it grows:
 
-    fitted = LaggedRegression().fit(history)        # once a day, say: some 50 ms
+    fitted = LaggedRegression().fit(history)        # once a day, say: some 30 ms
     forecast = fitted.forecast(history, steps=24)   # each hour: under 1 ms
     forecast.mean, forecast.quantile(0.95)
 
@@ -29,6 +29,7 @@ __all__ = [
     "Perfect",
     "Perturbed",
     "SeasonalNaive",
+    "check_steps",
     "error_quantiles",
     "fill",
     "seasonal_repeat",
@@ -54,7 +55,7 @@ class Forecast:
     Attributes
     ----------
     mean:
-        Expected value of each step.
+        What is expected of each step: the mean, or of a method in logarithms the median.
     quantiles:
         [LEVELS, steps]: the value below which each step stays with that probability.
     filled:
@@ -176,7 +177,7 @@ def error_quantiles(errors: NDArray[np.float64]) -> NDArray[np.float64]:
     Shafer, Algorithmic Learning in a Random World, 2005). Levels further out than the sample goes
     get its ends.
     """
-    return np.quantile(errors, LEVELS, axis=0, method="weibull")
+    return np.asarray(np.quantile(errors, LEVELS, axis=0, method="weibull"))
 
 
 def seasonal_repeat(history: NDArray[np.float64], steps: int, period: int) -> NDArray[np.float64]:

@@ -87,7 +87,8 @@ def _unrest(
 
 
 def _solve(sums: _Sums, rows: float, ridge: float) -> NDArray[np.float64]:
-    return np.linalg.solve(sums.squares + ridge * rows * np.eye(len(sums.squares)), sums.products)
+    penalty = ridge * rows * np.eye(len(sums.squares))
+    return np.asarray(np.linalg.solve(sums.squares + penalty, sums.products), np.float64)
 
 
 def _weights(weeks: list[_Sums], period: int) -> list[NDArray[np.float64]]:
