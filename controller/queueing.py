@@ -17,9 +17,9 @@ time would have had by ``t``, one of ``n`` tokens that begins at ``F'`` ends whe
 
 ``S`` and ``chunks`` come from what each tier held of a sampled request's prefix; ``a`` from the
 sampled gaps, scaled to the load asked for. Nothing is assumed of the distributions. That matters:
-with the mean and variance of ``S`` alone, Pollaczek and Khinchine's formula gives about half of
-the waiting that the simulated engine shows for the composed workloads, because a session's
-requests, and with them long prompts, come close together (docs/controller.md).
+with the mean and variance of ``S`` alone, Pollaczek and Khinchine's formula falls well
+short of the waiting that the simulated engine shows for the composed workloads, because a
+session's requests, and with them long prompts, come close together (docs/controller.md).
 """
 
 from __future__ import annotations
