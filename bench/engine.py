@@ -78,7 +78,7 @@ def spend(engine: Engine, duration_s: float, power_w: float, busy: float) -> Non
         totals.busy_s += busy * (upto_s - at_s)
         totals.dram_blocks = engine.dram.meta[USED]
         totals.ssd_blocks = engine.ssd.meta[USED]
-        totals.held_block_s += engine.hbm.meta[HELD] * (upto_s - at_s)
+        totals.held_blocks = max(totals.held_blocks, engine.hbm.meta[HELD])
         at_s = upto_s
         where += 1
     engine.clock[NOW_S] = end_s

@@ -99,7 +99,7 @@ BIN = np.dtype(
         ("dropped_bytes", np.float64),  # not written to SSD because writing lagged
         ("dram_blocks", np.float64),  # in use when the interval ended
         ("ssd_blocks", np.float64),
-        ("held_block_s", np.float64),  # blocks of HBM that were no cache, times seconds
+        ("held_blocks", np.float64),  # most blocks of HBM that were no cache at any one time
     ]
 )
 """What is kept for each interval of ``bin_s``."""

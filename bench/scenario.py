@@ -14,7 +14,7 @@ import numpy as np
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
-from greencache.bench.setup import ReplaySetup, storage_of
+from greencache.bench.setup import ReplaySetup, control_over, storage_of
 from greencache.bench.simulation import BIN_S, Batching, StorageSetup
 from greencache.bench.workload import (
     LoadPoint,
@@ -35,7 +35,7 @@ from greencache.controller.sizes import Candidates, Sizes
 from greencache.errors import InputError, UnknownNameError
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S, parse_bytes, parse_s
-from greencache.settings import ControlSettings, Settings, SloSettings
+from greencache.settings import Settings, SloSettings
 from greencache.tiers.policies import Policy
 from greencache.traces.compose import ComposedWorkload, compose
 from greencache.traces.grid import GridSeries, parse_utc, read_grid
@@ -65,9 +65,6 @@ _DEFAULT_HOURS = 24.0
 _MOST_HOURS = 24.0 * 366
 _MOST_REPLICAS = 1024
 _DEFAULT_WARMUP_SHARE = 1 / 6
-_SHORT_S = 12 * HOUR_S
-_SHORT_INTERVAL_S = 300.0
-"""Between decisions where nothing else is said, in traces that last less than half a day."""
 _DOCUMENT_TTFT_S = 15.0
 """Promised where documents are asked about and nothing else is said: their prompts are long."""
 
@@ -379,18 +376,8 @@ class _Builder:
             load=load,
             composed=composed,
             candidates=self.candidates,
-            control=_control(self.settings.control, trace.duration_s),
+            control=control_over(self.settings.control, trace.duration_s),
         )
-
-
-def _control(settings: ControlSettings, span_s: float) -> ControlSettings:
-    """How the controller decides: in a trace that is shorter than half a day more often."""
-    if span_s >= _SHORT_S or "interval" in settings.model_fields_set:
-        return settings
-    update = {"interval": _SHORT_INTERVAL_S}
-    if "learn" not in settings.model_fields_set:
-        update["learn"] = 2 * _SHORT_INTERVAL_S
-    return settings.model_copy(update=update)
 
 
 def _busiest_hour(trace: RequestTrace) -> float:

@@ -23,7 +23,11 @@ from greencache.traces.compose import ComposedWorkload
 from greencache.traces.grid import GridSeries
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "storage_of"]
+__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "control_over", "storage_of"]
+
+_SHORT_S = 12 * HOUR_S
+_SHORT_INTERVAL_S = 300.0
+"""Between decisions where nothing else is said, in traces that last less than half a day."""
 
 SIMULATED_FACTORS = frozenset(
     {
@@ -149,3 +153,13 @@ def storage_of(plan: Plan, policy: Policy, factors: Factors) -> StorageSetup:
         ssd_read_bytes_per_s=drives * factors.ssd_read_bytes_per_s.value,
         ssd_write_bytes_per_s=drives * factors.ssd_write_bytes_per_s.value,
     )
+
+
+def control_over(settings: ControlSettings, span_s: float) -> ControlSettings:
+    """How the controller decides over a span: in one shorter than half a day more often."""
+    if span_s >= _SHORT_S or "interval" in settings.model_fields_set:
+        return settings
+    update = {"interval": _SHORT_INTERVAL_S}
+    if "learn" not in settings.model_fields_set:
+        update["learn"] = 2 * _SHORT_INTERVAL_S
+    return settings.model_copy(update=update)

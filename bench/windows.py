@@ -60,7 +60,7 @@ def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Wind
         read_bytes=float(bins["read_bytes"].sum()),
         written_bytes=float(bins["written_bytes"].sum()),
         declined_bytes=float(bins["dropped_bytes"].sum()),
-        held_blocks=float(bins["held_block_s"].sum()) / (replicas * (end_s - start_s)),
+        held_blocks=float(bins["held_blocks"].mean()),
         backlog_s=float(engines.clock[:, e.BACKLOG].sum()) * s_per_token / replicas,
         capacity_bytes={
             name: float(tier.meta[0, CAPACITY]) * block_bytes for name, tier in tiers.items()

@@ -64,7 +64,8 @@ class Window:
     read_bytes, written_bytes, declined_bytes:
         SSD traffic, and what was not written, by admission or because writes lagged.
     held_blocks:
-        Mean number of HBM blocks that running requests kept from being used as cache.
+        HBM blocks that running requests kept from being used as cache: the most in each minute, in
+        the mean over minutes. What a peak evicts is not back when the peak is over.
     backlog_s:
         Work left unserved at the end of the interval, in seconds of one engine.
     capacity_bytes, used_bytes:

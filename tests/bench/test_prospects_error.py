@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from greencache.bench import prospects_error
@@ -14,9 +12,6 @@ from greencache.bench.prospects_error import FED, PAIRS, compare
 from greencache.bench.scenario import Scenario, build
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import admit_measured
-from greencache.bench.simulation import StorageSetup, simulate
-from greencache.bench.windows import held_blocks, prompts_between, windows_of
-from greencache.quantities import HOUR_S
 from greencache.settings import Settings
 from greencache.traces.requests import RequestTrace
 
@@ -90,45 +85,6 @@ def test_what_is_written_is_close(rows: list[dict[str, Any]]) -> None:
             assert row["written_bytes_model"] == pytest.approx(
                 row["written_bytes_engine"], rel=0.05
             )
-
-
-def test_windows_add_up_to_the_run(setup: ReplaySetup, admitted: RequestTrace) -> None:
-    run = simulate(admitted, setup.hardware, StorageSetup(ssd_bytes=10**12))
-    windows = windows_of(run, setup.slo, admitted.block_tokens)
-    assert sum(each.arrivals for each in windows) == len(admitted)
-    assert sum(each.prompt_tokens for each in windows) == admitted.input_tokens.sum()
-    found = sum(run.requests[f"{tier}_blocks"].sum() for tier in ("hbm", "ssd")) * 512
-    assert sum(sum(each.hit_tokens.values()) for each in windows) == found
-    inside = run.bins[: len(windows) * 60]
-    assert sum(each.gpu_j for each in windows) == pytest.approx(inside["gpu_j"].sum())
-    assert sum(each.prefill_s for each in windows) == pytest.approx(inside["prefill_s"].sum())
-    assert all(0 < each.prefill_s <= each.busy_s <= HOUR_S for each in windows)
-    assert all(each.backlog_s >= 0 for each in windows)
-    hours = len(windows)
-    prompts = [
-        prompts_between(admitted, run.requests, i * HOUR_S, (i + 1) * HOUR_S) for i in range(hours)
-    ]
-    assert sum(len(each) for each in prompts) == len(admitted)
-    np.testing.assert_array_equal(
-        np.concatenate([each.select(each.full > 0).ids for each in prompts]),
-        np.concatenate(
-            [
-                admitted.block_ids[first : first + full]
-                for first, full in zip(admitted.block_starts, admitted.full_blocks, strict=False)
-            ]
-        ),
-    )
-
-
-def test_a_prompt_alone_holds_its_blocks_until_it_is_computed(
-    setup: ReplaySetup, admitted: RequestTrace
-) -> None:
-    one = admitted.select(np.arange(len(admitted)) == 0)
-    one = replace(one, arrival_s=np.zeros(1))
-    run = simulate(one, setup.hardware, StorageSetup())
-    request = run.requests[0]
-    held = held_blocks(run.requests, np.array([0.0, request["first_token_s"]]), 512)
-    assert held[0] == pytest.approx(-(-request["input_tokens"] // 512))
 
 
 def test_the_command_writes_what_it_prints(

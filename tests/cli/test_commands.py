@@ -50,7 +50,13 @@ def test_replay_writes_a_table_json_html_and_png(
     for plan in ("none", "hbm-only", "full", "best-static"):
         assert plan in out.out
     result = json.loads(files["json"].read_text())
-    assert [run["plan"] for run in result["runs"]] == ["none", "hbm-only", "full", "best-static"]
+    assert [run["plan"] for run in result["runs"]] == [
+        "none",
+        "hbm-only",
+        "full",
+        "best-static",
+        "greencache",
+    ]
     assert files["html"].read_text().startswith("<!doctype html>")
     assert files["png"].read_bytes().startswith(b"\x89PNG")
     assert (
