@@ -39,6 +39,8 @@ def _tier(tier: TierState, i: int) -> TierState:
         tier.slots[i],
         tier.history[i],
         tier.heap[i],
+        tier.seen[i],
+        tier.index[i],
     )
 
 

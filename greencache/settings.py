@@ -72,7 +72,7 @@ class StorageSettings(_Part):
 
     dram: Bytes = Field(512 * 2**30, description="host DRAM installed for KV")
     ssd: Bytes = Field(16 * 10**12, description="SSD installed for KV")
-    policy: str = Field("lru", description="eviction policy: lru, lfu, gdsf, sieve, lcs")
+    policy: str = Field("lru", description="eviction policy: lru, lfu, gdsf, sieve, lcs, carbon")
 
 
 class SloSettings(_Part):

@@ -3,7 +3,9 @@
 ====================  ===========================================================
 ``state``             the arrays of one tier's index, allocated and grown
 ``candidates``        the blocks that may be evicted now: an indexed heap
-``policies``          which of them goes first: lru, lfu, gdsf, sieve, lcs
+``reuse``             how soon blocks of a class are asked for again, learned from requests
+``worth``             hazard of reuse, and what keeping a block is worth by it
+``policies``          which candidate goes first: lru, lfu, gdsf, sieve, lcs, carbon
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python

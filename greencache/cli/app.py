@@ -74,7 +74,7 @@ def replay(
         ),
     ] = "none,hbm-only,full,best-static",
     policy: Annotated[
-        str | None, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve or lcs; default lru.")
+        str | None, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve, lcs or carbon; default lru.")
     ] = None,
     model: Annotated[
         str | None,
