@@ -11,7 +11,7 @@ import numpy as np
 
 from greencache.bench.outcome import Outcome, outcome_of
 from greencache.bench.plans import Plan, best_static_candidates
-from greencache.bench.setup import ReplaySetup, storage_of
+from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulation import (
     Rejections,
     StorageSetup,
@@ -48,7 +48,8 @@ class Simulated:
     Attributes
     ----------
     setup:
-        What it was run with; grid, scope and most factors played no part.
+        What it was run with. Scope and most factors played no part; with admission by value, grid
+        and SSD factors did where they set what wear is worth (`ReplaySetup.prices`).
     rejections:
         Requests that the engine cannot serve at all.
     outcomes:
@@ -86,7 +87,7 @@ def _simulate_plan(
     run = simulate(
         admitted,
         setup.hardware,
-        storage_of(plan, setup.policy, setup.factors),
+        setup.storage(plan),
         batching=setup.batching,
         replicas=setup.replicas,
         on_progress=on_progress,

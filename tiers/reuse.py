@@ -48,9 +48,11 @@ __all__ = [
 
 Ids = NDArray[np.int32]
 
-MOST_ACCESSES = 4
-MOST_GENERATIONS = 4
-CLASSES = MOST_ACCESSES * MOST_GENERATIONS
+MOST_ACCESSES = 3
+MOST_GENERATIONS = 3
+PAUSES_S = (256.0, 1024.0, 4096.0)
+PAUSES = 4
+CLASSES = MOST_ACCESSES * MOST_GENERATIONS * PAUSES
 """Accesses so far from 1 on, and generations from 0 on; more of either count as the most.
 
 Measured by what ``carbon`` hits in a small tier, of all blocks asked for (1 % of those of the
@@ -81,7 +83,7 @@ SEEN = np.dtype(
         ("accesses", np.uint8),  # how often, at most `MOST_ACCESSES`; 0 if never
         ("generation", np.uint8),
         ("kind", np.uint8),  # its class: `class_of` the two
-        ("spare", np.uint8),
+        ("pause", np.uint8),
     ]
 )
 """What is known of each block, by its id."""
@@ -112,6 +114,8 @@ class Reuse(NamedTuple):
     """How many spells run, by the slice they began in and class."""
     outlived: NDArray[np.float64]
     """Weight of the spells that outlived the ring, by class."""
+    moves: NDArray[np.float64]
+    """Weight of the spells that ended, by their class and the class that the block is in next."""
     clock: NDArray[np.float64]
     half_life_s: NDArray[np.float64]
     """One number."""
@@ -138,6 +142,7 @@ def new_reuse(ids: int, half_life_s: float = HALF_LIFE_S) -> Reuse:
         ended=np.zeros((CLASSES, BUCKETS, 2)),
         running=np.zeros((SLICES, CLASSES), np.int32),
         outlived=np.zeros(CLASSES),
+        moves=np.zeros((CLASSES, CLASSES)),
         clock=clock,
         half_life_s=np.array([half_life_s]),
         table=np.zeros((CLASSES + 1, BUCKETS, 4)),
@@ -163,11 +168,18 @@ def bucket_of(age_s: float) -> int:
 
 
 @inlined
-def class_of(accesses: int, generation: int) -> int:
-    """Class of a block asked for so often, of such a generation."""
-    return (min(accesses, MOST_ACCESSES) - 1) * MOST_GENERATIONS + min(
-        generation, MOST_GENERATIONS - 1
-    )
+def class_of(accesses: int, generation: int, pause: int) -> int:
+    """Class of a block asked for so often, of such a generation, after such a pause."""
+    return ((accesses - 1) * MOST_GENERATIONS + generation) * PAUSES + pause
+
+
+@inlined
+def pause_of(seconds: float) -> int:
+    """Which of the pauses a time is."""
+    pause = 0
+    while pause < PAUSES - 1 and seconds >= PAUSES_S[pause]:
+        pause += 1
+    return pause
 
 
 @inlined
@@ -195,8 +207,10 @@ def reach(model: Reuse, now_s: float) -> None:
 
 
 @subroutine
-def _end_spells(model: Reuse, kind: int, began_s: float, now_s: float, blocks: int) -> None:
-    """Blocks of one class whose spells began together are asked for again."""
+def _end_spells(
+    model: Reuse, kind: int, began_s: float, now_s: float, blocks: int, pause: int
+) -> None:
+    """Blocks of one class whose spells began together are asked for again, after such a pause."""
     which = np.floor(began_s / SLICE_S)
     if which <= model.clock[SLICE] - SLICES:
         return  # they count as outliving all ages
@@ -207,6 +221,10 @@ def _end_spells(model: Reuse, kind: int, began_s: float, now_s: float, blocks: i
     within_s = min(age_s, EDGES_S[bucket + 1]) - EDGES_S[bucket]
     model.ended[kind, bucket, COUNT] += weight
     model.ended[kind, bucket, WITHIN_S] += weight * within_s
+    accesses = kind // (MOST_GENERATIONS * PAUSES) + 1
+    generation = kind // PAUSES % MOST_GENERATIONS
+    following = class_of(min(accesses + 1, MOST_ACCESSES), generation, pause)
+    model.moves[kind, following] += weight
 
 
 @subroutine
@@ -217,27 +235,31 @@ def observe(model: Reuse, ids: Ids, begin: int, stop: int, now_s: float) -> None
     """
     reach(model, now_s)
     place = int(model.clock[SLICE]) % SLICES
-    behind = -1  # generation of the nearest block before that was known
-    if begin > 0:
-        behind = int(model.seen[ids[begin - 1]].generation)
+    known = stop
+    while known > 0 and model.seen[ids[known - 1]].accesses == 0:
+        known -= 1
+    generation, pause = 0, 0
+    if known > 0:
+        deepest = model.seen[ids[known - 1]]
+        generation = min(deepest.generation + 1, MOST_GENERATIONS - 1)
+        pause = pause_of(now_s - deepest.last_s) if begin < known else int(deepest.pause)
     ended_kind, ended_s, ended = 0, 0.0, 0
     for depth in range(begin, stop):
         block = model.seen[ids[depth]]
         if block.accesses == 0:
             block.depth = depth
-            block.generation = min(behind + 1, MOST_GENERATIONS - 1)
-            block.accesses = 1
+            block.generation = generation
         else:
             # Blocks of one prompt are mostly asked for together again: they are noted together.
             if block.kind != ended_kind or block.last_s != ended_s:
                 if ended > 0:
-                    _end_spells(model, ended_kind, ended_s, now_s, ended)
+                    _end_spells(model, ended_kind, ended_s, now_s, ended, pause)
                 ended_kind, ended_s, ended = int(block.kind), block.last_s, 0
             ended += 1
-            behind = int(block.generation)
-            block.accesses = min(block.accesses + 1, MOST_ACCESSES)
-        block.kind = class_of(block.accesses, block.generation)
+        block.accesses = min(block.accesses + 1, MOST_ACCESSES)
+        block.pause = pause
+        block.kind = class_of(block.accesses, block.generation, pause)
         block.last_s = now_s
         model.running[place, block.kind] += 1
     if ended > 0:
-        _end_spells(model, ended_kind, ended_s, now_s, ended)
+        _end_spells(model, ended_kind, ended_s, now_s, ended, pause)

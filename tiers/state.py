@@ -67,7 +67,8 @@ COST_PER_DEPTH = 1  # what each block before it adds: attention over a longer co
 INFLATION = 2  # gdsf: highest value evicted so far; carbon: that of the block evicted last
 LOAD_COST = 3  # cost of loading a block instead, in the unit of the others
 CHOSEN_S = 4  # carbon: when the block evicted last went
-WEIGHTS_LENGTH = 5
+EVICTED_AGE_S = 5  # sum over all blocks evicted of the time since they were asked for; see `follow`
+WEIGHTS_LENGTH = 6
 
 RESERVED = -1
 """In place of leases, of which a block has none while it is written."""
@@ -113,8 +114,8 @@ class TierState(NamedTuple):
     heap: NDArray[np.int32]
     """The candidates: slots that may be evicted now."""
     seen: NDArray[np.void]
-    """A `greencache.tiers.reuse.SEEN` record for each id under carbon, shared with the model of
-    reuse that keeps it; else none."""
+    """A `greencache.tiers.reuse.SEEN` record for each id, shared with the model of reuse that the
+    tier follows; none if it follows none."""
     index: NDArray[np.float64]
     """Under carbon: hits per block-second, by class and bucket of age; see `worth.rank`."""
 

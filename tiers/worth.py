@@ -94,6 +94,8 @@ def _forget(model: Reuse) -> None:
         for bucket in range(BUCKETS):
             model.ended[kind, bucket, COUNT] *= factor
             model.ended[kind, bucket, WITHIN_S] *= factor
+        for following in range(CLASSES):
+            model.moves[kind, following] *= factor
 
 
 @subroutine
