@@ -24,6 +24,8 @@ from greencache.bench.engine_state import (
 )
 from greencache.bench.occupancy import enqueue
 from greencache.compiled import kernel, subroutine
+from greencache.tiers.admission import Storing
+from greencache.tiers.reuse import Reuse
 from greencache.tiers.state import TierState, int64
 from greencache.tiers.transactions import match, resize
 
@@ -39,7 +41,29 @@ def _tier(tier: TierState, i: int) -> TierState:
         tier.slots[i],
         tier.history[i],
         tier.heap[i],
+        tier.seen[i],
+        tier.index[i],
     )
+
+
+@subroutine
+def _reuse(model: Reuse, i: int) -> Reuse:
+    return Reuse(
+        model.seen[i],
+        model.ended[i],
+        model.running[i],
+        model.outlived[i],
+        model.moves[i],
+        model.clock[i],
+        model.half_life_s[i],
+        model.table[i],
+        model.survival[i],
+    )
+
+
+@subroutine
+def _storing(storing: Storing, i: int) -> Storing:
+    return Storing(storing.odds[i], storing.ahead[i], storing.flow[i], storing.pace[i])
 
 
 @subroutine
@@ -50,6 +74,8 @@ def _replica(engines: Engine, i: int) -> Engine:
         _tier(engines.hbm, i),
         _tier(engines.dram, i),
         _tier(engines.ssd, i),
+        _reuse(engines.reuse, i),
+        _storing(engines.storing, i),
         engines.requests,
         engines.ids,
         engines.bins[i],

@@ -17,8 +17,10 @@ from greencache.controller.curves import hits_at, lru_stack_distances, prefix_lr
 from greencache.controller.sampled_curves import Estimate, SampledCurve
 from greencache.errors import InputError, UnknownNameError
 from greencache.tiers.policies import Policy
-from greencache.tiers.state import TierState, allocate
+from greencache.tiers.reuse import Reuse, new_reuse, observe
+from greencache.tiers.state import TierState, allocate, follow
 from greencache.tiers.transactions import access
+from greencache.tiers.worth import is_due, learn, rank
 from greencache.traces.requests import RequestTrace
 
 __all__ = [
@@ -192,11 +194,17 @@ def curves_json(curves: Sequence[Curve], block_bytes: int | None) -> dict[str, A
 
 
 @kernel
-def _serve(state: TierState, requests: tuple[Any, ...]) -> int:
+def _serve(state: TierState, model: Reuse, requests: tuple[Any, ...]) -> int:
     arrival_s, ids, starts, full, reusable = requests
+    learns = len(model.seen) > 0
     hits = 0
     for r in range(len(arrival_s)):
         chain = ids[starts[r] : starts[r] + full[r]]
+        if learns:
+            observe(model, chain, 0, full[r], arrival_s[r])
+            if is_due(model, arrival_s[r]):
+                learn(model, arrival_s[r])
+                rank(model, state.index, 0.0)
         hits += access(state, chain, reusable[r], full[r], arrival_s[r])
     return hits
 
@@ -227,7 +235,8 @@ def request_arrays(trace: RequestTrace) -> tuple[NDArray[Any], ...]:
 def prefix_hits(trace: RequestTrace, policy: Policy, capacity_blocks: int) -> int:
     """Blocks that hit as part of a leading prefix in a tier where storing takes no time."""
     state = allocate(capacity_blocks, trace.unique_blocks, policy.code)
-    return int(_serve(state, request_arrays(trace)))
+    model = new_reuse(trace.unique_blocks if policy is Policy.CARBON else 0)
+    return int(_serve(follow(state, model), model, request_arrays(trace)))
 
 
 def measure_curve(

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.controller.performance import Rates
+from greencache.tiers.admission import Prices, Storing
+from greencache.tiers.reuse import Reuse
 from greencache.tiers.state import TierState
 
 __all__ = ["BIN", "REQUEST", "Config", "Engine"]
@@ -52,6 +54,16 @@ class Config(NamedTuple):
     ssd_backlog_s: float
     """A store that would take longer than this to be written, after all before it, is dropped."""
     bin_s: float
+    learns: bool
+    """Whether reuse is learned, as the next two need."""
+    ranks: bool
+    """Whether tiers are told what keeping a block is worth."""
+    by_value: bool
+    """Whether what is stored on SSD is chosen by its worth."""
+    prices: Prices
+    endurance_per_s: float
+    """Share of the SSD's capacity that may be written each second to spend it evenly over its
+    life."""
 
 
 REQUEST = np.dtype(
@@ -97,6 +109,7 @@ BIN = np.dtype(
         ("read_bytes", np.float64),  # from SSD
         ("written_bytes", np.float64),  # to SSD
         ("dropped_bytes", np.float64),  # not written to SSD because writing lagged
+        ("declined_bytes", np.float64),  # not written because it was not worth it
         ("dram_blocks", np.float64),  # in use when the interval ended
         ("ssd_blocks", np.float64),
         ("held_blocks", np.float64),  # most blocks of HBM that were no cache at any one time
@@ -113,6 +126,8 @@ class Engine(NamedTuple):
     hbm: TierState
     dram: TierState
     ssd: TierState
+    reuse: Reuse
+    storing: Storing
     requests: NDArray[np.void]
     """A `REQUEST` record each."""
     ids: NDArray[np.int32]

@@ -23,12 +23,11 @@ from greencache.bench.engine_state import (
     NOW_S,
     PREFILLING,
     SSD_READ_FREE_S,
-    SSD_WRITE_FREE_S,
     STARTS,
     Engine,
 )
+from greencache.bench.storing import learn_from, write_to_ssd
 from greencache.compiled import subroutine
-from greencache.tiers.state import CAPACITY
 from greencache.tiers.transactions import (
     acquire,
     count_hits,
@@ -93,6 +92,7 @@ def start(engine: Engine, r: int) -> bool:
     from_dram = max(0, request.leased_dram - in_hbm)
     from_ssd = max(0, request.leased_ssd - max(in_hbm, request.leased_dram))
     if request.preemptions == 0:
+        learn_from(engine, ids)
         request.hbm_blocks = in_hbm
         request.dram_blocks = from_dram
         request.ssd_blocks = from_ssd
@@ -117,27 +117,6 @@ def enqueue(engine: Engine, r: int, expected: int) -> None:
     else:
         engine.requests[engine.counts[LAST_WAITING]].next = r
     engine.counts[LAST_WAITING] = r
-
-
-@subroutine
-def _write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
-    """Store a prompt on SSD, or drop what is new of it if writing it would lag too far behind.
-
-    What is stored can be read at once: until it is on flash, from the buffer it is written from.
-    """
-    if engine.ssd.meta[CAPACITY] == 0:
-        return
-    config, clock = engine.config, engine.clock
-    now_s = clock[NOW_S]
-    totals = engine.bins[int(now_s / config.bin_s)]
-    missing_bytes = (len(ids) - match(engine.ssd, ids, len(ids))) * config.block_bytes
-    begin_s = max(now_s, clock[SSD_WRITE_FREE_S])
-    if begin_s + missing_bytes / config.ssd_write_bytes_per_s > now_s + config.ssd_backlog_s:
-        totals.dropped_bytes += missing_bytes
-        return
-    new_bytes = store(engine.ssd, ids, len(ids), now_s) * config.block_bytes
-    clock[SSD_WRITE_FREE_S] = begin_s + new_bytes / config.ssd_write_bytes_per_s
-    totals.written_bytes += new_bytes
 
 
 @subroutine
@@ -166,7 +145,7 @@ def publish(engine: Engine, r: int) -> None:
         request.leased_hbm = full
         engine.counts[BLOCKED] = 0  # others may have stored the same blocks, or wait for them
     store(engine.dram, ids, full, now_s)
-    _write_to_ssd(engine, ids)
+    write_to_ssd(engine, ids)
     _end_loads(engine, r)
 
 

@@ -38,6 +38,9 @@ class Measured:
     sci_g_per_1k_output_tokens: float
     ssd_bytes_written: float
     ssd_bytes_dropped: float
+    """Not written because writing lagged."""
+    ssd_bytes_declined: float
+    """Not written because it was not worth it."""
     used_bytes: dict[str, NDArray[np.float64]]
     """Bytes of KV in DRAM and SSD at the end of each bin, warm-up included, over all replicas."""
     gpu_w: NDArray[np.float64]
@@ -142,6 +145,7 @@ def _value_one(setup: ReplaySetup, outcome: Outcome) -> PlanResult:
         ),
         ssd_bytes_written=float(window["written_bytes"].sum()),
         ssd_bytes_dropped=float(window["dropped_bytes"].sum()),
+        ssd_bytes_declined=float(window["declined_bytes"].sum()),
         used_bytes={tier: bins[f"{tier}_blocks"] * block_bytes for tier in ("dram", "ssd")},
         gpu_w=bins["gpu_j"] / np.maximum(bins_s, 1e-9),
         prefill_j_per_token=prefill_j_per_token,
@@ -170,6 +174,8 @@ def value(simulated: Simulated, setup: ReplaySetup) -> Replay:
         What the engine did.
     setup:
         As the one it ran with, but for grid, scope and factors that `SIMULATED_FACTORS` leaves out.
+        What was admitted to SSD stays as simulated, by what wear was worth then: a run on another
+        grid would admit more or less where `ReplaySetup.prices` differ.
     """
     results = [
         _best(setup, outcomes) if len(outcomes) > 1 else _value_one(setup, outcomes[0])

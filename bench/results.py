@@ -41,6 +41,7 @@ _UNMEASURED = dict.fromkeys(
         "sci_g_per_request",
         "ssd_bytes_written",
         "ssd_bytes_dropped",
+        "ssd_bytes_declined",
         "ssd_drives_bound_by_wear",
         "preemptions",
         "stationary",
@@ -109,6 +110,7 @@ def _measured(measured: Measured, scope: Scope) -> dict[str, Any]:
         },
         "ssd_bytes_written": measured.ssd_bytes_written,
         "ssd_bytes_dropped": measured.ssd_bytes_dropped,
+        "ssd_bytes_declined": measured.ssd_bytes_declined,
         "ssd_drives_bound_by_wear": report.wear_bound_drives,
     }
 
@@ -119,6 +121,7 @@ def run_summary(replay: Replay, result: PlanResult) -> dict[str, Any]:
     return {
         "plan": result.plan,
         "policy": str(setup.policy),
+        "admission": str(setup.admission),
         "valid": result.valid,
         "invalid_because": result.invalid_because,
         "rejected": replay.rejections.total,

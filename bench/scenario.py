@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from greencache.bench.accounting import Installed
+from greencache.bench.grids import find_grid
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
-from greencache.bench.setup import ReplaySetup, control_over, storage_of
-from greencache.bench.simulation import BIN_S, Batching, StorageSetup
+from greencache.bench.setup import ReplaySetup, control_over, prices_for, storage_of
+from greencache.bench.simulation import BIN_S, Batching, StoragePrices, StorageSetup
 from greencache.bench.workload import (
     LoadPoint,
     busiest_hour_share,
@@ -36,23 +37,24 @@ from greencache.errors import InputError, UnknownNameError
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S, parse_bytes, parse_s
 from greencache.settings import Settings, SloSettings
+from greencache.tiers.admission import Admission
 from greencache.tiers.policies import Policy
 from greencache.traces.compose import ComposedWorkload, compose
-from greencache.traces.grid import GridSeries, parse_utc, read_grid
+from greencache.traces.grid import GridSeries
 from greencache.traces.loads import find_load
 from greencache.traces.mooncake import MOONCAKE_BLOCK_TOKENS
 from greencache.traces.requests import RequestTrace
-from greencache.traces.samples import grid_zones, sample_grid
 from greencache.traces.source import TraceSource
 
 __all__ = [
     "DEFAULT_PLANS",
+    "PRICED_BY",
     "SATURATING",
     "CarbonSide",
     "Scenario",
     "build",
     "carbon_side",
-    "find_grid",
+    "likely_prices",
 ]
 
 DEFAULT_PLANS = "none,hbm-only,full,best-static,greencache"
@@ -90,6 +92,7 @@ class Scenario:
     replicas: int = 1
     plans: str = DEFAULT_PLANS
     policy: str | None = None
+    admission: str | None = None
     model: str | None = None
     hardware: str | None = None
     weight_dtype: str | None = None
@@ -122,35 +125,6 @@ class Scenario:
             If it is neither one that ships nor a file.
         """
         return TraceSource.of(self.trace, self.format, self.block_tokens, self.skip_bad)
-
-
-def find_grid(text: str, start: str | None) -> GridSeries:
-    """A zone that ships, or ``FILE[:ZONE]``, from ``start`` on.
-
-    Raises
-    ------
-    UnknownNameError
-        If it is neither a shipped zone nor a file.
-    GridError
-        If the file is not usable.
-    """
-    name, _, zone = text.rpartition(":")
-    if text in grid_zones():
-        series = sample_grid(text)
-    elif text and Path(text).exists():
-        series = read_grid(text)
-    elif name and Path(name).exists():
-        series = read_grid(name, zone)
-    elif "/" in text or ".csv" in text:
-        series = read_grid(name or text, zone if name else None)
-    else:
-        series = sample_grid(text)  # which says what zones there are
-    if start is None:
-        return series
-    time = parse_utc(start)
-    if time.minute or time.second or time.microsecond:
-        raise InputError(f"a grid's series begins at a whole hour, not at {start}")
-    return series.beginning_at(time)
 
 
 def _scope(text: str) -> Scope:
@@ -229,6 +203,7 @@ class _Builder:
         self.on_progress = on_progress
         # Cheap checks first: a mistyped name should not wait for a trace to be read.
         self.policy = Policy.parse(scenario.policy or storage.policy)
+        self.admission = Admission.parse(scenario.admission or storage.admission)
         self.scope = settings.carbon.scope if scenario.scope is None else _scope(scenario.scope)
         self.slo = _slo(scenario, settings.slo)
         self.model = find_model(engine.model if scenario.model is None else scenario.model)
@@ -269,7 +244,10 @@ class _Builder:
 
     @property
     def _full(self) -> StorageSetup:
-        """Everything installed, whose saturation load fractions refer to."""
+        """Everything installed, whose saturation load fractions refer to.
+
+        All is written: a load must not depend on the grid that it is valued on.
+        """
         full = Plan(
             "full", dram_bytes=self.installed.dram_bytes, ssd_bytes=self.installed.ssd_bytes
         )
@@ -369,6 +347,7 @@ class _Builder:
             slo=self.slo,
             installed=self.installed,
             policy=self.policy,
+            admission=self.admission,
             scope=self.scope,
             warmup_s=warmup_s,
             batching=self.batching,
@@ -443,3 +422,36 @@ def carbon_side(scenario: Scenario, settings: Settings) -> CarbonSide:
     """
     builder = _Builder(scenario, settings, None)
     return CarbonSide(builder.factors, builder.grid, builder.scope)
+
+
+PRICED_BY = (
+    "policy",
+    "admission",
+    "hardware",
+    "factors",
+    "ssd_kg_per_tb",
+    "grid",
+    "grid_start",
+    "workload",
+    "hours",
+)
+"""What `likely_prices` look at."""
+
+
+def likely_prices(scenario: Scenario, settings: Settings) -> StoragePrices:
+    """`ReplaySetup.prices` of what `build` makes, without reading a trace: likely, not sure.
+
+    The grid is taken as it is on average over the hours of a workload, or over the first hour.
+
+    Raises
+    ------
+    InputError
+        If the scenario is refused before its trace is read.
+    """
+    builder = _Builder(replace(scenario, plans="hbm-only"), settings, None)
+    hours = 1.0
+    if scenario.workload is not None:
+        hours = _DEFAULT_HOURS if scenario.hours is None else scenario.hours
+    at_s = np.arange(0.0, min(hours, len(builder.grid)) * HOUR_S, BIN_S)
+    mean = float(builder.grid.at(at_s).mean())
+    return prices_for(builder.policy, builder.admission, builder.factors, mean)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,20 +11,27 @@ from numpy.typing import NDArray
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan
-from greencache.bench.simulation import BIN_S, Batching, StorageSetup, deadline_s
+from greencache.bench.simulation import (
+    BIN_S,
+    Batching,
+    StoragePrices,
+    StorageSetup,
+    deadline_s,
+)
 from greencache.bench.workload import LoadPoint
-from greencache.carbon import Scope
+from greencache.carbon import G_PER_KG, J_PER_KWH, Scope
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.factors import Factors
-from greencache.quantities import HOUR_S
+from greencache.quantities import HOUR_S, TB, YEAR_S
 from greencache.settings import ControlSettings
+from greencache.tiers.admission import Admission
 from greencache.tiers.policies import Policy
 from greencache.traces.compose import ComposedWorkload
 from greencache.traces.grid import GridSeries
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "control_over", "storage_of"]
+__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "control_over", "prices_for", "storage_of"]
 
 _SHORT_S = 12 * HOUR_S
 _SHORT_INTERVAL_S = 300.0
@@ -41,6 +49,10 @@ SIMULATED_FACTORS = frozenset(
     }
 )
 """Factors that the simulation itself depends on; of the others only `value` does."""
+
+_PRICE_STEP = math.sqrt(2)
+_LEAST_GCO2_PER_KWH = 1.0
+"""Cleaner than any grid: on one without carbon no wear would be worth anything."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,8 @@ class ReplaySetup:
         Requests that arrive before this fill the caches and are not measured; whole bins.
     batching:
         How the engine fills its steps.
+    admission:
+        What is stored on SSD.
     replicas:
         How many such engines share the requests.
     load:
@@ -85,6 +99,7 @@ class ReplaySetup:
     scope: Scope
     warmup_s: float
     batching: Batching = field(default_factory=Batching)
+    admission: Admission = Admission.VALUE
     replicas: int = 1
     load: LoadPoint | None = None
     composed: ComposedWorkload | None = None
@@ -136,14 +151,67 @@ class ReplaySetup:
         self.grid.at(np.array([max(deadline_s(admitted) - self.grid_offset_s, 0.0)]))
 
     @property
+    def prices(self) -> StoragePrices:
+        """What decides about storing, wear against the mean intensity of the measured part.
+
+        Runs that differ only in grid and factors are the same where these are.
+        """
+        return prices_for(self.policy, self.admission, self.factors, self.mean_gco2_per_kwh)
+
+    def storage(self, plan: Plan, gco2_per_kwh: float | None = None) -> StorageSetup:
+        """The tiers of a plan; wear is weighed against that intensity, or the mean one."""
+        prices = self.prices
+        if gco2_per_kwh is not None:
+            prices = prices_for(self.policy, self.admission, self.factors, gco2_per_kwh)
+        return storage_of(plan, self.policy, self.factors, self.admission, prices)
+
+    @property
     def mean_gco2_per_kwh(self) -> float:
         """Carbon intensity over the measured part of the trace, minute by minute."""
         measured_s = np.arange(self.warmup_s, float(self.trace.arrival_s[-1]) + 1.0, BIN_S)
         return float(self.gco2_per_kwh(measured_s).mean())
 
 
-def storage_of(plan: Plan, policy: Policy, factors: Factors) -> StorageSetup:
-    """The tiers of a plan; its SSD is as fast as the whole drives that the capacity takes."""
+def prices_for(
+    policy: Policy, admission: Admission, factors: Factors, gco2_per_kwh: float
+) -> StoragePrices:
+    """What storing KV costs in joules on a grid of such an intensity, as far as anything asks.
+
+    Grams of wear are as many joules as that much electricity. The figure is rounded to a power of
+    `_PRICE_STEP`, so that runs on grids that differ little decide alike and share simulations.
+    """
+    if admission is Admission.ALL and policy is not Policy.CARBON:
+        return StoragePrices()
+    busy_w = factors.host_active_w_per_gpu.value - factors.host_idle_w_per_gpu.value
+    energy = StoragePrices(
+        host_w_per_gpu=max(0.0, busy_w),
+        ssd_load_j_per_byte=factors.ssd_read_j_per_byte.value,
+        ssd_write_j_per_byte=factors.ssd_write_j_per_byte.value,
+    )
+    if admission is Admission.ALL:
+        return energy
+    drive_bytes = factors.ssd_drive_bytes.value
+    rated_bytes = factors.ssd_rated_write_bytes.value / factors.ssd_write_amplification.value
+    wear_g_per_byte = factors.ssd_kg_per_tb.value * G_PER_KG * drive_bytes / TB / rated_bytes
+    g_per_j = max(gco2_per_kwh, _LEAST_GCO2_PER_KWH) * factors.pue.value / J_PER_KWH
+    return replace(
+        energy,
+        wear_j_per_byte=_PRICE_STEP ** round(math.log(wear_g_per_byte / g_per_j, _PRICE_STEP)),
+        endurance_per_s=rated_bytes / (drive_bytes * factors.ssd_lifetime_years.value * YEAR_S),
+    )
+
+
+def storage_of(
+    plan: Plan,
+    policy: Policy,
+    factors: Factors,
+    admission: Admission = Admission.ALL,
+    prices: StoragePrices | None = None,
+) -> StorageSetup:
+    """The tiers of a plan; its SSD is as fast as the whole drives that the capacity takes.
+
+    ``prices`` are what `prices_for` says; without them a write costs nothing, nor does a load.
+    """
     drives = max(1, factors.drives(plan.ssd_bytes))
     return StorageSetup(
         reuse_hbm=plan.reuse_hbm,
@@ -152,6 +220,8 @@ def storage_of(plan: Plan, policy: Policy, factors: Factors) -> StorageSetup:
         policy=policy,
         ssd_read_bytes_per_s=drives * factors.ssd_read_bytes_per_s.value,
         ssd_write_bytes_per_s=drives * factors.ssd_write_bytes_per_s.value,
+        admission=admission,
+        prices=prices or StoragePrices(),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from greencache.bench.outcome import Outcome, outcome_of
 from greencache.bench.plans import Plan, runs_in_hindsight
-from greencache.bench.setup import ReplaySetup, storage_of
+from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulation import (
     Rejections,
     Steering,
@@ -54,7 +54,8 @@ class Simulated:
     Attributes
     ----------
     setup:
-        What it was run with; grid, scope and most factors played no part.
+        What it was run with. Scope and most factors played no part; with admission by value, grid
+        and SSD factors did where they set what wear is worth (`ReplaySetup.prices`).
     rejections:
         Requests that the engine cannot serve at all.
     outcomes:
@@ -102,7 +103,7 @@ def _simulate_plan(
     memo: Memo,
     on_progress: Callable[[float], None] | None = None,
 ) -> Outcome:
-    storage = storage_of(plan, setup.policy, setup.factors)
+    storage = setup.storage(plan)
     known = None if plan.steered else memo.get((storage, plan.schedule))
     if known is not None:
         return replace(known, plan=plan)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,10 @@ from greencache.bench.sizes import SizesOverTime
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Sizes
 from greencache.errors import InputError
+from greencache.tiers.admission import Admission, Prices, Storing, new_storing
 from greencache.tiers.policies import Policy
-from greencache.tiers.state import HELD, PINNED, TierState, allocate
+from greencache.tiers.reuse import Reuse, new_reuse
+from greencache.tiers.state import HELD, PINNED, TierState, allocate, follow
 from greencache.traces.requests import RequestTrace
 
 __all__ = [
@@ -26,8 +28,10 @@ __all__ = [
     "Rejections",
     "SimulatedRun",
     "Steering",
+    "StoragePrices",
     "StorageSetup",
     "admit",
+    "block_prices",
     "deadline_s",
     "simulate",
 ]
@@ -46,6 +50,8 @@ lasts, and a latency read off it would only measure the trace."""
 
 _SLACK_S = 3600.0
 """No single step takes longer."""
+
+_State = TypeVar("_State", TierState, Reuse, Storing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,30 @@ class Batching:
     max_running: int = 256
 
 
+@dataclass(frozen=True, slots=True)
+class StoragePrices:
+    """What storing KV costs in joules; grams of wear at the grid's intensity.
+
+    Attributes
+    ----------
+    host_w_per_gpu:
+        What a host draws more for each GPU while its engine is busy: recomputing takes that too.
+    ssd_load_j_per_byte, ssd_write_j_per_byte:
+        Energy that drives take to read and to write.
+    wear_j_per_byte:
+        What a byte written takes of a drive's life, where writes and not age end it; 0 to charge
+        no wear.
+    endurance_per_s:
+        Bytes a second, for each byte of capacity, that spend drives evenly over their life.
+    """
+
+    host_w_per_gpu: float = 0.0
+    ssd_load_j_per_byte: float = 0.0
+    ssd_write_j_per_byte: float = 0.0
+    wear_j_per_byte: float = 0.0
+    endurance_per_s: float = np.inf
+
+
 @dataclass(frozen=True)
 class StorageSetup:
     """What holds KV beside HBM, and how fast it is.
@@ -81,6 +111,10 @@ class StorageSetup:
         Eviction policy of every tier.
     ssd_read_bytes_per_s, ssd_write_bytes_per_s:
         Of all drives that the capacity takes.
+    admission:
+        What is stored on SSD of the prompts that are computed.
+    prices:
+        What ``carbon`` and admission by value go by.
     """
 
     reuse_hbm: bool = True
@@ -89,6 +123,8 @@ class StorageSetup:
     policy: Policy = Policy.LRU
     ssd_read_bytes_per_s: float = np.inf
     ssd_write_bytes_per_s: float = np.inf
+    admission: Admission = Admission.ALL
+    prices: StoragePrices = StoragePrices()
 
     def __post_init__(self) -> None:
         if min(self.ssd_read_bytes_per_s, self.ssd_write_bytes_per_s) <= 0:
@@ -188,24 +224,54 @@ def deadline_s(trace: RequestTrace, drain_s: float = DRAIN_S) -> float:
     return float(trace.arrival_s[-1]) + max(drain_s, DRAIN_SHARE * trace.duration_s)
 
 
+def _block_flops(hardware: ServingHardware) -> tuple[float, float]:
+    """Operations to compute a block, and what each block before it adds through attention."""
+    rates, tokens = hardware.rates, hardware.layout.block_tokens
+    first = tokens * (rates.flops_per_token + rates.flops_per_attended * tokens / 2)
+    return first, rates.flops_per_attended * tokens * tokens
+
+
+def _j_per_flop(hardware: ServingHardware, prices: StoragePrices) -> float:
+    """Energy of an operation above an idle engine's: GPUs bound by arithmetic, and their host."""
+    busy_w = hardware.rates.compute_w + hardware.gpus * prices.host_w_per_gpu
+    return busy_w / hardware.rates.flops_per_s
+
+
+def block_prices(hardware: ServingHardware, prices: StoragePrices) -> Prices:
+    """What a block costs in joules."""
+    first, per_depth = _block_flops(hardware)
+    j_per_flop, block_bytes = _j_per_flop(hardware, prices), hardware.layout.block_bytes
+    return Prices(
+        compute_j=j_per_flop * first,
+        compute_j_per_depth=j_per_flop * per_depth,
+        load_j=prices.ssd_load_j_per_byte * block_bytes,
+        write_j=prices.ssd_write_j_per_byte * block_bytes,
+        wear_j=prices.wear_j_per_byte * block_bytes,
+    )
+
+
 def _tier(
     trace: RequestTrace,
     hardware: ServingHardware,
     capacity_bytes: float,
     policy: Policy,
-    replicas: int,
+    load_flops: float,
 ) -> TierState:
-    """An empty tier for each replica, as rows of one state."""
-    rates, tokens = hardware.rates, trace.block_tokens
-    one = allocate(
+    """An empty tier; costs are in operations."""
+    first, per_depth = _block_flops(hardware)
+    return allocate(
         int(capacity_bytes // hardware.layout.block_bytes),
         trace.unique_blocks,
         policy.code,
-        # FLOPs to compute a block, and what each block before it adds through attention.
-        cost_base=tokens * (rates.flops_per_token + rates.flops_per_attended * tokens / 2),
-        cost_per_depth=rates.flops_per_attended * tokens * tokens,
+        cost_base=first,
+        cost_per_depth=per_depth,
+        load_cost=load_flops,
     )
-    return TierState._make(np.repeat(array[np.newaxis], replicas, axis=0) for array in one)
+
+
+def _rows(one: _State, replicas: int) -> _State:
+    """The same state for each replica, as rows of one."""
+    return one._make(np.repeat(array[np.newaxis], replicas, axis=0) for array in one)
 
 
 def _requests(trace: RequestTrace) -> NDArray[np.void]:
@@ -222,8 +288,14 @@ def _requests(trace: RequestTrace) -> NDArray[np.void]:
 
 
 def _config(
-    trace: RequestTrace, hardware: ServingHardware, storage: StorageSetup, batching: Batching
+    trace: RequestTrace,
+    hardware: ServingHardware,
+    storage: StorageSetup,
+    largest: Sizes,
+    batching: Batching,
 ) -> e.Config:
+    by_value = storage.admission is Admission.VALUE and largest.ssd_bytes > 0
+    ranks = storage.policy is Policy.CARBON
     return e.Config(
         block_tokens=trace.block_tokens,
         block_bytes=float(hardware.layout.block_bytes),
@@ -235,6 +307,11 @@ def _config(
         ssd_write_bytes_per_s=storage.ssd_write_bytes_per_s,
         ssd_backlog_s=SSD_BACKLOG_S,
         bin_s=BIN_S,
+        learns=by_value or ranks,
+        ranks=ranks,
+        by_value=by_value,
+        prices=block_prices(hardware, storage.prices),
+        endurance_per_s=storage.prices.endurance_per_s,
     )
 
 
@@ -251,19 +328,25 @@ def _engines(
             f"the trace has blocks of {trace.block_tokens} tokens, the KV layout of "
             f"{hardware.layout.block_tokens}"
         )
+    config = _config(trace, hardware, storage, largest, batching)
     counts = np.zeros((replicas, e.COUNT_LENGTH), np.int64)
     counts[:, [e.FIRST_WAITING, e.LAST_WAITING]] = e.NOBODY
     counts[:, e.EVENT_STEP] = e.NO_EVENT
 
-    def tier(capacity_bytes: float) -> TierState:
-        return _tier(trace, hardware, capacity_bytes, storage.policy, replicas)
+    reuse = _rows(new_reuse(trace.unique_blocks if config.learns else 0), replicas)
+
+    def tier(capacity_bytes: float, load_flops: float = 0.0) -> TierState:
+        one = _tier(trace, hardware, capacity_bytes, storage.policy, load_flops)
+        return follow(_rows(one, replicas), reuse)
 
     engines = e.Engine(
         rates=hardware.rates,
-        config=_config(trace, hardware, storage, batching),
+        config=config,
         hbm=tier(hardware.kv_bytes),
         dram=tier(largest.dram_bytes),
-        ssd=tier(largest.ssd_bytes),
+        ssd=tier(largest.ssd_bytes, config.prices.load_j / _j_per_flop(hardware, storage.prices)),
+        reuse=reuse,
+        storing=_rows(new_storing(tiers=3), replicas),
         requests=_requests(trace),
         ids=trace.block_ids,
         bins=np.zeros((replicas, 0), e.BIN),
@@ -351,7 +434,7 @@ def simulate(
             waiting = int(np.isnan(engines.requests["first_token_s"]).sum())
         if steering is not None and until_s >= steer_s and finished < total:
             storage = steering.steer(until_s, engines)
-            engines = engines._replace(config=_config(trace, hardware, storage, batching))
+            engines = engines._replace(config=_config(trace, hardware, storage, largest, batching))
             sizes = sizes.then(_latest_s(engines), storage.sizes)
             _resize(engines, storage, hardware)
             steer_s += steering.interval_s

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
 from greencache.bench.plans import Plan
-from greencache.bench.setup import ReplaySetup, storage_of
+from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulation import StorageSetup
 from greencache.bench.windows import prompts_between, window_of
 from greencache.controller.demand import EngineLimits, ServiceModel
@@ -54,11 +54,7 @@ class Scheduled:
         """What the schedule says of the interval that begins at ``now_s``."""
         schedule = self._plan.schedule
         sizes = schedule[min(round(now_s / self.interval_s), len(schedule) - 1)]
-        return _storage(self._setup, self._plan, sizes)
-
-
-def _storage(setup: ReplaySetup, plan: Plan, sizes: Sizes) -> StorageSetup:
-    return storage_of(replace(plan, **sizes._asdict()), setup.policy, setup.factors)
+        return self._setup.storage(replace(self._plan, **sizes._asdict()))
 
 
 class GridForecast:
@@ -142,7 +138,11 @@ def _forecasters(
 
 
 def _lookout(
-    setup: ReplaySetup, admitted: RequestTrace, candidates: Candidates, kind: str
+    setup: ReplaySetup,
+    admitted: RequestTrace,
+    candidates: Candidates,
+    intensity: GridForecast,
+    load: Forecaster,
 ) -> Lookout:
     hardware, factors, settings = setup.hardware, setup.factors, setup.control
     rates, tokens, block_bytes = hardware.rates, admitted.block_tokens, hardware.layout.block_bytes
@@ -184,11 +184,10 @@ def _lookout(
         np.array(candidates.ssd_bytes, np.float64),
         fill=settings.fill,
     )
-    intensity, load = _forecasters(setup, admitted, kind)
     return Lookout(
         shadow,
         model,
-        GridForecast(setup, intensity, settings.interval),
+        intensity,
         load,
         settings,
         target=setup.slo.target,
@@ -207,7 +206,9 @@ class Controlled:
         candidates = setup.sizes_to_control
         self.largest = Sizes(plan.dram_bytes, plan.ssd_bytes)
         kind = "perfect" if plan.name == "oracle" else setup.control.forecast
-        self._lookout = _lookout(setup, admitted, candidates, kind)
+        intensity, load = _forecasters(setup, admitted, kind)
+        self._intensity = GridForecast(setup, intensity, setup.control.interval)
+        self._lookout = _lookout(setup, admitted, candidates, self._intensity, load)
         self._controller = Controller(self._lookout, candidates, setup.control, self.largest)
 
     def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
@@ -218,4 +219,6 @@ class Controlled:
         self._controller.observe(window)
         decision = self._controller.decide(now_s)
         self.decisions.append(decision)
-        return _storage(self._setup, self._plan, decision.sizes)
+        ahead = self._intensity.forecast(now_s, self._setup.control.horizon).mean
+        plan = replace(self._plan, **decision.sizes._asdict())
+        return self._setup.storage(plan, float(ahead.mean()))

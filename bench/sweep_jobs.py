@@ -1,7 +1,10 @@
 """Jobs: cells of a sweep that share their simulations, and what a worker does with them.
 
-A simulation knows nothing of grid and scope and little of carbon factors. Cells that differ only in
-what `greencache.bench.replay.value` asks for are one job: simulated once, valued one by one.
+A simulation knows nothing of scope, and of grid and carbon factors no more than what they make
+storing KV cost (`ReplaySetup.prices`). Cells that differ only in what
+`greencache.bench.replay.value` asks for are one job: simulated once, valued one by one. How much
+wear costs is known for sure only when the trace is read, so a job may turn out to need more than
+one simulation.
 
 A job is plain data and names its own result: its key is a digest of all that the result depends
 on. The worker checks that it has the same code and the same files as who sent the job.
@@ -22,9 +25,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from greencache.bench.replay import value
-from greencache.bench.scenario import CarbonSide, Scenario, build, carbon_side
+from greencache.bench.scenario import (
+    PRICED_BY,
+    CarbonSide,
+    Scenario,
+    build,
+    carbon_side,
+    likely_prices,
+)
 from greencache.bench.setup import SIMULATED_FACTORS, ReplaySetup
 from greencache.bench.simulated import Simulated, admit_measured, simulate_plans
+from greencache.bench.simulation import StoragePrices
 from greencache.bench.sweep_rows import Row, failed_row, rows_of
 from greencache.errors import InputError, SweepError
 from greencache.settings import Settings
@@ -181,6 +192,20 @@ def _simulated_part(scenario: Scenario) -> str:
     )
 
 
+def _likely_prices(scenario: Scenario, settings: Settings) -> StoragePrices:
+    """As `likely_prices`; those of nothing where the scenario will be refused."""
+    try:
+        return likely_prices(scenario, settings)
+    except InputError:
+        return StoragePrices()
+
+
+def _priced_part(scenario: Scenario) -> str:
+    """Equal for scenarios for which `_likely_prices` are."""
+    said = dataclasses.asdict(scenario)
+    return json.dumps({name: said[name] for name in PRICED_BY}, default=str, sort_keys=True)
+
+
 def jobs_of(scenarios: Sequence[Scenario], settings: Settings) -> list[Job]:
     """Put the cells of a sweep together that share their simulations.
 
@@ -189,9 +214,13 @@ def jobs_of(scenarios: Sequence[Scenario], settings: Settings) -> list[Job]:
     InputError
         If a file is named that can be read only once.
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[tuple[str, StoragePrices], list[int]] = {}
+    prices: dict[str, StoragePrices] = {}
     for i, scenario in enumerate(scenarios):
-        groups.setdefault(_simulated_part(scenario), []).append(i)
+        priced = _priced_part(scenario)
+        if priced not in prices:
+            prices[priced] = _likely_prices(scenario, settings)
+        groups.setdefault((_simulated_part(scenario), prices[priced]), []).append(i)
     inputs = _Inputs()
     placed_settings, settings_files = inputs.placed_settings(settings)
     # What was set counts beside what holds: a default may depend on whether a setting was given.
@@ -284,8 +313,9 @@ def _run_cells(job: Job, sides: Mapping[int, CarbonSide]) -> dict[int, list[Row]
             setups[i] = each
         except InputError as fault:
             rows[i] = [failed_row(str(fault))]
-    if setups:
-        first = next(iter(setups.values()))
-        simulated = simulate_plans(first, plans, threads=1, clock=time.perf_counter)
-        rows |= {i: _rows_of_setup(simulated, each) for i, each in setups.items()}
+    simulated: dict[StoragePrices, Simulated] = {}
+    for i, each in setups.items():
+        if each.prices not in simulated:
+            simulated[each.prices] = simulate_plans(each, plans, threads=1, clock=time.perf_counter)
+        rows[i] = _rows_of_setup(simulated[each.prices], each)
     return rows

@@ -25,6 +25,7 @@ _LATENCIES = ("mean", "p50", "p90", "p99")
 COLUMNS: Mapping[str, type] = {
     "plan": str,
     "policy": str,
+    "admission": str,
     "model": str,
     "hardware": str,
     "replicas": int,

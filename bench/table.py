@@ -39,7 +39,7 @@ def _heading(replay: Replay) -> list[str]:
         f" {trace.output_tokens.sum() / 1e6:,.1f} M output tokens)",
         f"{hardware.model.title} on {replicas}{hardware.name} (simulated),"
         f" {hardware.weight_dtype} weights,"
-        f" {hardware.layout.dtype} KV, policy {setup.policy}",
+        f" {hardware.layout.dtype} KV, policy {setup.policy}, admission {setup.admission}",
         f"{grid.zone} from {grid.start:%Y-%m-%d %H:%M} UTC,"
         f" mean {setup.mean_gco2_per_kwh:.0f} gCO2e/kWh ({grid.kind}, average; {grid.source})",
     ]

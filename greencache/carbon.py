@@ -24,6 +24,7 @@ from greencache.errors import InputError
 from greencache.quantities import GB, YEAR_S
 
 __all__ = [
+    "G_PER_KG",
     "J_PER_KWH",
     "DriveLedger",
     "Scope",

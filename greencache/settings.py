@@ -79,7 +79,8 @@ class StorageSettings(_Part):
 
     dram: Bytes = Field(512 * 2**30, description="host DRAM installed for KV")
     ssd: Bytes = Field(16 * 10**12, description="SSD installed for KV")
-    policy: str = Field("lru", description="eviction policy: lru, lfu, gdsf, sieve, lcs")
+    policy: str = Field("lru", description="eviction policy: lru, lfu, gdsf, sieve, lcs, carbon")
+    admission: str = Field("value", description="what is stored on SSD: value (worth it), or all")
 
 
 class SloSettings(_Part):

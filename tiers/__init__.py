@@ -3,7 +3,10 @@
 ====================  ===========================================================
 ``state``             the arrays of one tier's index, allocated and grown
 ``candidates``        the blocks that may be evicted now: an indexed heap
-``policies``          which of them goes first: lru, lfu, gdsf, sieve, lcs
+``reuse``             how soon blocks of a class are asked for again, learned from requests
+``worth``             hazard of reuse, and what keeping a block is worth by it
+``policies``          which candidate goes first: lru, lfu, gdsf, sieve, lcs, carbon
+``admission``         what to store on SSD, by its worth against the wear of writing
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python
@@ -14,8 +17,9 @@ Nothing here does I/O or reads a clock: time is an argument. The replay and the 
 same compiled functions on the same arrays.
 """
 
+from greencache.tiers.admission import Admission
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import Lease, Reservation, TierIndex
 from greencache.tiers.policies import Policy
 
-__all__ = ["KeyDirectory", "Lease", "Policy", "Reservation", "TierIndex"]
+__all__ = ["Admission", "KeyDirectory", "Lease", "Policy", "Reservation", "TierIndex"]

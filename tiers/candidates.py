@@ -2,14 +2,14 @@
 
 Only blocks that may be evicted now are in it (no children, no lease), so touching a whole prefix
 moves at most its last block. The one that `goes_before` all others is at the top. For the policies
-that keep no order (sieve, lcs) the same array is a plain set, and adding does not sift.
+that keep no order (sieve, lcs, carbon) the same array is a plain set, and adding does not sift.
 """
 
 from __future__ import annotations
 
 from greencache.compiled import inlined, subroutine
 from greencache.tiers.policies import goes_before
-from greencache.tiers.state import CANDIDATES, NONE, TierState, int64
+from greencache.tiers.state import CANDIDATES, HEIR, NONE, TierState, int64
 
 __all__ = ["add", "discard", "reorder", "replace"]
 
@@ -69,6 +69,8 @@ def add(state: TierState, slot: int, ordered: bool) -> None:
     state.meta[CANDIDATES] = position + 1
     if ordered:
         _sift_up(state, position)
+    else:
+        state.meta[HEIR] = NONE  # what is new may be worth less
 
 
 @subroutine

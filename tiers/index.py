@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from greencache.errors import BlockStateError, InputError
 from greencache.tiers import kernels
 from greencache.tiers.policies import Policy
+from greencache.tiers.reuse import grow_reuse, new_reuse
 from greencache.tiers.state import (
     CAPACITY,
     EVICTED,
@@ -17,6 +18,7 @@ from greencache.tiers.state import (
     USED,
     TierState,
     allocate,
+    follow,
     grow,
 )
 
@@ -71,10 +73,12 @@ class TierIndex:
     policy:
         Eviction policy, or its name.
     cost_base, cost_per_depth:
-        For ``gdsf``: what recomputing a block costs, ``cost_base + cost_per_depth * depth`` in any
-        unit, ``depth`` being the number of blocks before it.
+        For ``gdsf`` and ``carbon``: what recomputing a block costs, ``cost_base + cost_per_depth *
+        depth`` in any unit, ``depth`` being the number of blocks before it.
+    load_cost:
+        For ``carbon``: what loading a block costs, in that unit.
     seed:
-        Seed of the sampling in ``lcs``.
+        Seed of the sampling in ``lcs`` and ``carbon``.
 
     Examples
     --------
@@ -92,6 +96,7 @@ class TierIndex:
         *,
         cost_base: float = 1.0,
         cost_per_depth: float = 0.0,
+        load_cost: float = 0.0,
         seed: int = 0,
     ) -> None:
         if capacity_blocks < 0:
@@ -103,8 +108,10 @@ class TierIndex:
             self.policy.code,
             cost_base=cost_base,
             cost_per_depth=cost_per_depth,
+            load_cost=load_cost,
             seed=seed,
         )
+        self._model = new_reuse(0) if self.policy is Policy.CARBON else None
 
     def __repr__(self) -> str:
         return f"<TierIndex {self.policy}: {len(self)}/{self.capacity_blocks} blocks>"
@@ -144,11 +151,24 @@ class TierIndex:
         highest = int(ids.max()) + 1 if len(ids) else 0
         if slots > len(self._state.slots) or highest > len(self._state.slot_of):
             self._state = grow(self._state, slots, highest)
+        if self._model is not None:
+            self._model = grow_reuse(self._model, highest)
+            self._state = follow(self._state, self._model)
 
     def _known(self, ids: Ids) -> int:
         """How many leading ids the arrays know of at all; `KeyDirectory.find` gives -1 for none."""
         unknown = np.flatnonzero((ids < 0) | (ids >= len(self._state.slot_of)))
         return int(unknown[0]) if len(unknown) else len(ids)
+
+    def _observe(self, ids: Ids, now_s: float, *, only_new: bool = False) -> None:
+        """Under ``carbon``, learn from a request for ``ids``, or for those never asked for."""
+        if self._model is None:
+            return
+        begin = 0
+        if only_new:
+            begin = int(np.count_nonzero(self._model.seen["accesses"][ids]))
+        if begin < len(ids):
+            kernels.observe_blocks(self._model, self._state, ids, begin, now_s)
 
     def match(self, ids: Ids) -> int:
         """Length of the longest prefix of ``ids`` that can be read here now."""
@@ -156,7 +176,9 @@ class TierIndex:
 
     def acquire(self, ids: Ids, now_s: float) -> Lease:
         """Find the longest prefix here, count it as accessed, and keep it until `release`."""
-        found = kernels.acquire_blocks(self._state, ids, self._known(ids), now_s)
+        known = self._known(ids)
+        self._observe(ids[:known], now_s)
+        found = kernels.acquire_blocks(self._state, ids, known, now_s)
         return Lease(ids[:found].copy())
 
     def release(self, lease: Lease, now_s: float) -> None:
@@ -179,6 +201,7 @@ class TierIndex:
         next block already. Prefix and slots are kept until `commit` or `abort`.
         """
         self._ensure(ids)
+        self._observe(ids, now_s, only_new=True)  # the others were when they were acquired
         slots = np.empty(len(ids), np.int32)
         leased, reserved = kernels.reserve_blocks(self._state, ids, slots, now_s)
         taken = ids[leased : leased + reserved].copy()
@@ -226,6 +249,7 @@ class TierIndex:
             How many leading blocks may hit; by default all.
         """
         self._ensure(ids)
+        self._observe(ids, now_s)
         limit = len(ids) if reusable is None else min(reusable, len(ids))
         return int(kernels.access_blocks(self._state, ids, limit, now_s))
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.compiled import kernel
+from greencache.tiers.reuse import Reuse, observe
 from greencache.tiers.state import NONE, TierState, int64
 from greencache.tiers.transactions import (
     abort,
@@ -24,6 +25,7 @@ from greencache.tiers.transactions import (
     touch,
     unlease,
 )
+from greencache.tiers.worth import is_due, learn, rank
 
 __all__ = [
     "abort_blocks",
@@ -32,6 +34,7 @@ __all__ = [
     "commit_blocks",
     "hold_blocks",
     "match_blocks",
+    "observe_blocks",
     "release_blocks",
     "reserve_blocks",
     "resize_tier",
@@ -121,3 +124,15 @@ def hold_blocks(state: TierState, blocks: int, now_s: float) -> bool:
 def resize_tier(state: TierState, capacity_blocks: int, now_s: float) -> int:
     """Set the capacity and evict down to it; how many blocks too many are leased or held."""
     return resize(state, capacity_blocks, now_s)
+
+
+@kernel
+def observe_blocks(model: Reuse, state: TierState, ids: Ids, begin: int, now_s: float) -> None:
+    """Note a request for ``ids``, those before ``begin`` noted already.
+
+    Now and then, tell the tier what keeping a block is worth.
+    """
+    observe(model, ids, begin, len(ids), now_s)
+    if is_due(model, now_s):
+        learn(model, now_s)
+        rank(model, state.index, 0.0)

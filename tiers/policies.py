@@ -22,6 +22,8 @@ among candidates. A block counts as accessed when it is stored and at each hit.
     trace it makes the same choices as ``lfu``.
 ``lcs``
     Least Carbon Savings, see `savings`.
+``carbon``
+    Least carbon value, see `carbon_value`.
 """
 
 from __future__ import annotations
@@ -30,13 +32,17 @@ from enum import StrEnum
 
 from greencache.compiled import inlined, subroutine
 from greencache.errors import UnknownNameError
+from greencache.tiers.reuse import bucket_of
 from greencache.tiers.state import (
     CANDIDATES,
+    CHOSEN_S,
     COST_BASE,
     COST_PER_DEPTH,
     DRAWS,
     HAND,
+    HEIR,
     INFLATION,
+    LOAD_COST,
     NEWEST,
     NONE,
     OLDEST,
@@ -48,6 +54,7 @@ from greencache.tiers.state import (
 
 __all__ = [
     "Policy",
+    "carbon_value",
     "choose_victim",
     "goes_before",
     "hand_over",
@@ -63,14 +70,15 @@ LFU = 1
 GDSF = 2
 SIEVE = 3
 LCS = 4
+CARBON = 5
 
 VISITED = 1.0
 """Mark of a block that was hit since sieve's hand passed; else 0."""
 
-LCS_SAMPLE = 64
-"""Candidates that lcs compares for one eviction. Its order changes as time passes, so no heap can
-hold it; the lowest of 64 drawn at random lies in the lowest 1/64 on average, and with 64
-candidates or fewer the choice is exact. Redis bounds its LRU and LFU alike (5 by default)."""
+SAMPLE = 64
+"""Candidates that lcs and carbon compare for one eviction. Their order changes as time passes, so
+no heap can hold it; the lowest of 64 drawn at random lies in the lowest 1/64 on average, and with
+64 candidates or fewer the choice is exact. Redis bounds its LRU and LFU alike (5 by default)."""
 
 LCS_MIN_AGE_S = 1e-3
 """Floor on the age in `savings`: what was touched this instant has age 0, and several such blocks
@@ -85,6 +93,7 @@ class Policy(StrEnum):
     GDSF = "gdsf"
     SIEVE = "sieve"
     LCS = "lcs"
+    CARBON = "carbon"
 
     @classmethod
     def parse(cls, name: str) -> Policy:
@@ -109,14 +118,14 @@ class Policy(StrEnum):
 @inlined
 def keeps_order(state: TierState) -> bool:
     """Whether candidates are kept in a heap: true where time alone does not change their order."""
-    return state.meta[POLICY] != SIEVE and state.meta[POLICY] != LCS
+    return state.meta[POLICY] < SIEVE
 
 
 @inlined
 def note_insertion(state: TierState, slot: int, now_s: float) -> None:
     """A block is stored: its first access."""
     policy = state.meta[POLICY]
-    if policy == LRU:
+    if policy in (LRU, CARBON):
         return
     block = state.history[slot]
     block.accesses = 1
@@ -130,7 +139,7 @@ def note_insertion(state: TierState, slot: int, now_s: float) -> None:
 def note_hit(state: TierState, slot: int) -> None:
     """A prefix that ends with this block was hit."""
     policy = state.meta[POLICY]
-    if policy == LRU:
+    if policy in (LRU, CARBON):
         return
     block = state.history[slot]
     block.accesses += 1
@@ -146,6 +155,8 @@ def note_touch(state: TierState, slot: int, tick: int, now_s: float) -> None:
     state.slots[slot].touched = tick
     if state.meta[POLICY] == LCS:
         state.history[slot].touched_s = now_s
+    elif state.meta[POLICY] == CARBON:
+        state.meta[HEIR] = NONE  # a block asked for again may be worth less than before
 
 
 @inlined
@@ -155,6 +166,9 @@ def hand_over(state: TierState, slot: int, parent: int) -> None:
     state.slots[parent].touched = max(state.slots[parent].touched, state.slots[slot].touched + 1)
     policy = state.meta[POLICY]
     if policy == LRU:
+        return
+    if policy == CARBON:
+        state.meta[HEIR] = parent
         return
     block, heir = state.history[slot], state.history[parent]
     heir.touched_s = max(heir.touched_s, block.touched_s)
@@ -217,23 +231,77 @@ def _draw(state: TierState, bound: int) -> int:
 
 
 @subroutine
-def _least_savings(state: TierState, now_s: float) -> int:
+def carbon_value(state: TierState, slot: int, now_s: float) -> float:
+    """Value that ``carbon`` keeps a candidate for; the lowest goes first.
+
+    What a block saves, in grams for each block-second of room that it takes::
+
+        value = index * (recompute_j - load_j) * gco2_per_j - hold_g_per_s
+
+    ``index`` in hits per block-second is the probability of its reuse within the horizon that
+    suits it best over the time it is expected to be kept, by its class and age (see
+    `greencache.tiers.worth`); ``recompute_j`` is the marginal energy of computing it, ``cost_base +
+    cost_per_depth * depth`` since attention runs over all before it; ``load_j`` that of loading it
+    from this tier, and no block is worth less than nothing. ``gco2_per_j`` is the grid's intensity,
+    expected over that horizon, and ``hold_g_per_s`` what a block of room costs in embodied carbon
+    and idle power.
+
+    All blocks of a tier have one size and so the same ``hold_g_per_s``, and when a tier is full
+    that room is paid for whichever goes. The intensity is that of the same hours to come. Both are
+    common to all candidates, leave their order as it is and are left out. So is the unit of the
+    costs: joules, or operations.
+    """
+    block = state.seen[state.slots[slot].id]
+    cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * block.depth
+    spared = max(0.0, cost - state.weights[LOAD_COST])
+    return float(state.index[block.kind, bucket_of(now_s - block.last_s)] * spared)
+
+
+@inlined
+def _sampled_value(state: TierState, slot: int, now_s: float) -> float:
+    if state.meta[POLICY] == CARBON:
+        return carbon_value(state, slot, now_s)
+    return savings(state, slot, now_s)
+
+
+@subroutine
+def _least_of_sample(state: TierState, now_s: float) -> int:
     count = state.meta[CANDIDATES]
-    exact = count <= LCS_SAMPLE
+    exact = count <= SAMPLE
     best = NONE
-    best_savings = 0.0
-    for i in range(min(count, LCS_SAMPLE)):
+    least = 0.0
+    for i in range(min(count, SAMPLE)):
         slot = int64(state.heap[i if exact else _draw(state, count)])
-        value = savings(state, slot, now_s)
+        value = _sampled_value(state, slot, now_s)
         older = (
             best != NONE
-            and value == best_savings
+            and value == least
             and state.slots[slot].touched < state.slots[best].touched
         )
-        if best == NONE or value < best_savings or older:
+        if best == NONE or value < least or older:
             best = slot
-            best_savings = value
+            least = value
+    state.weights[INFLATION] = least
     return best
+
+
+@subroutine
+def _least_carbon_value(state: TierState, now_s: float) -> int:
+    """The parent of the block that went last if it is worth less than that was, else a search.
+
+    It mostly is: of one prompt, asked for at the same times and cheaper to compute, as attention
+    spans less. Nothing that was compared then is worth less now, if it is still that moment and
+    nothing else may go that could not then. So a prompt goes whole for one search.
+    """
+    heir = state.meta[HEIR]
+    state.meta[HEIR] = NONE
+    if heir != NONE and now_s == state.weights[CHOSEN_S] and state.slots[heir].place != NONE:
+        value = carbon_value(state, heir, now_s)
+        if value < state.weights[INFLATION]:
+            state.weights[INFLATION] = value
+            return heir
+    state.weights[CHOSEN_S] = now_s
+    return _least_of_sample(state, now_s)
 
 
 @subroutine
@@ -261,7 +329,9 @@ def choose_victim(state: TierState, now_s: float) -> int:
     if policy == SIEVE:
         return _sieve_hand(state)
     if policy == LCS:
-        return _least_savings(state, now_s)
+        return _least_of_sample(state, now_s)
+    if policy == CARBON:
+        return _least_carbon_value(state, now_s)
     victim = int64(state.heap[0])
     if policy == GDSF:
         # A cheaper parent may follow its child: the clock must not go back for it.

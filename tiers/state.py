@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.compiled import inlined
+from greencache.tiers.reuse import BUCKETS, CLASSES, SEEN, Reuse
 
 __all__ = [
     "HISTORY",
@@ -28,6 +29,7 @@ __all__ = [
     "SLOT",
     "TierState",
     "allocate",
+    "follow",
     "grow",
     "int64",
     "is_candidate",
@@ -55,14 +57,18 @@ POLICY = 9
 NEWEST = 10  # ends of the sieve queue
 OLDEST = 11
 HAND = 12  # where sieve looks next
-DRAWS = 13  # state of the generator that lcs samples with
-META_LENGTH = 14
+DRAWS = 13  # state of the generator that lcs and carbon sample with
+HEIR = 14  # carbon: parent of the block evicted last, if no candidate came or changed since
+META_LENGTH = 15
 
 # Positions in ``TierState.weights``.
 COST_BASE = 0  # cost of recomputing the first block of a prefix
 COST_PER_DEPTH = 1  # what each block before it adds: attention over a longer context
-INFLATION = 2  # gdsf: highest value evicted so far
-WEIGHTS_LENGTH = 3
+INFLATION = 2  # gdsf: highest value evicted so far; carbon: that of the block evicted last
+LOAD_COST = 3  # cost of loading a block instead, in the unit of the others
+CHOSEN_S = 4  # carbon: when the block evicted last went
+EVICTED_AGE_S = 5  # sum over all blocks evicted of the time since they were asked for; see `follow`
+WEIGHTS_LENGTH = 6
 
 RESERVED = -1
 """In place of leases, of which a block has none while it is written."""
@@ -107,6 +113,11 @@ class TierState(NamedTuple):
     """A `HISTORY` record for each slot; all zeros under lru."""
     heap: NDArray[np.int32]
     """The candidates: slots that may be evicted now."""
+    seen: NDArray[np.void]
+    """A `greencache.tiers.reuse.SEEN` record for each id, shared with the model of reuse that the
+    tier follows; none if it follows none."""
+    index: NDArray[np.float64]
+    """Under carbon: hits per block-second, by class and bucket of age; see `worth.rank`."""
 
 
 def allocate(
@@ -116,24 +127,41 @@ def allocate(
     *,
     cost_base: float = 1.0,
     cost_per_depth: float = 0.0,
+    load_cost: float = 0.0,
     seed: int = 0,
 ) -> TierState:
     """Make an empty tier that can hold ``capacity_blocks``, for block ids below ``ids``.
 
     Slots are allocated for what can be there: never more than there are ids. `grow` adds to both.
+    A tier under carbon needs a model of reuse besides, see `follow`.
     """
     meta = np.zeros(META_LENGTH, np.int64)
     meta[CAPACITY] = capacity_blocks
     meta[POLICY] = policy
-    meta[[FREED, NEWEST, OLDEST, HAND]] = NONE
+    meta[[FREED, NEWEST, OLDEST, HAND, HEIR]] = NONE
     meta[DRAWS] = seed
     weights = np.zeros(WEIGHTS_LENGTH)
     weights[COST_BASE] = cost_base
     weights[COST_PER_DEPTH] = cost_per_depth
+    weights[LOAD_COST] = load_cost
     slots = min(capacity_blocks, ids)
     none = np.full(slots, NONE, np.int32)
     slot_of = np.full(ids, NONE, np.int32)
-    return TierState(meta, weights, slot_of, np.zeros(slots, SLOT), np.zeros(slots, HISTORY), none)
+    return TierState(
+        meta,
+        weights,
+        slot_of,
+        slots=np.zeros(slots, SLOT),
+        history=np.zeros(slots, HISTORY),
+        heap=none,
+        seen=np.zeros(0, SEEN),
+        index=np.zeros((CLASSES, BUCKETS)),
+    )
+
+
+def follow(state: TierState, model: Reuse) -> TierState:
+    """The tier with what a model of reuse knows of each block, shared with the model."""
+    return state._replace(seen=model.seen)
 
 
 def grow(state: TierState, slots: int, ids: int) -> TierState:

@@ -30,6 +30,7 @@ from greencache.tiers.policies import (
 from greencache.tiers.state import (
     CAPACITY,
     EVICTED,
+    EVICTED_AGE_S,
     FREED,
     FRESH,
     HELD,
@@ -164,6 +165,8 @@ def evict_one(state: TierState, now_s: float) -> int:
     if slot == NONE:
         return NONE
     victim = int64(state.slots[slot].id)
+    if len(state.seen) > 0:
+        state.weights[EVICTED_AGE_S] += now_s - state.seen[victim].last_s
     _remove(state, slot)
     state.meta[EVICTED] += 1
     return victim

@@ -22,12 +22,13 @@ from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans, runs_in_hindsight
 from greencache.bench.replay import PlanResult, Replay, value
 from greencache.bench.scenario import CarbonSide, build, carbon_side
-from greencache.bench.setup import ReplaySetup, storage_of
+from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import Simulated, simulate_plans
 from greencache.bench.simulation import StorageSetup
 from greencache.controller.sizes import Candidates
-from greencache.errors import InputError, UnknownNameError
+from greencache.errors import InputError
 from greencache.settings import ControlSettings, Settings
+from greencache.tiers.admission import Admission
 from greencache.tiers.policies import Policy
 
 __all__ = ["NO_WEAR_BYTES", "Cells", "base_setup"]
@@ -119,19 +120,18 @@ class Cells:
 
     def _setup(self, cell: Cell, run: RunSpec) -> ReplaySetup:
         """The stream as one run has it in one cell."""
-        if run.admission != "all":
-            raise UnknownNameError("admission", run.admission, ["all"])
         sizes = self._spec.sizes
         return replace(
             self._side(cell).of(self._base),
             policy=Policy.parse(run.policy),
+            admission=Admission.parse(run.admission),
             candidates=Candidates(tuple(sizes.dram_bytes), tuple(sizes.ssd_bytes)),
             control=_controlled(self._base.control, run.control),
         )
 
     def _fixed(self, setup: ReplaySetup, plan: Plan) -> Replay:
         """A plan of fixed sizes, simulated unless it was before."""
-        key = storage_of(plan, setup.policy, setup.factors)
+        key = setup.storage(plan)
         simulated = self._kept.get(key)
         if simulated is None:
             simulated = simulate_plans(setup, [plan], threads=1, clock=time.perf_counter)

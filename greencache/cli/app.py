@@ -75,7 +75,15 @@ def replay(
         ),
     ] = "none,hbm-only,full,best-static,greencache",
     policy: Annotated[
-        str | None, typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve or lcs; default lru.")
+        str | None,
+        typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve, lcs or carbon; default lru."),
+    ] = None,
+    admission: Annotated[
+        str | None,
+        typer.Option(
+            help="What is stored on SSD: value, what is worth the wear of writing it, or all; "
+            "default value."
+        ),
     ] = None,
     model: Annotated[
         str | None,

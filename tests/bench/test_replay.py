@@ -26,7 +26,7 @@ from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware
 from greencache.errors import InputError, QuantityError, UnknownNameError
 from greencache.factors import FACTOR_NAMES, Factors
-from greencache.tiers import Policy
+from greencache.tiers import Admission, Policy
 from greencache.traces import GridSeries, RequestTrace, sample_grid
 from tests.bench.traces import fresh_prompts
 
@@ -59,6 +59,7 @@ def setup(short_trace: RequestTrace, catalog: Catalog) -> ReplaySetup:
         policy=Policy.LRU,
         scope=Scope.ATTRIBUTABLE,
         warmup_s=0.0,
+        admission=Admission.ALL,
     )
 
 
@@ -174,6 +175,7 @@ def test_every_factor_that_is_printed_has_an_effect(catalog: Catalog, name: str)
                 policy=Policy.LRU,
                 scope=Scope.ATTRIBUTABLE,
                 warmup_s=0.0,
+                admission=Admission.ALL,
             )
             runs.append(run_json(replay_of(setup, "full"))["runs"])
         return runs
@@ -340,6 +342,7 @@ def test_more_storage_means_more_hits_in_the_real_trace(
         policy=Policy.LRU,
         scope=Scope.ATTRIBUTABLE,
         warmup_s=0.0,
+        admission=Admission.ALL,
     )
     runs = by_plan(replay_of(setup, "hbm-only,static:0,static:4TB,full"))
     rates = [

@@ -109,7 +109,7 @@ def test_after_its_warm_up_a_tier_no_longer_grows() -> None:
     assert run["warmup_s"] >= 3600
     assert run["stationary"]
     assert run["content_growth"]["ssd"] < 0.05
-    cold = replay_json(scenario_from({**SMALL, "ssd": "16TB"}))["runs"][1]
+    cold = replay_json(scenario_from({**SMALL, "ssd": "16TB", "admission": "all"}))["runs"][1]
     assert not cold["stationary"]
 
 

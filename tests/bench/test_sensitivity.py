@@ -23,7 +23,7 @@ from greencache.catalog import Catalog
 from greencache.controller.models import find_model
 from greencache.controller.performance import serving_hardware
 from greencache.factors import Factors
-from greencache.tiers import Policy
+from greencache.tiers import Admission, Policy
 from greencache.traces import RequestTrace, sample_grid
 
 PLANS = "hbm-only,full,static:0+200GB"
@@ -45,6 +45,7 @@ def setup_with(
         policy=Policy.LRU,
         scope=Scope.ATTRIBUTABLE,
         warmup_s=60.0,
+        admission=Admission.ALL,
     )
 
 

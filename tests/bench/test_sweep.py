@@ -51,7 +51,8 @@ def run_here(jobs: Sequence[Job]) -> JobResults:
         yield job, run_job(job)
 
 
-REPLAY = "[replay]\nplans = 'hbm-only,full'\ntrace = 'trace.jsonl'\nwarmup = '0'\n"
+BY_VALUE = "[replay]\nplans = 'hbm-only,full'\ntrace = 'trace.jsonl'\nwarmup = '0'\n"
+REPLAY = BY_VALUE + "admission = 'all'\n"
 AXES = """
 [axes]
 ssd = ["1TB", "4TB"]
@@ -93,6 +94,32 @@ def test_cells_that_share_a_simulation_are_as_if_replayed_alone() -> None:
     assert by_absolute_path == expected
     failed = {row["error"] for row in expected if row["error"]}
     assert len(failed) == 2, "the hour is missing in one grid or the other"
+
+
+def test_cells_that_weigh_wear_alike_share_a_simulation() -> None:
+    """Admission by value looks at the grid: rows are as if replayed alone all the same."""
+    text = (
+        BY_VALUE
+        + """
+[axes]
+grid = ["FR", "DE", "PL", "grid.csv:HOME"]
+scope = ["attributable", "provisioned"]
+factors.ssd_kg_per_tb = [17.3, 17.9, 160]
+policy = ["lru", "carbon"]
+"""
+    )
+    result = sweep(text)
+    prices, expected = set(), []
+    for cell in result.spec.cells():
+        said = dict(zip(result.spec.axes, cell.values, strict=True))
+        setup, plans = build(cell.scenario, load_settings())
+        prices.add((said["policy"], setup.prices))
+        alone = rows_of(run_replay(setup, plans, clock=time.perf_counter))
+        expected += [{**said, **row, **said} for row in alone]
+    assert rows(result) == expected
+    assert len(result.spec) == 48
+    assert result.jobs == len(prices) < 24
+    assert {row["admission"] for row in expected} == {"value"}
 
 
 def test_rows_have_fixed_types_and_axes_come_first() -> None:
@@ -145,7 +172,7 @@ def test_a_damaged_part_is_run_again(damage: str) -> None:
     part, other = sorted(Path("out/parts").iterdir())
     content = bytearray(part.read_bytes())
     if damage == "flipped":
-        content[len(content) // 4] ^= 1
+        content[content.index(b"hbm-only")] ^= 1
     part.write_bytes(
         {
             "cut": bytes(content[:-20]),

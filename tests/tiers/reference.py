@@ -1,11 +1,13 @@
 """Prefix caches written as plainly as possible, to hold the compiled index against.
 
 Nothing is shared with ``greencache``: blocks are dictionary entries, candidates are found by
-looking at every block, and each policy is its definition.
+looking at every block, and each policy is its definition. What ``carbon`` is told of hits per
+block-second it takes from the caller; `tests.tiers.spells` has a plain model of reuse.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -29,6 +31,8 @@ class ReferenceCache:
     policy: str
     cost_base: float = 1.0
     cost_per_depth: float = 0.0
+    load_cost: float = 0.0
+    hits_per_s: Callable[[int, float], float] = lambda name, now_s: 0.0
     entries: dict[int, Entry] = field(default_factory=dict)
     queue: list[int] = field(default_factory=list)  # sieve: oldest first
     hand: int | None = None
@@ -60,7 +64,13 @@ class ReferenceCache:
                 candidates,
                 key=lambda e: (e.accesses**2 / max(now_s - e.touched_s, 1e-3), e.touched),
             )
+        if self.policy == "carbon":
+            return min(candidates, key=lambda e: (self.carbon_value(e, now_s), e.touched))
         return self.sieve(candidates)
+
+    def carbon_value(self, entry: Entry, now_s: float) -> float:
+        cost = self.cost_base + self.cost_per_depth * entry.depth
+        return self.hits_per_s(entry.name, now_s) * max(0.0, cost - self.load_cost)
 
     def sieve(self, candidates: list[Entry]) -> Entry:
         names = {entry.name for entry in candidates}

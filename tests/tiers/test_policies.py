@@ -8,10 +8,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from greencache.compiled import kernel
 from greencache.controller.curves import hits_at, prefix_lru_stack_distances
 from greencache.errors import UnknownNameError
 from greencache.tiers import KeyDirectory, Policy, TierIndex
+from greencache.tiers.reuse import bucket_of
 from tests.tiers.reference import ReferenceCache
+
+
+@kernel
+def bucket(age_s: float) -> int:
+    return bucket_of(age_s)
+
 
 POLICIES = [policy.value for policy in Policy]
 
@@ -38,15 +46,20 @@ def prefix_requests(draw: st.DrawFn) -> list[list[int]]:
 def test_decides_as_its_definition(
     policy: str, requests: list[list[int]], capacity: int, steps: st.DataObject
 ) -> None:
-    reference = ReferenceCache(capacity, policy, cost_base=1.0, cost_per_depth=0.25)
-    index = TierIndex(capacity, policy, cost_base=1.0, cost_per_depth=0.25)
+    costs = {"cost_base": 1.0, "cost_per_depth": 0.25, "load_cost": 1.5}
+    index = TierIndex(capacity, policy, **costs)
+
+    def hits_per_s(name: int, now_s: float) -> float:
+        block = index.state.seen[name]
+        return float(index.state.index[block["kind"], bucket(now_s - block["last_s"])])
+
+    reference = ReferenceCache(capacity, policy, **costs, hits_per_s=hits_per_s)
     now_s = 0.0
     for request in requests:
         now_s += steps.draw(st.sampled_from([0.0, 0.5, 1.0, 60.0]))
         reusable = max(0, len(request) - steps.draw(st.integers(0, 1)))
-        expected = reference.access(request, reusable, now_s)
         found = index.access(np.array(request, np.int32), now_s, reusable=reusable)
-        assert found == expected
+        assert found == reference.access(request, reusable, now_s)
         present = {
             block for block in range(len(index.state.slot_of)) if index.state.slot_of[block] >= 0
         }
@@ -68,6 +81,26 @@ def test_transactions_one_by_one_decide_as_an_access_does(
         one_by_one.commit(one_by_one.reserve(ids, now_s), now_s)
         one_by_one.release(lease, now_s)
         assert (one_by_one.state.slot_of >= 0).tolist() == (at_once.state.slot_of >= 0).tolist()
+
+
+@given(requests=prefix_requests())
+@settings(max_examples=50)
+def test_carbon_learns_the_same_from_transactions_as_from_accesses(
+    requests: list[list[int]],
+) -> None:
+    """Whether what a request is for is known when it is looked up, or only when it is stored."""
+    at_once, one_by_one = TierIndex(9, "carbon"), TierIndex(9, "carbon")
+    known: set[int] = set()
+    for now_s, request in enumerate(requests):
+        ids = np.array(request, np.int32)
+        found = np.array([block if block in known else -1 for block in request], np.int32)
+        at_once.access(ids, now_s)
+        lease = one_by_one.acquire(found, now_s)
+        one_by_one.commit(one_by_one.reserve(ids, now_s), now_s)
+        one_by_one.release(lease, now_s)
+        known |= set(request)
+        seen = len(known)
+        assert (one_by_one.state.seen[:seen] == at_once.state.seen[:seen]).all()
 
 
 @given(requests=prefix_requests(), capacity=st.integers(0, 24), more=st.integers(1, 8))

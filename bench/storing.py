@@ -1,0 +1,88 @@
+"""What an engine learns from its requests, and what it writes to SSD by that."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.bench.engine_state import NOW_S, SSD_WRITE_FREE_S, Engine
+from greencache.compiled import subroutine
+from greencache.tiers.admission import (
+    admit_until,
+    draw,
+    earn,
+    foresee,
+    kept_s,
+    write_cost_j,
+)
+from greencache.tiers.reuse import LEARNED_S, observe
+from greencache.tiers.state import CAPACITY
+from greencache.tiers.transactions import match, store
+from greencache.tiers.worth import is_due, learn, rank
+
+__all__ = ["learn_from", "write_to_ssd"]
+
+HBM = 0  # rows of ``Storing.flow``
+DRAM = 1
+SSD = 2
+
+
+@subroutine
+def _tell_tiers(engine: Engine, seconds: float) -> None:
+    """Pass on what was learned, ``seconds`` after the last time."""
+    flow = engine.storing.flow
+    above_s = kept_s(engine.dram, flow[DRAM], seconds)
+    if engine.config.reuse_hbm:
+        above_s = max(above_s, kept_s(engine.hbm, flow[HBM], seconds))
+    own_s = kept_s(engine.ssd, flow[SSD], seconds)
+    foresee(engine.reuse, engine.storing, above_s, own_s)
+    if engine.config.ranks:
+        rank(engine.reuse, engine.hbm.index, 0.0)
+        rank(engine.reuse, engine.dram.index, 0.0)
+        rank(engine.reuse, engine.ssd.index, above_s)
+
+
+@subroutine
+def learn_from(engine: Engine, ids: NDArray[np.int32]) -> None:
+    """Note that a request for ``ids`` has started."""
+    if not engine.config.learns:
+        return
+    now_s, model = engine.clock[NOW_S], engine.reuse
+    observe(model, ids, 0, len(ids), now_s)
+    if is_due(model, now_s):
+        seconds = now_s - model.clock[LEARNED_S]
+        learn(model, now_s)
+        _tell_tiers(engine, seconds)
+
+
+@subroutine
+def write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
+    """Store of a prompt on SSD what is admitted, or nothing if writing it would lag too far behind.
+
+    What is stored can be read at once: until it is on flash, from the buffer it is written from.
+    """
+    if engine.ssd.meta[CAPACITY] == 0:
+        return
+    config, clock = engine.config, engine.clock
+    now_s = clock[NOW_S]
+    totals = engine.bins[int(now_s / config.bin_s)]
+    found = match(engine.ssd, ids, len(ids))
+    stop = len(ids)
+    pace = engine.storing.pace
+    if config.by_value:
+        blocks_per_s = config.endurance_per_s * engine.ssd.meta[CAPACITY]
+        earn(pace, blocks_per_s, now_s)
+        cost_j = write_cost_j(pace, config.prices, blocks_per_s)
+        stop = admit_until(engine.reuse.seen, engine.storing, config.prices, cost_j, ids, found)
+        totals.declined_bytes += (len(ids) - stop) * config.block_bytes
+    missing_bytes = (stop - found) * config.block_bytes
+    begin_s = max(now_s, clock[SSD_WRITE_FREE_S])
+    if begin_s + missing_bytes / config.ssd_write_bytes_per_s > now_s + config.ssd_backlog_s:
+        totals.dropped_bytes += missing_bytes
+        return
+    new = store(engine.ssd, ids, stop, now_s)
+    if config.by_value:
+        draw(pace, float(new))
+    new_bytes = new * config.block_bytes
+    clock[SSD_WRITE_FREE_S] = begin_s + new_bytes / config.ssd_write_bytes_per_s
+    totals.written_bytes += new_bytes

@@ -1,0 +1,88 @@
+"""A model of reuse written as plainly as possible: a list of spells, looked at one by one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+SLICE_S = 256.0
+EDGES_S = [0.0] + [2.0 ** (i / 2) for i in range(37)]
+"""Of the first second, and of two buckets for each doubling up to 2**18 s."""
+
+
+@dataclass
+class Spell:
+    """From an access of a block to its next one; that has not come yet if ``ended_s`` is None."""
+
+    kind: int
+    began_s: float
+    ended_s: float | None = None
+
+
+@dataclass
+class Block:
+    accesses: int
+    generation: int
+    spell: Spell
+
+    @property
+    def kind(self) -> int:
+        return (min(self.accesses, 4) - 1) * 4 + min(self.generation, 3)
+
+
+@dataclass
+class PlainReuse:
+    half_life_s: float
+    blocks: dict[int, Block] = field(default_factory=dict)
+    spells: list[Spell] = field(default_factory=list)
+
+    def observe(self, request: list[int], now_s: float) -> None:
+        known = [self.blocks[name].generation for name in request if name in self.blocks]
+        youngest = known[-1] + 1 if known else 0
+        for name in request:
+            if name in self.blocks:
+                block = self.blocks[name]
+                block.accesses += 1
+                block.spell.ended_s = now_s
+            else:
+                block = self.blocks[name] = Block(1, min(youngest, 3), Spell(0, 0.0))
+            block.spell = Spell(block.kind, now_s)
+            self.spells.append(block.spell)
+
+    def life_table(self, kind: int, now_s: float) -> tuple[list[float], list[float]]:
+        """Weight of the spells that ended in each bucket, and of the seconds spent there."""
+        ended, exposed_s = [0.0] * 37, [0.0] * 37
+        for spell in self.spells:
+            if spell.kind != kind:
+                continue
+            began, now = math.floor(spell.began_s / SLICE_S), math.floor(now_s / SLICE_S)
+            weight = 2.0 ** (-(now - began) * SLICE_S / self.half_life_s)
+            if spell.ended_s is not None:
+                age_s = spell.ended_s - spell.began_s
+                bucket = max(i for i in range(37) if EDGES_S[i] <= age_s)
+                ended[bucket] += weight
+            else:
+                # Taken to have begun in the middle of what has passed of its slice.
+                until_s = min((began + 1) * SLICE_S, now_s)
+                age_s = now_s - (began * SLICE_S + until_s) / 2
+            for i in range(37):
+                spent_s = min(age_s, EDGES_S[i + 1]) - EDGES_S[i]
+                exposed_s[i] += weight * max(0.0, spent_s)
+        return ended, exposed_s
+
+
+def best_ratio(hazards_per_s: list[float], start: int, from_s: float = 0.0) -> float:
+    """Most hits per second kept over all horizons, beginning at the young end of a bucket."""
+    best = 0.0
+    for stop in range(start + 1, 38):
+        hits = seconds = 0.0
+        surviving = 1.0
+        for i in range(start, stop):
+            lower_s, upper_s = EDGES_S[i], EDGES_S[i + 1]
+            counted_s = min(max(lower_s, from_s), upper_s)
+            after = math.exp(-hazards_per_s[i] * (upper_s - lower_s))
+            hits += surviving * (math.exp(-hazards_per_s[i] * (counted_s - lower_s)) - after)
+            seconds += surviving * (1 - after) / hazards_per_s[i]
+            surviving *= after
+        best = max(best, hits / seconds)
+    return best
