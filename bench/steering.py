@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from greencache.bench import engine_state as e
 from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
-from greencache.bench.simulation import StorageSetup
+from greencache.bench.simulation import StorageSetup, block_prices
 from greencache.bench.windows import prompts_between, window_of
 from greencache.controller.demand import EngineLimits, ServiceModel
 from greencache.controller.forecasts import Forecast, Forecaster, Perfect, Perturbed, SeasonalNaive
@@ -21,12 +21,13 @@ from greencache.controller.loop import Controller, Decision
 from greencache.controller.prices import Prices
 from greencache.controller.prospects import ProspectsModel
 from greencache.controller.regression_forecasts import LaggedRegression
-from greencache.controller.shadow import ShadowCaches, ShadowSizes
+from greencache.controller.shadow import ShadowCaches, ShadowSizes, StoringRules
 from greencache.controller.shape_forecasts import ShapeAndLevel
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.telemetry import Window
 from greencache.quantities import HOUR_S
 from greencache.settings import ControlSettings
+from greencache.tiers.admission import Admission
 from greencache.traces.requests import RequestTrace
 
 __all__ = ["Controlled", "Scheduled"]
@@ -145,17 +146,20 @@ def _lookout(
     load: Forecaster,
 ) -> Lookout:
     hardware, factors, settings = setup.hardware, setup.factors, setup.control
-    rates, tokens, block_bytes = hardware.rates, admitted.block_tokens, hardware.layout.block_bytes
+    block_bytes = hardware.layout.block_bytes
+    storing = _storing_rules(setup, setup.storage(Plan("largest")))
     shadow = ShadowCaches(
         ShadowSizes(
             int(hardware.kv_bytes // block_bytes),
             tuple(size // block_bytes for size in candidates.dram_bytes),
             tuple(size // block_bytes for size in candidates.ssd_bytes),
         ),
-        tokens,
+        admitted.block_tokens,
         setup.policy,
-        cost_base=tokens * (rates.flops_per_token + rates.flops_per_attended * tokens / 2),
-        cost_per_depth=rates.flops_per_attended * tokens * tokens,
+        cost_base=storing.prices.compute_j,
+        cost_per_depth=storing.prices.compute_j_per_depth,
+        load_cost=storing.prices.load_j,
+        storing=storing,
     )
     prices = Prices(
         factors,
@@ -195,6 +199,14 @@ def _lookout(
     )
 
 
+def _storing_rules(setup: ReplaySetup, storage: StorageSetup) -> StoringRules:
+    return StoringRules(
+        by_value=storage.admission is Admission.VALUE,
+        prices=block_prices(setup.hardware, storage.prices),
+        endurance_per_s=storage.prices.endurance_per_s,
+    )
+
+
 class Controlled:
     """Steers by the controller, which sees what a real one would, an interval at a time."""
 
@@ -221,4 +233,6 @@ class Controlled:
         self.decisions.append(decision)
         ahead = self._intensity.forecast(now_s, self._setup.control.horizon).mean
         plan = replace(self._plan, **decision.sizes._asdict())
-        return self._setup.storage(plan, float(ahead.mean()))
+        storage = self._setup.storage(plan, float(ahead.mean()))
+        self._lookout.follow(decision.sizes, _storing_rules(self._setup, storage))
+        return storage

@@ -18,7 +18,8 @@ from greencache.controller.forecasts import Fitted, Forecast, Forecaster
 from greencache.controller.planner import Instance
 from greencache.controller.prompts import Prompts
 from greencache.controller.prospects import Expected, Outlook, ProspectsModel
-from greencache.controller.shadow import ShadowCaches
+from greencache.controller.shadow import ShadowCaches, StoringRules
+from greencache.controller.sizes import Sizes
 from greencache.controller.telemetry import Telemetry, Window
 from greencache.quantities import HOUR_S
 from greencache.settings import ControlSettings
@@ -141,6 +142,11 @@ class Lookout:
         self._shadow.observe(prompts, window.end_s)
         self._shadow.hold(window.held_blocks, window.end_s)
         self._shadow.end_interval(window.start_s, window.duration_s)
+
+    def follow(self, sizes: Sizes, storing: StoringRules) -> None:
+        """Take note of the sizes that hold from now on, and of what decides about storing."""
+        block_bytes = self._model.service.hardware.layout.block_bytes
+        self._shadow.follow(sizes.dram_bytes // block_bytes, storing)
 
     def view(self, telemetry: Telemetry, now_s: float) -> View | None:
         """What is to be expected from ``now_s`` on; None before any request was seen."""

@@ -33,32 +33,57 @@ what running requests leave of it, by the mean of what they hold (`ShadowCaches.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import inlined, kernel, subroutine
+from greencache.controller.miniatures import (
+    HBM,
+    Batch,
+    Rules,
+    collect,
+    new_miniatures,
+    resize_miniature,
+    serve,
+    teach,
+    with_numbers,
+)
 from greencache.controller.prompts import Prompts
 from greencache.controller.reuse import ReuseProfile, ReuseSums
 from greencache.errors import InputError
 from greencache.quantities import HOUR_S
-from greencache.tiers.directory import mixed
+from greencache.tiers.admission import Prices
 from greencache.tiers.policies import Policy
-from greencache.tiers.state import NONE, TierState, allocate, int64
-from greencache.tiers.transactions import count_hits, match, resize, store, touch
+from greencache.tiers.reuse import grow_reuse, new_reuse
+from greencache.tiers.state import NONE
 
-__all__ = ["BUDGET_BLOCKS", "ShadowCaches", "ShadowSizes"]
+__all__ = ["BUDGET_BLOCKS", "ShadowCaches", "ShadowSizes", "StoringRules"]
 
 BUDGET_BLOCKS = 1_000_000
 """Blocks in all miniatures together by default, about 100 bytes each."""
 
-_SALT = np.uint64(0x9E3779B97F4A7C15)
-"""Added before hashing: the finaliser maps 0, often the id of the most popular block, to 0."""
-
 _ID_SLACK = 4096
 """Free numbers beyond what the largest miniature holds, and so how seldom they are collected."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoringRules:
+    """What decides about storing on SSD, see `greencache.tiers.admission`.
+
+    Attributes
+    ----------
+    by_value:
+        Whether prompts are stored by the value of it; else all are.
+    prices:
+        What a block costs.
+    endurance_per_s:
+        Share of the SSD's capacity that may be written each second for its age.
+    """
+
+    by_value: bool = False
+    prices: Prices = field(default_factory=lambda: Prices(1.0, 0.0, 0.0, 0.0, 0.0))
+    endurance_per_s: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -92,189 +117,6 @@ class ShadowSizes:
         return np.array([self.hbm, *self.drams, *self.ssds], np.int64)
 
 
-class _Miniatures(NamedTuple):
-    """The indexes of all tiers, side by side, and the numbers of the blocks in them."""
-
-    meta: NDArray[np.int64]
-    weights: NDArray[np.float64]
-    slot_of: NDArray[np.int32]
-    slots: NDArray[np.void]
-    history: NDArray[np.void]
-    heap: NDArray[np.int32]
-    first: NDArray[np.int64]
-    """Where each tier's slots begin in the three arrays before it, and where the last ends."""
-    number_of: NDArray[np.int32]
-    """By block id, its number here, or `NONE`."""
-    id_of: NDArray[np.int32]
-    """By number, the block."""
-    free: NDArray[np.int32]
-    """Numbers not in use, as a stack."""
-    depth: NDArray[np.int64]
-    """Of one: how many there are on it."""
-
-
-class _Batch(NamedTuple):
-    """Requests to serve, and what is found out about each."""
-
-    ids: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    full: NDArray[np.int64]
-    reusable: NDArray[np.int64]
-    events: NDArray[np.int64]
-    """In the order of time: request ``r`` looks its prefix up (``r``), or is stored (``~r``)."""
-    event_s: NDArray[np.float64]
-    numbers: NDArray[np.int32]
-    """For the sampled blocks of one request."""
-    places: NDArray[np.int64]
-    """Where they stand in its chain."""
-    missed: NDArray[np.int32]
-    """Requests by tiers: sampled blocks that might have hit and did not."""
-    length: NDArray[np.float64]
-    """Requests by tiers: blocks of its prefix that the tier held, by estimate."""
-    new: NDArray[np.int32]
-    """Requests by tiers: sampled blocks that were stored."""
-
-
-@subroutine
-def _tier(minis: _Miniatures, i: int) -> TierState:
-    begin, end = minis.first[i], minis.first[i + 1]
-    return TierState(
-        minis.meta[i],
-        minis.weights[i],
-        minis.slot_of[i],
-        minis.slots[begin:end],
-        minis.history[begin:end],
-        minis.heap[begin:end],
-    )
-
-
-@inlined
-def _is_sampled(block: int, threshold: np.uint64) -> bool:
-    return bool(mixed(np.uint64(block) + _SALT) <= threshold)
-
-
-@subroutine
-def _known(minis: _Miniatures, batch: _Batch, r: int, threshold: np.uint64) -> tuple[int, int]:
-    """Sampled blocks of a prompt that may hit; and how many lead up to the first without a number.
-
-    Their places, and the numbers of those that lead, are left in the batch.
-    """
-    begin, sampled, known = batch.starts[r], int64(0), int64(0)
-    for at in range(begin, begin + batch.reusable[r]):
-        block = batch.ids[at]
-        if _is_sampled(block, threshold):
-            number = minis.number_of[block]
-            if known == sampled and number != NONE:
-                batch.numbers[known] = number
-                known += 1
-            batch.places[sampled] = at - begin
-            sampled += 1
-    return sampled, known
-
-
-@subroutine
-def _number(minis: _Miniatures, batch: _Batch, r: int, threshold: np.uint64) -> int:
-    """Number all sampled blocks of a prompt; how many there are."""
-    begin, sampled = batch.starts[r], int64(0)
-    for at in range(begin, begin + batch.full[r]):
-        block = batch.ids[at]
-        if _is_sampled(block, threshold):
-            if minis.number_of[block] == NONE:
-                minis.depth[0] -= 1
-                number = minis.free[minis.depth[0]]
-                minis.number_of[block] = number
-                minis.id_of[number] = block
-            batch.numbers[sampled] = minis.number_of[block]
-            sampled += 1
-    return int(sampled)
-
-
-@subroutine
-def _length_of(batch: _Batch, found: int, sampled: int, reusable: int) -> float:
-    """Blocks of a prefix of which ``found`` sampled ones are there: half way to the next one."""
-    if found == 0:
-        return 0.0
-    least = batch.places[found - 1] + 1
-    most = min(batch.places[found], reusable) if found < sampled else reusable
-    return float(least + most) / 2
-
-
-@subroutine
-def _arrive(minis: _Miniatures, batch: _Batch, r: int, now_s: float, threshold: np.uint64) -> None:
-    """Look a prompt up everywhere, noted as the engine notes what a request hits."""
-    sampled, known = _known(minis, batch, r, threshold)
-    for i in range(len(minis.first) - 1):
-        state = _tier(minis, i)
-        found = match(state, batch.numbers, known)
-        count_hits(state, batch.numbers, found)
-        touch(state, batch.numbers, found, now_s)
-        batch.missed[r, i] = sampled - found
-        batch.length[r, i] = _length_of(batch, found, sampled, batch.reusable[r])
-
-
-@kernel
-def _serve(minis: _Miniatures, batch: _Batch, begin: int, threshold: np.uint64) -> int:
-    """Serve events from ``begin`` on; the first one for which too few numbers are free."""
-    for at in range(begin, len(batch.events)):
-        r, now_s = batch.events[at], batch.event_s[at]
-        if r >= 0:
-            _arrive(minis, batch, r, now_s, threshold)
-            continue
-        r = ~r
-        if minis.depth[0] < batch.full[r]:
-            return at
-        sampled = _number(minis, batch, r, threshold)
-        for i in range(len(minis.first) - 1):
-            batch.new[r, i] = store(_tier(minis, i), batch.numbers, sampled, now_s)
-    return len(batch.events)
-
-
-@kernel
-def _collect(minis: _Miniatures) -> None:
-    """Free the numbers of blocks that no miniature holds any more."""
-    tiers = len(minis.first) - 1
-    for number in range(len(minis.id_of)):
-        block = minis.id_of[number]
-        if block == NONE:
-            continue
-        held = False
-        for i in range(tiers):
-            held |= minis.slot_of[i, number] != NONE
-        if not held:
-            minis.number_of[block] = NONE
-            minis.id_of[number] = NONE
-            minis.free[minis.depth[0]] = number
-            minis.depth[0] += 1
-
-
-@kernel
-def _resize(minis: _Miniatures, i: int, capacity: int, now_s: float) -> None:
-    resize(_tier(minis, i), capacity, now_s)
-
-
-def _allocate(
-    capacities: NDArray[np.int64], numbers: int, policy: Policy, base: float, per_depth: float
-) -> _Miniatures:
-    one = [
-        allocate(int(size), numbers, policy.code, cost_base=base, cost_per_depth=per_depth)
-        for size in capacities
-    ]
-    free = np.arange(numbers, dtype=np.int32)[::-1].copy()
-    return _Miniatures(
-        meta=np.stack([state.meta for state in one]),
-        weights=np.stack([state.weights for state in one]),
-        slot_of=np.stack([state.slot_of for state in one]),
-        slots=np.concatenate([state.slots for state in one]),
-        history=np.concatenate([state.history for state in one]),
-        heap=np.concatenate([state.heap for state in one]),
-        first=np.cumsum([0] + [len(state.slots) for state in one]).astype(np.int64),
-        number_of=np.full(0, NONE, np.int32),
-        id_of=np.full(numbers, NONE, np.int32),
-        free=free,
-        depth=np.array([numbers], np.int64),
-    )
-
-
 class ShadowCaches:
     """Miniature caches of all candidate sizes, fed with the requests that the engine serves.
 
@@ -296,6 +138,10 @@ class ShadowCaches:
         Blocks in all miniatures together; above it blocks are sampled.
     rate:
         Share of blocks that is followed, instead of what the budget allows.
+    load_cost:
+        Cost of loading a block from SSD, in the unit of ``cost_base``.
+    storing:
+        What decides about storing on SSD; None to store every prompt.
 
     Raises
     ------
@@ -315,6 +161,8 @@ class ShadowCaches:
         recent: int = 2048,
         budget_blocks: int = BUDGET_BLOCKS,
         rate: float | None = None,
+        load_cost: float = 0.0,
+        storing: StoringRules | None = None,
     ) -> None:
         if half_life_s <= 0 or budget_blocks < 1 or block_tokens < 1:
             raise InputError("shadow caches need a half-life, a budget and blocks above 0")
@@ -323,12 +171,31 @@ class ShadowCaches:
         self.sizes = sizes
         total = int(sizes.tiers.sum())
         self.rate = rate if rate is not None else min(1.0, budget_blocks / max(total, 1))
-        self._threshold = np.uint64(min(int(self.rate * 2**64), 2**64 - 1))
+        ranks = policy is Policy.CARBON
+        storing = storing or StoringRules()
+        self._rules = Rules(
+            first_ssd=1 + len(sizes.drams),
+            threshold=np.uint64(min(int(self.rate * 2**64), 2**64 - 1)),
+            learns=ranks or storing.by_value,
+            ranks=ranks,
+            by_value=storing.by_value,
+            prices=storing.prices,
+            endurance_per_s=storing.endurance_per_s,
+        )
+        self._model = new_reuse(0)
+        self._dram = 1
         self._capacities = np.round(sizes.tiers * self.rate).astype(np.int64)
         # A share R of a block's ancestors is followed, so each stands for 1/R of them.
         numbers = int(self._capacities.max()) + _ID_SLACK
-        self._minis = _allocate(
-            self._capacities, numbers, policy, cost_base, cost_per_depth / self.rate
+        # Most policies know a block's place among the sampled ones; carbon knows it in the prompt.
+        self._minis = new_miniatures(
+            self._capacities,
+            numbers,
+            policy,
+            cost_base=cost_base,
+            cost_per_depth=cost_per_depth if ranks else cost_per_depth / self.rate,
+            load_cost=load_cost,
+            first_ssd=self._rules.first_ssd,
         )
         self._waiting = Prompts.none()
         self._sums = ReuseSums(
@@ -337,8 +204,24 @@ class ShadowCaches:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the miniatures; 4 for each block id ever seen included."""
-        return sum(array.nbytes for array in self._minis)
+        """Bytes of all of it: for each block id ever seen 4, and 24 more if reuse is learned."""
+        arrays = [*self._minis, *self._minis.storing, *self._model]
+        return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
+
+    def follow(self, dram_blocks: int, storing: StoringRules) -> None:
+        """Take note of what holds in the engine now.
+
+        Parameters
+        ----------
+        dram_blocks:
+            Its size of DRAM, one of the candidates: what it keeps, SSD need not be there for.
+        storing:
+            What decides about storing on SSD; whether by value does not change.
+        """
+        self._dram = 1 + self.sizes.drams.index(dram_blocks)
+        self._rules = self._rules._replace(
+            prices=storing.prices, endurance_per_s=storing.endurance_per_s
+        )
 
     def hold(self, blocks: float, now_s: float) -> None:
         """Set how much of HBM running requests keep from being a cache, in the mean.
@@ -346,7 +229,7 @@ class ShadowCaches:
         The rest is HBM's size as a cache, from now on.
         """
         left = max(0.0, self.sizes.hbm - blocks)
-        _resize(self._minis, 0, round(left * self.rate), now_s)
+        resize_miniature(self._minis, HBM, round(left * self.rate), now_s)
 
     def _make_room(self, longest: int, highest: int) -> None:
         """Have numbers for a prompt of ``longest`` blocks, and room for ids below ``highest``."""
@@ -355,10 +238,12 @@ class ShadowCaches:
         if highest > have:
             more = np.full(max(highest, 2 * have) - have, NONE, np.int32)
             minis = minis._replace(number_of=np.concatenate([minis.number_of, more]))
+        if self._rules.learns:
+            self._model = grow_reuse(self._model, highest)
         if minis.depth[0] < longest:
-            _collect(minis)
+            collect(minis)
         if minis.depth[0] < longest:
-            minis = _with_numbers(minis, max(longest, len(minis.id_of)))
+            minis = with_numbers(minis, max(longest, len(minis.id_of)))
         self._minis = minis
 
     def observe(self, prompts: Prompts, until_s: float) -> None:
@@ -376,7 +261,7 @@ class ShadowCaches:
         events, event_s = both.events(len(waiting), until_s)
         count, tiers = len(both), len(self._capacities)
         longest = int(both.full.max()) if count else 0
-        batch = _Batch(
+        batch = Batch(
             both.ids,
             both.starts,
             both.full,
@@ -390,10 +275,10 @@ class ShadowCaches:
             np.zeros((count, tiers), np.int32),
         )
         self._make_room(longest, int(both.ids.max()) + 1 if len(both.ids) else 0)
-        done = int(_serve(self._minis, batch, 0, self._threshold))
+        done = int(serve(self._minis, self._model, batch, 0, self._rules))
         while done < len(events):
             self._make_room(longest, 0)
-            done = int(_serve(self._minis, batch, done, self._threshold))
+            done = int(serve(self._minis, self._model, batch, done, self._rules))
         self._waiting = both.select(both.computed_s > until_s)
         arrived = slice(len(waiting), None)
         self._sums.add(
@@ -406,21 +291,9 @@ class ShadowCaches:
     def end_interval(self, start_s: float, duration_s: float) -> None:
         """Close an interval: what was observed since the last call arrived in it."""
         self._sums.end_interval(start_s, duration_s)
+        if self._rules.learns:
+            teach(self._minis, self._model, self._dram, start_s + duration_s, self._rules)
 
     def profile(self) -> ReuseProfile:
         """What is known from the intervals closed so far."""
         return self._sums.profile()
-
-
-def _with_numbers(minis: _Miniatures, more: int) -> _Miniatures:
-    """The same with so many more numbers for blocks."""
-    have, tiers = len(minis.id_of), len(minis.slot_of)
-    free = np.concatenate([minis.free, np.zeros(more, np.int32)])
-    depth = int(minis.depth[0])
-    free[depth : depth + more] = np.arange(have, have + more, dtype=np.int32)
-    return minis._replace(
-        slot_of=np.concatenate([minis.slot_of, np.full((tiers, more), NONE, np.int32)], axis=1),
-        id_of=np.concatenate([minis.id_of, np.full(more, NONE, np.int32)]),
-        free=free,
-        depth=np.array([depth + more], np.int64),
-    )
