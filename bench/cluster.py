@@ -58,6 +58,7 @@ def _reuse(model: Reuse, i: int) -> Reuse:
         model.half_life_s[i],
         model.table[i],
         model.survival[i],
+        model.index[i],
     )
 
 

@@ -37,9 +37,7 @@ def _tell_tiers(engine: Engine, seconds: float) -> None:
     own_s = kept_s(engine.ssd, flow[SSD], seconds)
     foresee(engine.reuse, engine.storing, above_s, own_s)
     if engine.config.ranks:
-        rank(engine.reuse, engine.hbm.index, 0.0)
-        rank(engine.reuse, engine.dram.index, 0.0)
-        rank(engine.reuse, engine.ssd.index, above_s)
+        rank(engine.reuse)
 
 
 @subroutine

@@ -123,6 +123,8 @@ class Reuse(NamedTuple):
     """By class, with all together as the last one, and bucket: hazard, and room to work in."""
     survival: NDArray[np.float64]
     """By class and bucket: share of spells that reach the bucket's younger end."""
+    index: NDArray[np.float64]
+    """By class and bucket: hits per block-second, see `greencache.tiers.worth`."""
 
 
 def new_reuse(ids: int, half_life_s: float = HALF_LIFE_S) -> Reuse:
@@ -147,6 +149,7 @@ def new_reuse(ids: int, half_life_s: float = HALF_LIFE_S) -> Reuse:
         half_life_s=np.array([half_life_s]),
         table=np.zeros((CLASSES + 1, BUCKETS, 4)),
         survival=np.ones((CLASSES, BUCKETS + 1)),
+        index=np.zeros((CLASSES, BUCKETS)),
     )
 
 

@@ -23,11 +23,12 @@ class Spell:
 class Block:
     accesses: int
     generation: int
+    pause: int
     spell: Spell
 
     @property
     def kind(self) -> int:
-        return (min(self.accesses, 4) - 1) * 4 + min(self.generation, 3)
+        return (min(self.accesses, 3) - 1) * 12 + min(self.generation, 2) * 4 + self.pause
 
 
 @dataclass
@@ -37,15 +38,18 @@ class PlainReuse:
     spells: list[Spell] = field(default_factory=list)
 
     def observe(self, request: list[int], now_s: float) -> None:
-        known = [self.blocks[name].generation for name in request if name in self.blocks]
-        youngest = known[-1] + 1 if known else 0
+        known = [self.blocks[name] for name in request if name in self.blocks]
+        youngest = min(known[-1].generation + 1, 2) if known else 0
+        since_s = now_s - known[-1].spell.began_s if known else 0.0
+        pause = sum(since_s >= limit_s for limit_s in (256.0, 1024.0, 4096.0))
         for name in request:
             if name in self.blocks:
                 block = self.blocks[name]
                 block.accesses += 1
                 block.spell.ended_s = now_s
             else:
-                block = self.blocks[name] = Block(1, min(youngest, 3), Spell(0, 0.0))
+                block = self.blocks[name] = Block(1, youngest, 0, Spell(0, 0.0))
+            block.pause = pause
             block.spell = Spell(block.kind, now_s)
             self.spells.append(block.spell)
 
@@ -71,17 +75,15 @@ class PlainReuse:
         return ended, exposed_s
 
 
-def best_ratio(hazards_per_s: list[float], start: int, from_s: float = 0.0) -> float:
+def best_ratio(hazards_per_s: list[float], start: int) -> float:
     """Most hits per second kept over all horizons, beginning at the young end of a bucket."""
     best = 0.0
     for stop in range(start + 1, 38):
         hits = seconds = 0.0
         surviving = 1.0
         for i in range(start, stop):
-            lower_s, upper_s = EDGES_S[i], EDGES_S[i + 1]
-            counted_s = min(max(lower_s, from_s), upper_s)
-            after = math.exp(-hazards_per_s[i] * (upper_s - lower_s))
-            hits += surviving * (math.exp(-hazards_per_s[i] * (counted_s - lower_s)) - after)
+            after = math.exp(-hazards_per_s[i] * (EDGES_S[i + 1] - EDGES_S[i]))
+            hits += surviving * (1 - after)
             seconds += surviving * (1 - after) / hazards_per_s[i]
             surviving *= after
         best = max(best, hits / seconds)
