@@ -3,8 +3,8 @@
 A write is worth what it saves. Right after an access, a block on SSD is ahead of the same block not
 there by ``A`` joules. With ``middle`` the probability that the next access comes when the tiers
 above have dropped the block and SSD has not, ``any`` that it comes while SSD has it, ``move`` that
-it then puts the block into class ``d``, ``gain`` what a load saves against recomputing, and ``cost``
-what a write takes::
+it then puts the block into class ``d``, ``gain`` what a load saves against recomputing, and
+``cost`` what a write takes::
 
     A[c] = middle[c] * gain + any[c] * sum over d of move[c, d] * min(A[d], cost)
 
@@ -59,7 +59,9 @@ __all__ = [
 Ids = NDArray[np.int32]
 
 CREDIT_S = 6 * 3600.0
-"""Most credit, in time to earn it."""
+"""Most credit, in time to earn it. Of 1, 6 and 24 h none was better or worse by more than 0.3 % of
+grams on two days of conversation, documents and agents: a quarter of a day evens out hours, and is
+learned from cold in less than one."""
 
 PER_DOUBLING = 2
 RATIOS = 33
@@ -198,7 +200,7 @@ def ratio_at(place: int) -> float:
 
 @subroutine
 def _look_ahead(model: Reuse, storing: Storing) -> None:
-    """One step of the iteration for ``ahead``, in place; it converges as each ``any`` is below 1."""
+    """One step of the iteration for ``ahead``; it converges, as each ``any`` is below 1."""
     for kind in range(CLASSES):
         moves = 0.0
         for following in range(CLASSES):

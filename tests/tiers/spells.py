@@ -17,6 +17,8 @@ class Spell:
     kind: int
     began_s: float
     ended_s: float | None = None
+    following: int | None = None
+    """Class of the block from then on."""
 
 
 @dataclass
@@ -42,16 +44,32 @@ class PlainReuse:
         youngest = min(known[-1].generation + 1, 2) if known else 0
         since_s = now_s - known[-1].spell.began_s if known else 0.0
         pause = sum(since_s >= limit_s for limit_s in (256.0, 1024.0, 4096.0))
+        repeated = {name for name in request if name in self.blocks}
         for name in request:
-            if name in self.blocks:
+            if name in repeated:
                 block = self.blocks[name]
                 block.accesses += 1
                 block.spell.ended_s = now_s
             else:
                 block = self.blocks[name] = Block(1, youngest, 0, Spell(0, 0.0))
             block.pause = pause
+            if name in repeated:
+                block.spell.following = block.kind
             block.spell = Spell(block.kind, now_s)
             self.spells.append(block.spell)
+
+    def weight(self, spell: Spell, now_s: float) -> float:
+        slices = math.floor(now_s / SLICE_S) - math.floor(spell.began_s / SLICE_S)
+        return float(2.0 ** (-slices * SLICE_S / self.half_life_s))
+
+    def moves(self, now_s: float) -> dict[tuple[int, int], float]:
+        """Weight of the spells that ended, by their class and the one that followed."""
+        weights: dict[tuple[int, int], float] = {}
+        for spell in self.spells:
+            if spell.following is not None:
+                pair = (spell.kind, spell.following)
+                weights[pair] = weights.get(pair, 0.0) + self.weight(spell, now_s)
+        return weights
 
     def life_table(self, kind: int, now_s: float) -> tuple[list[float], list[float]]:
         """Weight of the spells that ended in each bucket, and of the seconds spent there."""
@@ -59,8 +77,7 @@ class PlainReuse:
         for spell in self.spells:
             if spell.kind != kind:
                 continue
-            began, now = math.floor(spell.began_s / SLICE_S), math.floor(now_s / SLICE_S)
-            weight = 2.0 ** (-(now - began) * SLICE_S / self.half_life_s)
+            began, weight = math.floor(spell.began_s / SLICE_S), self.weight(spell, now_s)
             if spell.ended_s is not None:
                 age_s = spell.ended_s - spell.began_s
                 bucket = max(i for i in range(37) if EDGES_S[i] <= age_s)

@@ -101,6 +101,10 @@ def test_the_life_table_is_that_of_all_spells_one_by_one(
         assert model.seen["kind"][name] == block.kind
         assert model.seen["last_s"][name] == block.spell.began_s
     make_tables(model, now_s)
+    moves = np.zeros((CLASSES, CLASSES))
+    for pair, weight in plain.moves(now_s).items():
+        moves[pair] = weight
+    np.testing.assert_allclose(model.moves, moves, rtol=1e-9, atol=1e-12)
     for kind in range(CLASSES):
         ended, exposed_s = plain.life_table(kind, now_s)
         np.testing.assert_allclose(model.ended[kind, :, COUNT], ended, rtol=1e-9, atol=1e-12)
