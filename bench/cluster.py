@@ -64,7 +64,9 @@ def _reuse(model: Reuse, i: int) -> Reuse:
 
 @subroutine
 def _storing(storing: Storing, i: int) -> Storing:
-    return Storing(storing.odds[i], storing.ahead[i], storing.flow[i], storing.pace[i])
+    return Storing(
+        storing.odds[i], storing.ahead[i], storing.above[i], storing.flow[i], storing.pace[i]
+    )
 
 
 @subroutine

@@ -1,8 +1,9 @@
 """Policies and admission side by side at equal capacity, on recorded and composed requests.
 
-``python -m greencache.bench.policies [--grid ZONE] [--json FILE]``: the Mooncake conversation trace,
-and two composed days of conversation, documents and agents, through engines with 64 GiB of DRAM and
-a small or a large SSD. All rows of one setting serve the same requests with the same tiers.
+``python -m greencache.bench.policies [--grid ZONE] [--json FILE]``: the Mooncake conversation
+trace, and two composed days of conversation, documents and agents, through engines with 64 GiB of
+DRAM and a small or a large SSD. All rows of one setting serve the same requests with the same
+tiers.
 """
 
 from __future__ import annotations

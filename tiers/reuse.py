@@ -83,7 +83,7 @@ SEEN = np.dtype(
         ("accesses", np.uint8),  # how often, at most `MOST_ACCESSES`; 0 if never
         ("generation", np.uint8),
         ("kind", np.uint8),  # its class: `class_of` the two
-        ("pause", np.uint8),
+        ("stored", np.uint8),  # whether it was since; see `greencache.tiers.admission`
     ]
 )
 """What is known of each block, by its id."""
@@ -245,7 +245,7 @@ def observe(model: Reuse, ids: Ids, begin: int, stop: int, now_s: float) -> None
     if known > 0:
         deepest = model.seen[ids[known - 1]]
         generation = min(deepest.generation + 1, MOST_GENERATIONS - 1)
-        pause = pause_of(now_s - deepest.last_s) if begin < known else int(deepest.pause)
+        pause = pause_of(now_s - deepest.last_s) if begin < known else int(deepest.kind) % PAUSES
     ended_kind, ended_s, ended = 0, 0.0, 0
     for depth in range(begin, stop):
         block = model.seen[ids[depth]]
@@ -260,7 +260,7 @@ def observe(model: Reuse, ids: Ids, begin: int, stop: int, now_s: float) -> None
                 ended_kind, ended_s, ended = int(block.kind), block.last_s, 0
             ended += 1
         block.accesses = min(block.accesses + 1, MOST_ACCESSES)
-        block.pause = pause
+        block.stored = 0
         block.kind = class_of(block.accesses, block.generation, pause)
         block.last_s = now_s
         model.running[place, block.kind] += 1

@@ -24,11 +24,12 @@ from greencache.tiers.admission import (
     foresee,
     kept_s,
     new_storing,
+    note_held,
     write_cost_j,
 )
 from greencache.tiers.kernels import access_blocks, observe_blocks
 from greencache.tiers.policies import Policy
-from greencache.tiers.reuse import CLASSES, SEEN, Reuse, new_reuse
+from greencache.tiers.reuse import CLASSES, SEEN, Reuse, new_reuse, observe
 from greencache.tiers.state import TierState, allocate, follow
 from greencache.tiers.worth import learn, survival_at
 
@@ -49,7 +50,13 @@ def admit(
 
 @kernel
 def look_ahead(model: Reuse, storing: Storing, above_s: float, own_s: float) -> None:
-    foresee(model, storing, above_s, own_s)
+    foresee(model, storing, above_s, own_s, 0.0)
+
+
+@kernel
+def ask(model: Reuse, storing: Storing, ids: NDArray[np.int32], held: int, now_s: float) -> None:
+    note_held(storing, model.seen, ids, held, now_s)
+    observe(model, ids, 0, len(ids), now_s)
 
 
 @kernel
@@ -125,7 +132,7 @@ def test_a_block_is_ahead_by_its_hits_and_by_the_writes_it_saves() -> None:
         ids = np.arange(first, first + int(rng.integers(1, 4)), dtype=np.int32)
         observe_blocks(model, ids, 0, float(now_s))
     learn_now(model, 50_000.0)
-    above_s, own_s = 300.0, 3_000.0
+    above_s, own_s = 256.0, 3_000.0  # where a bucket begins
     for _ in range(1_000):
         look_ahead(model, storing, above_s, own_s)
     middle = np.zeros((CLASSES, 1))
@@ -154,6 +161,31 @@ def test_a_tier_no_longer_lived_than_those_above_admits_nothing() -> None:
     prices = Prices(1e6, 0.0, 0.0, 1.0, 1.0)
     ids = np.arange(3, dtype=np.int32)
     assert admit(model.seen, storing, prices, 1.0, ids, 0) == 0
+
+
+def test_what_tiers_above_held_is_taken_from_what_this_one_adds() -> None:
+    """Half of each prompt is held there whatever its age, as no age of their own would say."""
+    model, storing = new_reuse(4), new_storing(1)
+    ids = np.arange(4, dtype=np.int32)
+    for visit in range(2_000):
+        ask(model, storing, ids, 2, visit * 300.0)
+        model.seen["stored"] = 1
+    learn_now(model, 600_000.0)
+    look_ahead(model, storing, 0.0, 3_000.0)
+    often = int(model.seen["kind"][0])
+    assert storing.odds[often, ANY] > 0.95
+    assert storing.odds[often, MIDDLE] == pytest.approx(0.5, abs=0.07)
+
+
+def test_what_is_still_computed_is_no_reason_to_write() -> None:
+    """Asked for again before it could be stored: SSD would not have had it either."""
+    model, storing = new_reuse(4), new_storing(1)
+    ids = np.arange(4, dtype=np.int32)
+    for visit in range(2_000):
+        ask(model, storing, ids, 0, visit * 300.0)
+    learn_now(model, 600_000.0)
+    look_ahead(model, storing, 0.0, 3_000.0)
+    assert storing.odds[int(model.seen["kind"][0]), MIDDLE] < 0.15, "what is thought possible"
 
 
 PRICES = Prices(0.0, 0.0, 0.0, write_j=1.0, wear_j=100.0)
