@@ -58,12 +58,15 @@ def _reuse(model: Reuse, i: int) -> Reuse:
         model.half_life_s[i],
         model.table[i],
         model.survival[i],
+        model.index[i],
     )
 
 
 @subroutine
 def _storing(storing: Storing, i: int) -> Storing:
-    return Storing(storing.odds[i], storing.ahead[i], storing.flow[i], storing.pace[i])
+    return Storing(
+        storing.odds[i], storing.ahead[i], storing.above[i], storing.flow[i], storing.pace[i]
+    )
 
 
 @subroutine

@@ -241,8 +241,10 @@ def block_prices(hardware: ServingHardware, prices: StoragePrices) -> Prices:
     """What a block costs in joules."""
     first, per_depth = _block_flops(hardware)
     j_per_flop, block_bytes = _j_per_flop(hardware, prices), hardware.layout.block_bytes
+    # While GPUs exchange what they computed they draw no more than idle, but their host does.
+    exchange_s = hardware.layout.block_tokens * hardware.rates.link_s_per_token
     return Prices(
-        compute_j=j_per_flop * first,
+        compute_j=j_per_flop * first + hardware.gpus * prices.host_w_per_gpu * exchange_s,
         compute_j_per_depth=j_per_flop * per_depth,
         load_j=prices.ssd_load_j_per_byte * block_bytes,
         write_j=prices.ssd_write_j_per_byte * block_bytes,

@@ -117,7 +117,7 @@ class TierState(NamedTuple):
     """A `greencache.tiers.reuse.SEEN` record for each id, shared with the model of reuse that the
     tier follows; none if it follows none."""
     index: NDArray[np.float64]
-    """Under carbon: hits per block-second, by class and bucket of age; see `worth.rank`."""
+    """Its index, hits per block-second by class and bucket of age; zeros if it follows none."""
 
 
 def allocate(
@@ -161,7 +161,7 @@ def allocate(
 
 def follow(state: TierState, model: Reuse) -> TierState:
     """The tier with what a model of reuse knows of each block, shared with the model."""
-    return state._replace(seen=model.seen)
+    return state._replace(seen=model.seen, index=model.index)
 
 
 def grow(state: TierState, slots: int, ids: int) -> TierState:
