@@ -20,6 +20,7 @@ from greencache.tiers.admission import (
     foresee,
     kept_s,
     new_storing,
+    note_held,
     write_cost_j,
 )
 from greencache.tiers.directory import mixed
@@ -45,6 +46,9 @@ __all__ = [
 HBM = 0
 """Place of HBM among the tiers; DRAM sizes follow, then SSD sizes."""
 
+ABOVE = HBM
+"""Row of what admission knows in which hits of tiers above SSD are counted, for all SSD sizes."""
+
 _SALT = np.uint64(0x9E3779B97F4A7C15)
 """Added before hashing: the finaliser maps 0, often the id of the most popular block, to 0."""
 
@@ -54,6 +58,8 @@ class Rules(NamedTuple):
 
     first_ssd: int
     """Place of the first SSD size."""
+    dram: int
+    """Place of the DRAM size that holds now."""
     threshold: np.uint64
     """Blocks whose hash is at most this are followed."""
     learns: bool
@@ -74,7 +80,6 @@ class Miniatures(NamedTuple):
     slots: NDArray[np.void]
     history: NDArray[np.void]
     heap: NDArray[np.int32]
-    index: NDArray[np.float64]
     storing: Storing
     """What admission knows, a row for each tier."""
     seen: NDArray[np.void]
@@ -114,7 +119,7 @@ class Batch(NamedTuple):
 
 
 @subroutine
-def _tier(minis: Miniatures, i: int) -> TierState:
+def _tier(minis: Miniatures, model: Reuse, i: int) -> TierState:
     begin, end = minis.first[i], minis.first[i + 1]
     return TierState(
         minis.meta[i],
@@ -124,14 +129,16 @@ def _tier(minis: Miniatures, i: int) -> TierState:
         minis.history[begin:end],
         minis.heap[begin:end],
         minis.seen,
-        minis.index[i],
+        model.index,
     )
 
 
 @subroutine
 def _storing(minis: Miniatures, i: int) -> Storing:
     storing = minis.storing
-    return Storing(storing.odds[i], storing.ahead[i], storing.flow[i], storing.pace[i])
+    return Storing(
+        storing.odds[i], storing.ahead[i], storing.above[i], storing.flow[i], storing.pace[i]
+    )
 
 
 @inlined
@@ -188,11 +195,8 @@ def _length_of(batch: Batch, found: int, sampled: int, reusable: int) -> float:
 
 
 @subroutine
-def _note(minis: Miniatures, model: Reuse, batch: Batch, r: int, now_s: float) -> None:
-    """Let the model learn from a request, and the tiers know what it says of its blocks now."""
-    begin = batch.starts[r]
-    ids = batch.ids[begin : begin + batch.full[r]]
-    observe(model, ids, 0, len(ids), now_s)
+def _show(minis: Miniatures, model: Reuse, ids: NDArray[np.int32]) -> None:
+    """Let the tiers know what the model says of blocks now."""
     for block in ids:
         number = minis.number_of[block]
         if number != NONE:
@@ -200,11 +204,26 @@ def _note(minis: Miniatures, model: Reuse, batch: Batch, r: int, now_s: float) -
 
 
 @subroutine
-def _arrive(minis: Miniatures, batch: Batch, r: int, now_s: float, threshold: np.uint64) -> None:
+def _note(
+    minis: Miniatures, model: Reuse, batch: Batch, r: int, now_s: float, rules: Rules
+) -> None:
+    """Let the model learn from a request that was just looked up."""
+    begin = batch.starts[r]
+    ids = batch.ids[begin : begin + batch.full[r]]
+    held = int(max(batch.length[r, HBM], batch.length[r, rules.dram]))
+    note_held(_storing(minis, ABOVE), model.seen, ids, held, now_s)
+    observe(model, ids, 0, len(ids), now_s)
+    _show(minis, model, ids)
+
+
+@subroutine
+def _arrive(
+    minis: Miniatures, model: Reuse, batch: Batch, r: int, now_s: float, threshold: np.uint64
+) -> None:
     """Look a prompt up everywhere, noted as the engine notes what a request hits."""
     sampled, known = _known(minis, batch, r, threshold)
     for i in range(len(minis.first) - 1):
-        state = _tier(minis, i)
+        state = _tier(minis, model, i)
         found = match(state, batch.numbers, known)
         count_hits(state, batch.numbers, found)
         touch(state, batch.numbers, found, now_s)
@@ -214,10 +233,16 @@ def _arrive(minis: Miniatures, batch: Batch, r: int, now_s: float, threshold: np
 
 @subroutine
 def _store(
-    minis: Miniatures, batch: Batch, i: int, sampled: int, now_s: float, rules: Rules
+    minis: Miniatures,
+    model: Reuse,
+    batch: Batch,
+    i: int,
+    sampled: int,
+    now_s: float,
+    rules: Rules,
 ) -> int:
     """Store a prompt in one tier, as the engine would; how many of its blocks are new."""
-    state = _tier(minis, i)
+    state = _tier(minis, model, i)
     if state.meta[CAPACITY] == 0:
         return 0
     if i < rules.first_ssd or not rules.by_value:
@@ -240,34 +265,50 @@ def serve(minis: Miniatures, model: Reuse, batch: Batch, begin: int, rules: Rule
     for at in range(begin, len(batch.events)):
         r, now_s = batch.events[at], batch.event_s[at]
         if r >= 0:
-            _arrive(minis, batch, r, now_s, rules.threshold)
+            _arrive(minis, model, batch, r, now_s, rules.threshold)
             if rules.learns:
-                _note(minis, model, batch, r, now_s)
+                _note(minis, model, batch, r, now_s, rules)
             continue
         r = ~r
         if minis.depth[0] < batch.full[r]:
             return at
+        if rules.by_value:
+            ids = batch.ids[batch.starts[r] : batch.starts[r] + batch.full[r]]
+            for block in ids:
+                model.seen[block].stored = 1
+            _show(minis, model, ids)
         sampled = _number(minis, model, batch, r, rules.threshold)
         for i in range(len(minis.first) - 1):
-            batch.new[r, i] = _store(minis, batch, i, sampled, now_s, rules)
+            batch.new[r, i] = _store(minis, model, batch, i, sampled, now_s, rules)
     return len(batch.events)
 
 
+@subroutine
+def _copy(to: NDArray[np.float64], source: NDArray[np.float64]) -> None:
+    for i in range(to.shape[0]):
+        for j in range(to.shape[1]):
+            to[i, j] = source[i, j]
+
+
 @kernel
-def teach(minis: Miniatures, model: Reuse, dram: int, now_s: float, rules: Rules) -> None:
-    """Make what was learned known to all tiers; ``dram`` is the place of the DRAM size now."""
+def teach(minis: Miniatures, model: Reuse, now_s: float, rules: Rules) -> None:
+    """Make what was learned known to all tiers."""
     seconds = now_s - model.clock[LEARNED_S]
     learn(model, now_s)
+    if rules.ranks:
+        rank(model)
+    above, latest = _storing(minis, ABOVE).above, int64(ABOVE)
     above_s = 0.0
     for i in range(len(minis.first) - 1):
-        state, storing = _tier(minis, i), _storing(minis, i)
+        state, storing = _tier(minis, model, i), _storing(minis, i)
         own_s = kept_s(state, storing.flow[0], seconds)
-        if i in (HBM, dram):
+        if i in (HBM, rules.dram):
             above_s = max(above_s, own_s)
         if i >= rules.first_ssd and rules.by_value and state.meta[CAPACITY] > 0:
-            foresee(model, storing, above_s, own_s)
-        if rules.ranks:
-            rank(model, state.index, above_s if i >= rules.first_ssd else 0.0)
+            _copy(storing.above, above)  # all lie under the same tiers
+            foresee(model, storing, above_s, own_s, seconds)
+            latest = i
+    _copy(above, _storing(minis, latest).above)
 
 
 @kernel
@@ -289,9 +330,9 @@ def collect(minis: Miniatures) -> None:
 
 
 @kernel
-def resize_miniature(minis: Miniatures, i: int, capacity: int, now_s: float) -> None:
+def resize_miniature(minis: Miniatures, model: Reuse, i: int, capacity: int, now_s: float) -> None:
     """Change the size of one of them."""
-    resize(_tier(minis, i), capacity, now_s)
+    resize(_tier(minis, model, i), capacity, now_s)
 
 
 def new_miniatures(
@@ -324,7 +365,6 @@ def new_miniatures(
         slots=np.concatenate([state.slots for state in one]),
         history=np.concatenate([state.history for state in one]),
         heap=np.concatenate([state.heap for state in one]),
-        index=np.stack([state.index for state in one]),
         storing=Storing._make(np.stack(arrays) for arrays in zip(*storing, strict=True)),
         seen=np.zeros(numbers, SEEN),
         first=np.cumsum([0] + [len(state.slots) for state in one]).astype(np.int64),

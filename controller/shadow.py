@@ -175,6 +175,7 @@ class ShadowCaches:
         storing = storing or StoringRules()
         self._rules = Rules(
             first_ssd=1 + len(sizes.drams),
+            dram=1,
             threshold=np.uint64(min(int(self.rate * 2**64), 2**64 - 1)),
             learns=ranks or storing.by_value,
             ranks=ranks,
@@ -183,7 +184,6 @@ class ShadowCaches:
             endurance_per_s=storing.endurance_per_s,
         )
         self._model = new_reuse(0)
-        self._dram = 1
         self._capacities = np.round(sizes.tiers * self.rate).astype(np.int64)
         # A share R of a block's ancestors is followed, so each stands for 1/R of them.
         numbers = int(self._capacities.max()) + _ID_SLACK
@@ -218,9 +218,10 @@ class ShadowCaches:
         storing:
             What decides about storing on SSD; whether by value does not change.
         """
-        self._dram = 1 + self.sizes.drams.index(dram_blocks)
         self._rules = self._rules._replace(
-            prices=storing.prices, endurance_per_s=storing.endurance_per_s
+            dram=1 + self.sizes.drams.index(dram_blocks),
+            prices=storing.prices,
+            endurance_per_s=storing.endurance_per_s,
         )
 
     def hold(self, blocks: float, now_s: float) -> None:
@@ -229,7 +230,7 @@ class ShadowCaches:
         The rest is HBM's size as a cache, from now on.
         """
         left = max(0.0, self.sizes.hbm - blocks)
-        resize_miniature(self._minis, HBM, round(left * self.rate), now_s)
+        resize_miniature(self._minis, self._model, HBM, round(left * self.rate), now_s)
 
     def _make_room(self, longest: int, highest: int) -> None:
         """Have numbers for a prompt of ``longest`` blocks, and room for ids below ``highest``."""
@@ -292,7 +293,7 @@ class ShadowCaches:
         """Close an interval: what was observed since the last call arrived in it."""
         self._sums.end_interval(start_s, duration_s)
         if self._rules.learns:
-            teach(self._minis, self._model, self._dram, start_s + duration_s, self._rules)
+            teach(self._minis, self._model, start_s + duration_s, self._rules)
 
     def profile(self) -> ReuseProfile:
         """What is known from the intervals closed so far."""
