@@ -42,7 +42,7 @@ def _tier(tier: TierState, i: int) -> TierState:
         tier.history[i],
         tier.heap[i],
         tier.seen[i],
-        tier.index[i],
+        tier.density[i],
     )
 
 
@@ -58,12 +58,15 @@ def _reuse(model: Reuse, i: int) -> Reuse:
         model.half_life_s[i],
         model.table[i],
         model.survival[i],
+        model.density[i],
     )
 
 
 @subroutine
 def _storing(storing: Storing, i: int) -> Storing:
-    return Storing(storing.odds[i], storing.ahead[i], storing.flow[i], storing.pace[i])
+    return Storing(
+        storing.odds[i], storing.ahead[i], storing.above[i], storing.flow[i], storing.pace[i]
+    )
 
 
 @subroutine

@@ -204,7 +204,7 @@ def _serve(state: TierState, model: Reuse, requests: tuple[Any, ...]) -> int:
             observe(model, chain, 0, full[r], arrival_s[r])
             if is_due(model, arrival_s[r]):
                 learn(model, arrival_s[r])
-                rank(model, state.index, 0.0)
+                rank(model)
         hits += access(state, chain, reusable[r], full[r], arrival_s[r])
     return hits
 

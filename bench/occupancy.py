@@ -92,7 +92,7 @@ def start(engine: Engine, r: int) -> bool:
     from_dram = max(0, request.leased_dram - in_hbm)
     from_ssd = max(0, request.leased_ssd - max(in_hbm, request.leased_dram))
     if request.preemptions == 0:
-        learn_from(engine, ids)
+        learn_from(engine, ids, max(in_hbm, request.leased_dram))
         request.hbm_blocks = in_hbm
         request.dram_blocks = from_dram
         request.ssd_blocks = from_ssd

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -209,8 +209,10 @@ def block_prices(hardware: ServingHardware, prices: StoragePrices) -> Prices:
     """What a block costs in joules."""
     first, per_depth = _block_flops(hardware)
     j_per_flop, block_bytes = _j_per_flop(hardware, prices), hardware.layout.block_bytes
+    # While GPUs exchange what they computed they draw no more than idle, but their host does.
+    exchange_s = hardware.layout.block_tokens * hardware.rates.link_s_per_token
     return Prices(
-        compute_j=j_per_flop * first,
+        compute_j=j_per_flop * first + hardware.gpus * prices.host_w_per_gpu * exchange_s,
         compute_j_per_depth=j_per_flop * per_depth,
         load_j=prices.ssd_load_j_per_byte * block_bytes,
         write_j=prices.ssd_write_j_per_byte * block_bytes,
@@ -239,7 +241,8 @@ def _tier(
 
 def _rows(one: _State, replicas: int) -> _State:
     """The same state for each replica, as rows of one."""
-    return one._make(np.repeat(array[np.newaxis], replicas, axis=0) for array in one)
+    arrays: tuple[NDArray[Any], ...] = one
+    return type(one)(*(np.repeat(array[np.newaxis], replicas, axis=0) for array in arrays))
 
 
 def _requests(trace: RequestTrace) -> NDArray[np.void]:

@@ -13,6 +13,7 @@ from greencache.tiers.admission import (
     earn,
     foresee,
     kept_s,
+    note_held,
     write_cost_j,
 )
 from greencache.tiers.reuse import LEARNED_S, observe
@@ -35,19 +36,18 @@ def _tell_tiers(engine: Engine, seconds: float) -> None:
     if engine.config.reuse_hbm:
         above_s = max(above_s, kept_s(engine.hbm, flow[HBM], seconds))
     own_s = kept_s(engine.ssd, flow[SSD], seconds)
-    foresee(engine.reuse, engine.storing, above_s, own_s)
+    foresee(engine.reuse, engine.storing, above_s, own_s, seconds)
     if engine.config.ranks:
-        rank(engine.reuse, engine.hbm.index, 0.0)
-        rank(engine.reuse, engine.dram.index, 0.0)
-        rank(engine.reuse, engine.ssd.index, above_s)
+        rank(engine.reuse)
 
 
 @subroutine
-def learn_from(engine: Engine, ids: NDArray[np.int32]) -> None:
-    """Note that a request for ``ids`` has started."""
+def learn_from(engine: Engine, ids: NDArray[np.int32], held: int) -> None:
+    """Note that a request for ``ids`` has started, of which HBM or DRAM held ``ids[:held]``."""
     if not engine.config.learns:
         return
     now_s, model = engine.clock[NOW_S], engine.reuse
+    note_held(engine.storing, model.seen, ids, held, now_s)
     observe(model, ids, 0, len(ids), now_s)
     if is_due(model, now_s):
         seconds = now_s - model.clock[LEARNED_S]
@@ -67,6 +67,9 @@ def write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
     now_s = clock[NOW_S]
     totals = engine.bins[int(now_s / config.bin_s)]
     found = match(engine.ssd, ids, len(ids))
+    if config.by_value:
+        for i in range(len(ids)):
+            engine.reuse.seen[ids[i]].stored = 1
     stop = len(ids)
     pace = engine.storing.pace
     if config.by_value:

@@ -168,7 +168,7 @@ class TierIndex:
         if only_new:
             begin = int(np.count_nonzero(self._model.seen["accesses"][ids]))
         if begin < len(ids):
-            kernels.observe_blocks(self._model, self._state, ids, begin, now_s)
+            kernels.observe_blocks(self._model, ids, begin, now_s)
 
     def match(self, ids: Ids) -> int:
         """Length of the longest prefix of ``ids`` that can be read here now."""

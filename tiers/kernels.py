@@ -127,12 +127,12 @@ def resize_tier(state: TierState, capacity_blocks: int, now_s: float) -> int:
 
 
 @kernel
-def observe_blocks(model: Reuse, state: TierState, ids: Ids, begin: int, now_s: float) -> None:
+def observe_blocks(model: Reuse, ids: Ids, begin: int, now_s: float) -> None:
     """Note a request for ``ids``, those before ``begin`` noted already.
 
-    Now and then, tell the tier what keeping a block is worth.
+    Now and then, work out what keeping a block is worth.
     """
     observe(model, ids, begin, len(ids), now_s)
     if is_due(model, now_s):
         learn(model, now_s)
-        rank(model, state.index, 0.0)
+        rank(model)

@@ -236,9 +236,9 @@ def carbon_value(state: TierState, slot: int, now_s: float) -> float:
 
     What a block saves, in grams for each block-second of room that it takes::
 
-        value = index * (recompute_j - load_j) * gco2_per_j - hold_g_per_s
+        value = density * (recompute_j - load_j) * gco2_per_j - hold_g_per_s
 
-    ``index`` in hits per block-second is the probability of its reuse within the horizon that
+    ``density`` in hits per block-second is the probability of its reuse within the horizon that
     suits it best over the time it is expected to be kept, by its class and age (see
     `greencache.tiers.worth`); ``recompute_j`` is the marginal energy of computing it, ``cost_base +
     cost_per_depth * depth`` since attention runs over all before it; ``load_j`` that of loading it
@@ -254,7 +254,7 @@ def carbon_value(state: TierState, slot: int, now_s: float) -> float:
     block = state.seen[state.slots[slot].id]
     cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * block.depth
     spared = max(0.0, cost - state.weights[LOAD_COST])
-    return float(state.index[block.kind, bucket_of(now_s - block.last_s)] * spared)
+    return float(state.density[block.kind, bucket_of(now_s - block.last_s)] * spared)
 
 
 @inlined
@@ -285,23 +285,24 @@ def _least_of_sample(state: TierState, now_s: float) -> int:
     return best
 
 
-@subroutine
-def _least_carbon_value(state: TierState, now_s: float) -> int:
-    """The parent of the block that went last if it is worth less than that was, else a search.
+@inlined
+def _heir_if_least(state: TierState, now_s: float) -> int:
+    """The parent of the block that went last if it is worth less than that was, else `NONE`.
 
     It mostly is: of one prompt, asked for at the same times and cheaper to compute, as attention
     spans less. Nothing that was compared then is worth less now, if it is still that moment and
     nothing else may go that could not then. So a prompt goes whole for one search.
     """
-    heir = state.meta[HEIR]
+    heir, chosen_s = state.meta[HEIR], state.weights[CHOSEN_S]
     state.meta[HEIR] = NONE
-    if heir != NONE and now_s == state.weights[CHOSEN_S] and state.slots[heir].place != NONE:
-        value = carbon_value(state, heir, now_s)
-        if value < state.weights[INFLATION]:
-            state.weights[INFLATION] = value
-            return heir
     state.weights[CHOSEN_S] = now_s
-    return _least_of_sample(state, now_s)
+    if heir == NONE or now_s != chosen_s or state.slots[heir].place == NONE:
+        return NONE
+    value = carbon_value(state, heir, now_s)
+    if value >= state.weights[INFLATION]:
+        return NONE
+    state.weights[INFLATION] = value
+    return heir
 
 
 @subroutine
@@ -320,20 +321,28 @@ def _sieve_hand(state: TierState) -> int:
     return NONE
 
 
+@subroutine
+def _unordered_victim(state: TierState, now_s: float) -> int:
+    """The candidate to evict under a policy that keeps them in no order."""
+    policy = state.meta[POLICY]
+    if policy == SIEVE:
+        return _sieve_hand(state)
+    if policy == CARBON:
+        heir = _heir_if_least(state, now_s)
+        if heir != NONE:
+            return heir
+    return _least_of_sample(state, now_s)
+
+
 @inlined
 def choose_victim(state: TierState, now_s: float) -> int:
     """Slot of the candidate to evict now, or `NONE` if there is no candidate."""
     if state.meta[CANDIDATES] == 0:
         return NONE
-    policy = state.meta[POLICY]
-    if policy == SIEVE:
-        return _sieve_hand(state)
-    if policy == LCS:
-        return _least_of_sample(state, now_s)
-    if policy == CARBON:
-        return _least_carbon_value(state, now_s)
+    if not keeps_order(state):
+        return _unordered_victim(state, now_s)
     victim = int64(state.heap[0])
-    if policy == GDSF:
+    if state.meta[POLICY] == GDSF:
         # A cheaper parent may follow its child: the clock must not go back for it.
         state.weights[INFLATION] = max(state.weights[INFLATION], _value(state, victim))
     return victim

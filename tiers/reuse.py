@@ -83,7 +83,7 @@ SEEN = np.dtype(
         ("accesses", np.uint8),  # how often, at most `MOST_ACCESSES`; 0 if never
         ("generation", np.uint8),
         ("kind", np.uint8),  # its class: `class_of` the two
-        ("pause", np.uint8),
+        ("stored", np.uint8),  # whether it was since; see `greencache.tiers.admission`
     ]
 )
 """What is known of each block, by its id."""
@@ -123,6 +123,8 @@ class Reuse(NamedTuple):
     """By class, with all together as the last one, and bucket: hazard, and room to work in."""
     survival: NDArray[np.float64]
     """By class and bucket: share of spells that reach the bucket's younger end."""
+    density: NDArray[np.float64]
+    """By class and bucket: hits per block-second, see `greencache.tiers.worth`."""
 
 
 def new_reuse(ids: int, half_life_s: float = HALF_LIFE_S) -> Reuse:
@@ -147,6 +149,7 @@ def new_reuse(ids: int, half_life_s: float = HALF_LIFE_S) -> Reuse:
         half_life_s=np.array([half_life_s]),
         table=np.zeros((CLASSES + 1, BUCKETS, 4)),
         survival=np.ones((CLASSES, BUCKETS + 1)),
+        density=np.zeros((CLASSES, BUCKETS)),
     )
 
 
@@ -242,7 +245,7 @@ def observe(model: Reuse, ids: Ids, begin: int, stop: int, now_s: float) -> None
     if known > 0:
         deepest = model.seen[ids[known - 1]]
         generation = min(deepest.generation + 1, MOST_GENERATIONS - 1)
-        pause = pause_of(now_s - deepest.last_s) if begin < known else int(deepest.pause)
+        pause = pause_of(now_s - deepest.last_s) if begin < known else int(deepest.kind) % PAUSES
     ended_kind, ended_s, ended = 0, 0.0, 0
     for depth in range(begin, stop):
         block = model.seen[ids[depth]]
@@ -257,7 +260,7 @@ def observe(model: Reuse, ids: Ids, begin: int, stop: int, now_s: float) -> None
                 ended_kind, ended_s, ended = int(block.kind), block.last_s, 0
             ended += 1
         block.accesses = min(block.accesses + 1, MOST_ACCESSES)
-        block.pause = pause
+        block.stored = 0
         block.kind = class_of(block.accesses, block.generation, pause)
         block.last_s = now_s
         model.running[place, block.kind] += 1

@@ -13,9 +13,9 @@ distribution, as usual for a rate. Hazard falls about as one over age in streams
 
 *Hits per block-second*: to keep a block of class ``c`` from age ``a`` up to age ``T`` takes the
 seconds until it is asked for or is ``T`` old, and gives a hit with the probability that it is asked
-for. The best ratio that any ``T`` gives is the block's index::
+for. The best ratio that any ``T`` gives is the block's index, ``density``::
 
-    index[c, a] = max over T of  P(reused before T | not before a) / E[min(reuse, T) - a]
+    density[c, a] = max over T of  P(reused before T | not before a) / E[min(reuse, T) - a]
 
 in hits per second of one block's room. Gittins (J. R. Statist. Soc. B 41, 1979) proves such an
 index optimal for the choice among tasks that stand still while others are worked on; hit density in
@@ -26,7 +26,6 @@ part. A block whose hazard is still to rise is kept for what comes.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from greencache.compiled import inlined, subroutine
 from greencache.tiers.reuse import (
@@ -178,26 +177,18 @@ def survival_at(model: Reuse, kind: int, age_s: float) -> float:
 
 
 @subroutine
-def rank(model: Reuse, index: NDArray[np.float64], from_s: float) -> None:
-    """Fill ``index``, by class and bucket, with hits per block-second at each bucket's younger end.
-
-    Only reuse from the age of ``from_s`` on counts as a hit: a tier beneath others need not be
-    there for what those still hold.
-    """
+def rank(model: Reuse) -> None:
+    """Make ``density`` anew: hits per block-second from each bucket's younger end on."""
     for kind in range(CLASSES):
         for start in range(BUCKETS):
             hits = kept_s = 0.0
             best_hits, best_s = 0.0, 1.0
             surviving = 1.0
             for bucket in range(start, BUCKETS):
-                cell, lower = model.table[kind, bucket], EDGES_S[bucket]
-                if from_s <= lower:
-                    hits += surviving * (1 - cell[STAY])
-                elif from_s < EDGES_S[bucket + 1]:
-                    unserved = np.exp(-cell[HAZARD] * (from_s - lower))
-                    hits += surviving * (unserved - cell[STAY])
+                cell = model.table[kind, bucket]
+                hits += surviving * (1 - cell[STAY])
                 kept_s += surviving * (1 - cell[STAY]) / cell[HAZARD]
                 surviving *= cell[STAY]
                 if hits * best_s > best_hits * kept_s:
                     best_hits, best_s = hits, kept_s
-            index[kind, start] = best_hits / best_s
+            model.density[kind, start] = best_hits / best_s

@@ -98,13 +98,16 @@ def test_cells_that_share_a_simulation_are_as_if_replayed_alone() -> None:
 
 def test_cells_that_weigh_wear_alike_share_a_simulation() -> None:
     """Admission by value looks at the grid: rows are as if replayed alone all the same."""
-    text = BY_VALUE + """
+    text = (
+        BY_VALUE
+        + """
 [axes]
 grid = ["FR", "DE", "PL", "grid.csv:HOME"]
 scope = ["attributable", "provisioned"]
 factors.ssd_kg_per_tb = [17.3, 17.9, 160]
 policy = ["lru", "carbon"]
 """
+    )
     result = sweep(text)
     prices, expected = set(), []
     for cell in result.spec.cells():

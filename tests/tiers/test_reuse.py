@@ -36,9 +36,9 @@ def note(model: Reuse, ids: NDArray[np.int32], begin: int, now_s: float) -> None
 
 
 @kernel
-def make_tables(model: Reuse, index: NDArray[np.float64], from_s: float, now_s: float) -> None:
+def make_tables(model: Reuse, now_s: float) -> None:
     learn(model, now_s)
-    rank(model, index, from_s)
+    rank(model)
 
 
 @kernel
@@ -56,10 +56,9 @@ def bucket(age_s: float) -> int:
     return bucket_of(age_s)
 
 
-def index_of(model: Reuse, now_s: float, from_s: float = 0.0) -> NDArray[np.float64]:
-    index = np.full((CLASSES, BUCKETS), np.nan)
-    make_tables(model, index, from_s, now_s)
-    return index
+def index_of(model: Reuse, now_s: float) -> NDArray[np.float64]:
+    make_tables(model, now_s)
+    return model.density
 
 
 def ask(model: Reuse, block: int, now_s: float) -> None:
@@ -85,7 +84,6 @@ def test_the_life_table_is_that_of_all_spells_one_by_one(
     requests: list[list[int]], gaps: st.DataObject, half_life_s: float, split: bool
 ) -> None:
     model, plain = new_reuse(400, half_life_s), PlainReuse(half_life_s)
-    index = np.zeros((CLASSES, BUCKETS))
     now_s = 0.0
     for request in requests:
         now_s += gaps.draw(st.sampled_from([0.0, 0.3, 2.0, 50.0, 700.0, 20_000.0]))
@@ -98,11 +96,15 @@ def test_the_life_table_is_that_of_all_spells_one_by_one(
             note(model, ids, 0, now_s)
         plain.observe(request, now_s)
         if gaps.draw(st.booleans()):
-            make_tables(model, index, 0.0, now_s)  # whenever it is asked makes no difference
+            make_tables(model, now_s)  # whenever it is asked makes no difference
     for name, block in plain.blocks.items():
         assert model.seen["kind"][name] == block.kind
         assert model.seen["last_s"][name] == block.spell.began_s
-    make_tables(model, index, 0.0, now_s)
+    make_tables(model, now_s)
+    moves = np.zeros((CLASSES, CLASSES))
+    for pair, weight in plain.moves(now_s).items():
+        moves[pair] = weight
+    np.testing.assert_allclose(model.moves, moves, rtol=1e-9, atol=1e-12)
     for kind in range(CLASSES):
         ended, exposed_s = plain.life_table(kind, now_s)
         np.testing.assert_allclose(model.ended[kind, :, COUNT], ended, rtol=1e-9, atol=1e-12)
@@ -111,7 +113,7 @@ def test_the_life_table_is_that_of_all_spells_one_by_one(
         )
         hazards = model.table[kind, :, HAZARD].tolist()
         for start in range(0, BUCKETS, 9):
-            assert index[kind, start] == pytest.approx(best_ratio(hazards, start), rel=1e-6)
+            assert model.density[kind, start] == pytest.approx(best_ratio(hazards, start), rel=1e-6)
 
 
 def test_nothing_is_known_at_first_and_the_index_falls_with_age() -> None:
@@ -167,23 +169,6 @@ def test_what_is_never_asked_for_again_is_worth_next_to_nothing() -> None:
     assert index[once, age] < 1e-4
     assert survival(model, once, 3000.0) > 0.95
     assert index[often, 0] > 100 * index[once, 0]
-
-
-def test_reuse_that_others_serve_is_worth_nothing() -> None:
-    gap_s, blocks = 100.0, 3000
-    model = new_reuse(blocks)
-    for i in range(blocks):
-        ask(model, i, float(i))
-        if i >= gap_s:
-            ask(model, int(i - gap_s), float(i))
-    whole, beyond = index_of(model, 3000.0), index_of(model, 3000.0, from_s=200.0)
-    young = bucket(10.0)
-    assert beyond[0, young] < 0.05 * whole[0, young]
-    hazards = model.table[0, :, HAZARD].tolist()
-    for start in (young, bucket(90.0), bucket(200.0), bucket(1000.0)):
-        expected = best_ratio(hazards, start, from_s=200.0)
-        assert beyond[0, start] == pytest.approx(expected, rel=1e-6)
-        assert beyond[0, start] <= whole[0, start]
 
 
 def test_it_follows_change() -> None:
