@@ -42,7 +42,7 @@ def _tier(tier: TierState, i: int) -> TierState:
         tier.history[i],
         tier.heap[i],
         tier.seen[i],
-        tier.index[i],
+        tier.density[i],
     )
 
 
@@ -58,7 +58,7 @@ def _reuse(model: Reuse, i: int) -> Reuse:
         model.half_life_s[i],
         model.table[i],
         model.survival[i],
-        model.index[i],
+        model.density[i],
     )
 
 

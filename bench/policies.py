@@ -31,14 +31,6 @@ __all__ = ["main"]
 
 PLANS = "hbm-only,static:64GiB+1TB,static:64GiB+4TB"
 
-LARGE = {
-    "model": "llama-3.1-70b",
-    "hardware": "4xL40",
-    "weight_dtype": "int8",
-    "ssd_kg_per_tb": 30.0,
-}
-"""The setting of the GreenCache paper (arXiv 2505.23970), with an SSD factor of its order."""
-
 SIDES = (
     (Policy.LRU, Admission.ALL),
     (Policy.LCS, Admission.ALL),
@@ -52,11 +44,18 @@ SIDES = (
 def _scenarios(grid: str) -> Iterator[tuple[str, Scenario]]:
     small = Scenario(plans=PLANS, grid=grid)
     yield "mooncake, 8B on 4xH100", small
-    yield "mooncake, 70B on 4xL40", replace(small, **LARGE, load_fraction=0.6)
+    # The setting of the GreenCache paper (arXiv 2505.23970), with an SSD factor of its order.
+    large = replace(
+        small,
+        model="llama-3.1-70b",
+        hardware="4xL40",
+        weight_dtype="int8",
+        ssd_kg_per_tb=30.0,
+        load_fraction=0.6,
+    )
+    yield "mooncake, 70B on 4xL40", large
     for workload in ("conversation", "document", "agentic"):
-        composed = replace(
-            small, **LARGE, workload=workload, load_fraction=0.6, hours=48.0, block_tokens=512
-        )
+        composed = replace(large, workload=workload, hours=48.0, block_tokens=512)
         yield f"{workload}, 70B on 4xL40", composed
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -273,7 +273,8 @@ def _tier(
 
 def _rows(one: _State, replicas: int) -> _State:
     """The same state for each replica, as rows of one."""
-    return one._make(np.repeat(array[np.newaxis], replicas, axis=0) for array in one)
+    arrays: tuple[NDArray[Any], ...] = one
+    return type(one)(*(np.repeat(array[np.newaxis], replicas, axis=0) for array in arrays))
 
 
 def _requests(trace: RequestTrace) -> NDArray[np.void]:

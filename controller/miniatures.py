@@ -129,7 +129,7 @@ def _tier(minis: Miniatures, model: Reuse, i: int) -> TierState:
         minis.history[begin:end],
         minis.heap[begin:end],
         minis.seen,
-        model.index,
+        model.density,
     )
 
 

@@ -66,8 +66,7 @@ Ids = NDArray[np.int32]
 
 CREDIT_S = 6 * 3600.0
 """Most credit, in time to earn it. Of 1, 6 and 24 h none was better or worse by more than 0.3 % of
-grams on two days of conversation, documents and agents: a quarter of a day evens out hours, and is
-learned from cold in less than one."""
+grams on two days of conversation, documents and agents."""
 
 PER_DOUBLING = 2
 RATIOS = 33

@@ -236,9 +236,9 @@ def carbon_value(state: TierState, slot: int, now_s: float) -> float:
 
     What a block saves, in grams for each block-second of room that it takes::
 
-        value = index * (recompute_j - load_j) * gco2_per_j - hold_g_per_s
+        value = density * (recompute_j - load_j) * gco2_per_j - hold_g_per_s
 
-    ``index`` in hits per block-second is the probability of its reuse within the horizon that
+    ``density`` in hits per block-second is the probability of its reuse within the horizon that
     suits it best over the time it is expected to be kept, by its class and age (see
     `greencache.tiers.worth`); ``recompute_j`` is the marginal energy of computing it, ``cost_base +
     cost_per_depth * depth`` since attention runs over all before it; ``load_j`` that of loading it
@@ -254,7 +254,7 @@ def carbon_value(state: TierState, slot: int, now_s: float) -> float:
     block = state.seen[state.slots[slot].id]
     cost = state.weights[COST_BASE] + state.weights[COST_PER_DEPTH] * block.depth
     spared = max(0.0, cost - state.weights[LOAD_COST])
-    return float(state.index[block.kind, bucket_of(now_s - block.last_s)] * spared)
+    return float(state.density[block.kind, bucket_of(now_s - block.last_s)] * spared)
 
 
 @inlined

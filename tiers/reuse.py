@@ -6,9 +6,9 @@ how many spells ended at that age and for how many block-seconds spells were the
 ratio is the hazard of reuse (`greencache.tiers.worth`). It looks at requests and not at what any
 tier holds, so what a tier evicts does not hide that it would have been asked for.
 
-A block's class is how often it was asked for and its *generation*: the turn of a conversation that
-it was first seen in, as far as that shows. A block first seen behind another one that was known
-already is one generation younger than that one.
+A block's class is how often it was asked for, after what pause, and its *generation*: the turn of a
+conversation that it was first seen in, as far as that shows. A block first seen behind another one
+that was known already is one generation younger than that one.
 
 Spells count with the weight that the time of their beginning has now, half of it every half-life,
 so that ended and running ones of one time weigh alike: else the many blocks that are never asked
@@ -53,12 +53,14 @@ MOST_GENERATIONS = 3
 PAUSES_S = (256.0, 1024.0, 4096.0)
 PAUSES = 4
 CLASSES = MOST_ACCESSES * MOST_GENERATIONS * PAUSES
-"""Accesses so far from 1 on, and generations from 0 on; more of either count as the most.
+"""Accesses so far from 1 on and generations from 0 on, more of either counting as the most; and the
+pause before the last access, since the nearest block that was known had been asked for.
 
 Measured by what ``carbon`` hits in a small tier, of all blocks asked for (1 % of those of the
 Mooncake conversation, 0.3 % of those of two days of documents): one class for all 6.8 and 48.0 %,
-accesses alone 10.9 and 48.9 %, generations alone 7.9 and 49.8 %, both 10.8 and 50.6 %. More of
-either gives no more.
+accesses alone 10.9 and 48.9 %, generations alone 7.9 and 49.8 %, both 10.8 and 50.6 %, the pause
+too 10.5 and 51.0 %. The pause tells most for agents: of their blocks the 5 % of best class have
+15 % of all reuse after ten minutes with it, 6 % without. More accesses or generations give no more.
 """
 
 PER_OCTAVE = 2
@@ -123,7 +125,7 @@ class Reuse(NamedTuple):
     """By class, with all together as the last one, and bucket: hazard, and room to work in."""
     survival: NDArray[np.float64]
     """By class and bucket: share of spells that reach the bucket's younger end."""
-    index: NDArray[np.float64]
+    density: NDArray[np.float64]
     """By class and bucket: hits per block-second, see `greencache.tiers.worth`."""
 
 
@@ -149,7 +151,7 @@ def new_reuse(ids: int, half_life_s: float = HALF_LIFE_S) -> Reuse:
         half_life_s=np.array([half_life_s]),
         table=np.zeros((CLASSES + 1, BUCKETS, 4)),
         survival=np.ones((CLASSES, BUCKETS + 1)),
-        index=np.zeros((CLASSES, BUCKETS)),
+        density=np.zeros((CLASSES, BUCKETS)),
     )
 
 

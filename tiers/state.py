@@ -116,8 +116,8 @@ class TierState(NamedTuple):
     seen: NDArray[np.void]
     """A `greencache.tiers.reuse.SEEN` record for each id, shared with the model of reuse that the
     tier follows; none if it follows none."""
-    index: NDArray[np.float64]
-    """Its index, hits per block-second by class and bucket of age; zeros if it follows none."""
+    density: NDArray[np.float64]
+    """Its hits per block-second, by class and bucket of age; zeros if it follows none."""
 
 
 def allocate(
@@ -155,13 +155,13 @@ def allocate(
         history=np.zeros(slots, HISTORY),
         heap=none,
         seen=np.zeros(0, SEEN),
-        index=np.zeros((CLASSES, BUCKETS)),
+        density=np.zeros((CLASSES, BUCKETS)),
     )
 
 
 def follow(state: TierState, model: Reuse) -> TierState:
     """The tier with what a model of reuse knows of each block, shared with the model."""
-    return state._replace(seen=model.seen, index=model.index)
+    return state._replace(seen=model.seen, density=model.density)
 
 
 def grow(state: TierState, slots: int, ids: int) -> TierState:

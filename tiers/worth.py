@@ -13,9 +13,9 @@ distribution, as usual for a rate. Hazard falls about as one over age in streams
 
 *Hits per block-second*: to keep a block of class ``c`` from age ``a`` up to age ``T`` takes the
 seconds until it is asked for or is ``T`` old, and gives a hit with the probability that it is asked
-for. The best ratio that any ``T`` gives is the block's index::
+for. The best ratio that any ``T`` gives is the block's index, ``density``::
 
-    index[c, a] = max over T of  P(reused before T | not before a) / E[min(reuse, T) - a]
+    density[c, a] = max over T of  P(reused before T | not before a) / E[min(reuse, T) - a]
 
 in hits per second of one block's room. Gittins (J. R. Statist. Soc. B 41, 1979) proves such an
 index optimal for the choice among tasks that stand still while others are worked on; hit density in
@@ -178,7 +178,7 @@ def survival_at(model: Reuse, kind: int, age_s: float) -> float:
 
 @subroutine
 def rank(model: Reuse) -> None:
-    """Make the index anew: hits per block-second from each bucket's younger end on."""
+    """Make ``density`` anew: hits per block-second from each bucket's younger end on."""
     for kind in range(CLASSES):
         for start in range(BUCKETS):
             hits = kept_s = 0.0
@@ -191,4 +191,4 @@ def rank(model: Reuse) -> None:
                 surviving *= cell[STAY]
                 if hits * best_s > best_hits * kept_s:
                     best_hits, best_s = hits, kept_s
-            model.index[kind, start] = best_hits / best_s
+            model.density[kind, start] = best_hits / best_s

@@ -87,11 +87,17 @@ def test_options_go_before_settings(
     assert greencache(*arguments) == 0
     from_settings = json.loads(capsys.readouterr().out)
     assert from_settings["runs"][0]["policy"] == "lfu"
+    assert from_settings["runs"][0]["admission"] == "value"
     assert from_settings["runs"][0]["capacity_bytes"][0][1]["ssd"] == 10**12
     assert from_settings["factors"]["ssd_kg_per_tb"]["value"] == 30
-    assert greencache(*arguments, "--policy=lcs", "--ssd-kg-per-tb=160") == 0
+    options = ("--policy=lcs", "--ssd-kg-per-tb=160", "--admission=all")
+    assert greencache(*arguments, *options) == 0
     from_options = json.loads(capsys.readouterr().out)
     assert from_options["runs"][0]["policy"] == "lcs"
+    assert from_options["runs"][0]["admission"] == "all"
+    written, declined = (from_options["runs"][0][f"ssd_bytes_{n}"] for n in ("written", "declined"))
+    assert written > from_settings["runs"][0]["ssd_bytes_written"]
+    assert declined == 0 < from_settings["runs"][0]["ssd_bytes_declined"]
     assert from_options["factors"]["ssd_kg_per_tb"]["value"] == 160
 
 
@@ -124,6 +130,7 @@ def test_a_grid_of_ones_own(
         (["--hardware=many"], "unknown GPU 'many'"),
         (["--hardware=3xH100"], "1, 2, 4 or 8 GPUs"),
         (["--policy=fifo"], "unknown policy 'fifo'"),
+        (["--admission=some"], "unknown admission 'some'"),
         (["--plans=full,empty"], "unknown plan 'empty'"),
         (["--grid=ATLANTIS"], "unknown zone 'ATLANTIS'"),
         (["--grid=nowhere.csv"], "nowhere.csv: no such file"),
@@ -300,6 +307,7 @@ def test_help_names_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
         settings.engine.weight_dtype,
         settings.engine.kv_dtype,
         settings.storage.policy,
+        settings.storage.admission,
         settings.grid.zone,
         "512GiB",
         "16TB",

@@ -46,14 +46,20 @@ def prefix_requests(draw: st.DrawFn) -> list[list[int]]:
 def test_decides_as_its_definition(
     policy: str, requests: list[list[int]], capacity: int, steps: st.DataObject
 ) -> None:
-    costs = {"cost_base": 1.0, "cost_per_depth": 0.25, "load_cost": 1.5}
-    index = TierIndex(capacity, policy, **costs)
+    index = TierIndex(capacity, policy, cost_base=1.0, cost_per_depth=0.25, load_cost=1.5)
 
     def hits_per_s(name: int, now_s: float) -> float:
         block = index.state.seen[name]
-        return float(index.state.index[block["kind"], bucket(now_s - block["last_s"])])
+        return float(index.state.density[block["kind"], bucket(now_s - block["last_s"])])
 
-    reference = ReferenceCache(capacity, policy, **costs, hits_per_s=hits_per_s)
+    reference = ReferenceCache(
+        capacity,
+        policy,
+        cost_base=1.0,
+        cost_per_depth=0.25,
+        load_cost=1.5,
+        hits_per_s=hits_per_s,
+    )
     now_s = 0.0
     for request in requests:
         now_s += steps.draw(st.sampled_from([0.0, 0.5, 1.0, 60.0]))

@@ -58,7 +58,7 @@ def bucket(age_s: float) -> int:
 
 def index_of(model: Reuse, now_s: float) -> NDArray[np.float64]:
     make_tables(model, now_s)
-    return model.index
+    return model.density
 
 
 def ask(model: Reuse, block: int, now_s: float) -> None:
@@ -113,7 +113,7 @@ def test_the_life_table_is_that_of_all_spells_one_by_one(
         )
         hazards = model.table[kind, :, HAZARD].tolist()
         for start in range(0, BUCKETS, 9):
-            assert model.index[kind, start] == pytest.approx(best_ratio(hazards, start), rel=1e-6)
+            assert model.density[kind, start] == pytest.approx(best_ratio(hazards, start), rel=1e-6)
 
 
 def test_nothing_is_known_at_first_and_the_index_falls_with_age() -> None:
