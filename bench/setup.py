@@ -50,7 +50,7 @@ SIMULATED_FACTORS = frozenset(
 )
 """Factors that the simulation itself depends on; of the others only `value` does."""
 
-_PRICE_STEP = math.sqrt(2)
+_PRICE_STEP = 2.0
 _LEAST_GCO2_PER_KWH = 1.0
 """Cleaner than any grid: on one without carbon no wear would be worth anything."""
 

@@ -28,6 +28,9 @@ __all__ = ["IntensitySource", "Lookout", "RollingForecast", "View", "learned_fro
 
 _DAY_S = 24 * HOUR_S
 
+_SCENARIOS = (np.arange(8) + 0.5) / 8
+"""Quantiles of the load's forecast that stand for its distribution."""
+
 
 class View(NamedTuple):
     """What is expected of the coming intervals.
@@ -159,7 +162,12 @@ class Lookout:
         load = self._load.forecast(telemetry.loads(), steps, origin)
         prospects = self._model.instance(
             profile,
-            Outlook(load.mean, load.quantile(self._settings.load_quantile), intensity.mean),
+            Outlook(
+                load.mean,
+                load.quantile(_SCENARIOS),
+                load.quantile(self._settings.load_quantile),
+                intensity.mean,
+            ),
             content_bytes=latest.used_bytes["ssd"],
             backlog_s=latest.backlog_s,
             calibration=self.calibration,
@@ -182,6 +190,7 @@ class Lookout:
             day=day,
             requests_before=before[:, 0],
             attained_before=before[:, 1],
+            withstood=prospects.withstood,
         )
         notices = []
         if intensity.filled:

@@ -154,11 +154,10 @@ class Controller:
         except InfeasibleError:
             # The last tenths of a point cost the most, and are below what models can tell apart.
             most = relaxed(instance)
-            margin = self._settings.slo_margin
             nearly = replace(
                 most,
-                target=np.maximum(most.target - margin, 0.0),
-                floor=np.maximum(most.floor - margin, 0.0),
+                target=np.maximum(most.target - _NEARLY, 0.0),
+                floor=np.maximum(most.floor - _NEARLY, 0.0),
             )
             return plan(nearly, gap=_GAP), "infeasible"
 
@@ -221,6 +220,9 @@ class Controller:
             now_s, before, self.sizes, advised, reason, fallback, grams, attained, tuple(new)
         )
 
+
+_NEARLY = 0.005
+"""Share of requests within the SLO that is let go where it cannot be kept anyway."""
 
 _GAP = 1e-5
 """By how much of its grams a plan may be above the best: less than any figure in it is known by."""

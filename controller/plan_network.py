@@ -80,14 +80,13 @@ def lay_out(instance: Instance) -> Network:
         day=instance.day_index,
         needs=instance.day_needs,
     )
-    floors = instance.floor_needs
+    holds = instance.floored >= instance.floor_needs[:, None, None]
     reached = np.zeros((intervals + 1, nodes), np.bool_)
     reached[0, instance.start_node] = True
     stuck = _collect(
-        np.ascontiguousarray(instance.grams, np.float64),
+        np.where(holds, instance.grams, np.inf),
         np.ascontiguousarray(instance.attained, np.float64),
         np.ascontiguousarray(instance.next_node, np.int32),
-        floors,
         network,
         reached,
         np.full(nodes, NONE, np.int64),
@@ -107,7 +106,7 @@ def _floor_missed(instance: Instance, interval: int, reached: NDArray[np.bool_])
     floor = np.broadcast_to(instance.floor, instance.requests.shape)[interval]
     return InfeasibleError(
         needed=float(floor * instance.requests[interval]),
-        attainable=float(instance.attained[interval][usable].max()) if usable.any() else None,
+        attainable=float(instance.floored[interval][usable].max()) if usable.any() else None,
         interval=interval,
     )
 
@@ -136,7 +135,6 @@ def _collect(
     grams: NDArray[np.float64],
     attained: NDArray[np.float64],
     next_node: NDArray[np.int32],
-    floors: NDArray[np.float64],
     network: Network,
     reached: NDArray[np.bool_],
     head: NDArray[np.int64],
@@ -157,7 +155,7 @@ def _collect(
             first = end
             for k in range(choices):
                 g, a, m = grams[t, n, k], attained[t, n, k], next_node[t, n, k]
-                if a < floors[t] or g == np.inf:
+                if g == np.inf:
                     continue
                 other = head[m]
                 while other != NONE:

@@ -47,6 +47,9 @@ class Instance:
     requests_before, attained_before:
         What each day of the horizon has had before it, in the order of the days; nothing if left
         out.
+    withstood:
+        Requests within the SLO that floors are held against, ``[T, N, K]``: those at a load that
+        each interval should withstand, higher than the expected one. ``attained`` if left out.
 
     Raises
     ------
@@ -64,13 +67,14 @@ class Instance:
     day: NDArray[np.int64]
     requests_before: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
     attained_before: NDArray[np.float64] = field(default_factory=lambda: np.zeros(1))
+    withstood: NDArray[np.float64] | None = None
 
     def __post_init__(self) -> None:
         shape = self.grams.shape
         if len(shape) != 3 or 0 in shape:
             raise InputError("an instance needs an interval, a node and a choice at least")
-        if self.attained.shape != shape or self.next_node.shape != shape:
-            raise InputError("grams, attained and next_node need the same shape")
+        if not self.attained.shape == self.next_node.shape == self.floored.shape == shape:
+            raise InputError("grams, attained, next_node and withstood need the same shape")
         if self.requests.shape != shape[:1] or self.day.shape != shape[:1]:
             raise InputError(f"requests and day need one entry for each of {shape[0]} intervals")
         if (np.diff(self.day) < 0).any():
@@ -98,6 +102,11 @@ class Instance:
         """Intervals, nodes and choices."""
         intervals, nodes, choices = self.grams.shape
         return intervals, nodes, choices
+
+    @property
+    def floored(self) -> NDArray[np.float64]:
+        """What floors are held against, ``[T, N, K]``."""
+        return self.attained if self.withstood is None else self.withstood
 
     @cached_property
     def days(self) -> NDArray[np.int64]:
@@ -139,9 +148,13 @@ class Instance:
         had = plan.day_attained - self.attained_before
         return (
             bool(np.isfinite(plan.grams))
-            and bool((plan.attained >= self.floor_needs - floor_slack).all())
+            and bool((self.floored_by(plan) >= self.floor_needs - floor_slack).all())
             and bool((had >= self.day_needs - day_slack).all())
         )
+
+    def floored_by(self, plan: Plan) -> NDArray[np.float64]:
+        """What floors are held against, of the choices of ``plan``, ``[T]``."""
+        return self.floored[np.arange(len(plan.choices)), plan.nodes[:-1], plan.choices]
 
     def follow(self, choices: NDArray[np.int64]) -> NDArray[np.int64]:
         """Nodes in which the intervals begin if ``choices`` are taken; one more than intervals."""

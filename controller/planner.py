@@ -80,6 +80,7 @@ def most_attained(instance: Instance) -> Plan:
     _serve_most(
         np.ascontiguousarray(instance.grams, np.float64),
         np.ascontiguousarray(instance.attained, np.float64),
+        np.ascontiguousarray(instance.floored, np.float64),
         np.ascontiguousarray(instance.next_node, np.int32),
         instance.floor_needs,
         ahead,
@@ -106,7 +107,7 @@ def relaxed(instance: Instance) -> Instance:
     target = np.minimum(wanted, _share(best.day_attained, instance.day_requests))
     floor = np.minimum(
         np.broadcast_to(instance.floor, len(instance.day)),
-        _share(best.attained, instance.requests),
+        _share(instance.floored_by(best), instance.requests),
     )
     return replace(instance, target=target, floor=floor)
 
@@ -121,6 +122,7 @@ def _share(attained: NDArray[np.float64], requests: NDArray[np.float64]) -> NDAr
 def _serve_most(
     grams: NDArray[np.float64],
     attained: NDArray[np.float64],
+    floored: NDArray[np.float64],
     next_node: NDArray[np.int32],
     floors: NDArray[np.float64],
     ahead: NDArray[np.float64],
@@ -136,7 +138,7 @@ def _serve_most(
                 if grams[t, n, k] == np.inf:
                     continue
                 after = ahead[t + 1, next_node[t, n, k]]
-                missed = after[MISSED] + max(floors[t] - attained[t, n, k], 0.0)
+                missed = after[MISSED] + max(floors[t] - floored[t, n, k], 0.0)
                 if missed > best[MISSED] or missed == np.inf:
                     continue
                 has = after[ATTAINED] + attained[t, n, k]

@@ -8,8 +8,11 @@ A state is what the SSD holds and how much work is left over. DRAM fills within 
 to be full at once. With ``c`` bytes on SSD, a size ``s`` chosen and ``w`` bytes written in the
 interval, the content goes from ``min(c, s)`` to ``min(s, min(c, s) + w)``. A tier of size ``s``
 that holds only ``f`` bytes hits like one of size ``f``: it holds what the last ``f`` bytes of
-storing left there, as a smaller tier would under lru. The interval's reuse is that of its mean
-content, between the candidate sizes by interpolation.
+storing left there, as a smaller tier would under lru. But where little of what is computed is
+admitted, ``f`` bytes took long to gather, and most of them are past their reuse: such a tier hits
+as if full as soon as it holds what is written in half an hour, in which most reuse comes. The
+larger of the two is taken, for the mean content of the interval, between the candidate sizes by
+interpolation.
 
 States are levels of both. Where a level lies between two, the interval decides which one it
 becomes: the fraction is compared with ``t * 0.618... mod 1``, which over the intervals lies below
@@ -41,7 +44,11 @@ __all__ = ["Expected", "Outlook", "Prospects", "ProspectsModel"]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-_LOADS = 8
+_SOON_S = 1800.0
+"""In which most reuse comes: 9 of 10 gaps inside recorded sessions are shorter than 480 s
+(docs/workloads.md), and of those that SSD serves, after HBM's, about as many are below this."""
+
+_LOADS = 12
 """Loads between the lowest and the highest forecast at which requests are queued."""
 
 _NO_LOAD = 1e-3
@@ -55,13 +62,17 @@ class Outlook(NamedTuple):
     ----------
     requests:
         Requests expected in each.
+    scenarios:
+        What it may be as likely, [scenarios, intervals]: quantiles of the forecast. An engine that
+        is late is late for all, so whether requests are in time is averaged over them.
     high_requests:
-        A load that each is planned to withstand: a quantile of the forecast.
+        What it should be able to withstand: a high quantile.
     gco2_per_kwh:
         Carbon intensity expected in each.
     """
 
     requests: Floats
+    scenarios: Floats
     high_requests: Floats
     gco2_per_kwh: Floats
 
@@ -81,6 +92,8 @@ class Prospects(NamedTuple):
         The state now.
     choices:
         (K, 2): positions of the DRAM and the SSD size.
+    withstood:
+        As ``attained``, at the load that each interval should withstand: of as many requests.
     """
 
     grams: Floats
@@ -89,6 +102,7 @@ class Prospects(NamedTuple):
     next_node: Ints
     start_node: int
     choices: Ints
+    withstood: Floats
 
 
 class Expected(NamedTuple):
@@ -209,7 +223,7 @@ class ProspectsModel:
         if len(profile.sample.gaps) == 0:
             raise InputError("no request was seen yet: there is nothing to plan with")
         for series in outlook:
-            if len(series) != len(outlook.requests) or not (series >= 0).all():
+            if series.shape[-1] != len(outlook.requests) or not (series >= 0).all():
                 raise InputError("forecasts are of equal length, and numbers of 0 or more")
         calibration = calibration or Calibration()
         costs = self._costs(profile, calibration)
@@ -235,6 +249,7 @@ class ProspectsModel:
             unfolded.next_node,
             self.node(content_bytes, backlog_s),
             self.choices,
+            self._withstood(profile, outlook, calibration, states),
         )
 
     def _costs(self, profile: ReuseProfile, calibration: Calibration) -> PairCosts:
@@ -246,22 +261,24 @@ class ProspectsModel:
         )
 
     def _contents(self, costs: PairCosts, requests: Floats) -> tuple[Floats, Floats, Floats]:
-        """Content of one engine when an interval ends and its mean, and bytes written by all.
+        """Content of one engine when an interval ends, the one that it hits by, and bytes written.
 
-        Arrays (T, levels of content, K).
+        Arrays (T, levels of content, K); bytes written are those of all engines.
         """
         size = self.ssd_bytes[self.choices[:, 1]]
         before = np.minimum(self.content_bytes[:, None], size)
-        per_request = np.interp(before, self.ssd_bytes, costs.written_bytes)
-        # A size of 0 is never written to; between 0 and the first size all that is new is.
-        if len(self.ssd_bytes) > 1 and self.ssd_bytes[0] == 0:
-            reached = np.maximum(before, self.ssd_bytes[1])
-            per_request = np.interp(reached, self.ssd_bytes, costs.written_bytes) * (size > 0)
-        written = requests[:, None, None] * per_request
+        shape = (len(requests), *before.shape)
+        # Admission writes by the size that there is, whatever it holds yet.
+        per_request = np.interp(size, self.ssd_bytes, costs.written_bytes) * (size > 0)
+        written = np.broadcast_to(requests[:, None, None] * per_request, shape)
         if not self._fill:
-            whole = np.broadcast_to(size, written.shape)
+            whole = np.broadcast_to(size, shape)
             return whole, whole, written
-        return *grown(before, size, written / self.service.replicas), written
+        each = written / self.service.replicas
+        content, mean = grown(before, size, each)
+        soon = each * (_SOON_S / self.service.limits.interval_s)
+        reached = np.divide(mean, soon, out=np.ones(shape), where=soon > 0)
+        return content, np.maximum(mean, size * np.minimum(reached, 1.0)), written
 
     def _grams(self, serving_j: Floats, written: Floats, gco2_per_kwh: Floats) -> Floats:
         """Grams of all engines, (T, levels of content, K)."""
@@ -292,16 +309,42 @@ class ProspectsModel:
     ) -> Tables:
         """What each interval brings at each pair of sizes, the SSD full."""
         service = self.service
+        scenarios = np.maximum(outlook.scenarios, _NO_LOAD)
+        rates = scenarios / service.limits.interval_s
+        loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
+        at_loads = service.attained(profile, calibration.work, loads, self._usual_most_s)
+        shares = calibration.shifted(at_loads.share)
+        # A busy hour has more requests as well: shares are averaged over requests, not hours.
+        weights = scenarios / scenarios.sum(axis=0)
+        share = np.zeros((scenarios.shape[1], *shares.shape[1:]))
+        backlog_s = np.zeros_like(share)
+        for rate, weight in zip(rates, weights, strict=True):
+            share += weight[:, None, None] * _at(rate, loads, shares)
+            backlog_s += _at(rate, loads, at_loads.backlog_s) / len(rates)
+        return Tables(
+            self._serving_j(profile, costs, outlook.requests),
+            outlook.requests[:, None, None] * share,
+            backlog_s,
+            rates.mean(axis=0)[:, None, None] / service.replicas * costs.prefill_s,
+        )
+
+    def _withstood(
+        self, profile: ReuseProfile, outlook: Outlook, calibration: Calibration, states: States
+    ) -> Floats:
+        """Requests in time by interval, state and choice if all loads were high."""
+        service = self.service
         rates = np.maximum(outlook.high_requests, _NO_LOAD) / service.limits.interval_s
         loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
         at_loads = service.attained(profile, calibration.work, loads, self._usual_most_s)
-        share = calibration.shifted(_at(rates, loads, at_loads.share))
-        return Tables(
-            self._serving_j(profile, costs, outlook.requests),
+        share = _at(rates, loads, calibration.shifted(at_loads.share))
+        costs = self._costs(profile, calibration)
+        tables = Tables(
+            np.zeros_like(share),
             outlook.requests[:, None, None] * share,
             _at(rates, loads, at_loads.backlog_s),
             rates[:, None, None] / service.replicas * costs.prefill_s,
         )
+        return unfold(tables, states).in_time
 
     @property
     def _usual_most_s(self) -> float:

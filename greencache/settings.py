@@ -119,13 +119,13 @@ class ControlSettings(_Part):
         0.001, ge=0, le=1, description="share of the horizon's grams that a change must save"
     )
     floor: float = Field(
-        0.75, ge=0, le=1, description="share of an interval's requests to be within the SLO"
+        0.8, ge=0, le=1, description="share of an interval's requests to be within the SLO"
+    )
+    load_quantile: float = Field(
+        0.9, gt=0, lt=1, description="quantile of the load's forecast at which the floor is kept"
     )
     slo_margin: float = Field(
         0.01, ge=0, lt=1, description="planned for beyond the SLO's target, as models err"
-    )
-    load_quantile: float = Field(
-        0.6, gt=0, lt=1, description="quantile of the load's forecast for which the SLO is kept"
     )
     forecast: Literal["model", "naive", "perfect"] = Field(
         "model", description="what the controller expects: model, naive or (in a replay) perfect"
