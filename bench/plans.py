@@ -10,9 +10,11 @@ from greencache.controller.sizes import Candidates, Sizes
 from greencache.errors import InputError, QuantityError, UnknownNameError
 from greencache.quantities import format_bytes, parse_bytes
 
-__all__ = ["Plan", "parse_plans", "runs_in_hindsight"]
+__all__ = ["Plan", "any_steered", "parse_plans", "runs_in_hindsight"]
 
 _NAMES = ("none", "hbm-only", "full", "static:SIZE", "best-static", "greencache", "oracle")
+
+_STEERED = ("greencache", "oracle")
 
 _MOST_SEQUENCES = 256
 """Sequences of sizes that an oracle tries one by one, where there are no more."""
@@ -118,6 +120,11 @@ def parse_plans(text: str, installed: Installed) -> list[Plan]:
     if not plans:
         raise InputError(f"name at least one plan: {', '.join(_NAMES)}")
     return list(plans.values())
+
+
+def any_steered(text: str) -> bool:
+    """Whether a list of plans has one whose run depends on all that the controller looks at."""
+    return any(name.strip() in _STEERED for name in text.split(","))
 
 
 def runs_in_hindsight(plan: Plan, candidates: Candidates, intervals: int) -> list[Plan]:

@@ -85,7 +85,7 @@ class GridForecast:
         origin = max(int((now_s - self._first_s) / HOUR_S), 1)
         edges_s = now_s - self._first_s - origin * HOUR_S + np.arange(steps + 1) * self._interval_s
         edges_h = np.maximum(edges_s / HOUR_S, 0.0)
-        hourly = self._hourly(origin, math.ceil(edges_h[-1]))
+        hourly = self._hourly(origin, max(math.ceil(edges_h[-1]), 1))
         return replace(
             hourly,
             mean=_means(hourly.mean, edges_h),

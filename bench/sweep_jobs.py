@@ -24,6 +24,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
+from greencache.bench.plans import any_steered
 from greencache.bench.replay import value
 from greencache.bench.scenario import (
     PRICED_BY,
@@ -181,7 +182,9 @@ def _text(scenario: Scenario) -> str:
 
 
 def _simulated_part(scenario: Scenario) -> str:
-    """Equal for scenarios that share their simulations."""
+    """Equal for scenarios that share their simulations; the controller looks at everything."""
+    if any_steered(scenario.plans):
+        return _text(scenario)
     factors = {
         name: factor for name, factor in scenario.factors.items() if name in SIMULATED_FACTORS
     }

@@ -122,6 +122,22 @@ policy = ["lru", "carbon"]
     assert {row["admission"] for row in expected} == {"value"}
 
 
+def test_cells_that_the_controller_steers_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It looks at grid, scope and every factor."""
+    monkeypatch.setenv("GREENCACHE_CONTROL__INTERVAL", "1min")
+    monkeypatch.setenv("GREENCACHE_CONTROL__LEARN", "1min")
+    replay = BY_VALUE.replace("full", "greencache")
+    result = sweep(replay + '[axes]\ngrid = ["FR", "PL"]\nscope = ["attributable", "provisioned"]')
+    expected = []
+    for cell in result.spec.cells():
+        said = dict(zip(result.spec.axes, cell.values, strict=True))
+        setup, plans = build(cell.scenario, load_settings())
+        alone = rows_of(run_replay(setup, plans, clock=time.perf_counter))
+        expected += [{**said, **row, **said} for row in alone]
+    assert rows(result) == expected
+    assert result.jobs == len(result.spec) == 4
+
+
 def test_rows_have_fixed_types_and_axes_come_first() -> None:
     result = sweep()
     names = result.table.column_names
