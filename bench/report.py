@@ -13,6 +13,7 @@ from greencache.bench.sensitivity_views import tornado
 from greencache.bench.table import load_notes, sizes_text, span_text
 from greencache.bench.workload_statistics import WorkloadComparison
 from greencache.bench.workloads import comparison_rows
+from greencache.controller.loop import Decision
 from greencache.quantities import format_bytes
 from greencache.version import VERSION
 
@@ -98,6 +99,18 @@ def _row(replay: Replay, result: PlanResult) -> dict[str, object]:
     return row
 
 
+def _worth_telling(decisions: tuple[Decision, ...]) -> list[Decision]:
+    """Decisions that changed a size or advised to, or fell back otherwise than the one before."""
+    told = []
+    before: str | None = None
+    for decision in decisions:
+        changed = decision.before != decision.sizes or decision.advised != decision.sizes
+        if changed or decision.fallback != before:
+            told.append(decision)
+        before = decision.fallback
+    return told
+
+
 def html_report(
     replay: Replay,
     sensitivity: Sensitivity | None = None,
@@ -128,6 +141,11 @@ def html_report(
         headline=_headline(replay),
         rows=[_row(replay, result) for result in replay.results],
         unseen=UNSEEN,
+        decided=[
+            (result.plan, told)
+            for result in replay.results
+            if (told := _worth_telling(result.decisions))
+        ],
         comparison=comparison and comparison_rows(comparison),
         load_notes=load_notes(replay.setup),
         plots=plots,

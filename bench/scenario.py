@@ -57,7 +57,7 @@ __all__ = [
     "likely_prices",
 ]
 
-DEFAULT_PLANS = "none,hbm-only,full,best-static,greencache"
+DEFAULT_PLANS = "none,hbm-only,full,best-static"
 SATURATING = "saturation"
 """What progress calls the search for the load that saturates."""
 

@@ -105,7 +105,8 @@ def _means(hourly: NDArray[np.float64], edges_h: NDArray[np.float64]) -> NDArray
     sums = np.interp(edges_h, np.arange(len(hourly) + 1), np.append(0.0, np.cumsum(hourly)))
     width_h = np.diff(edges_h)
     at_edge = hourly[np.minimum(edges_h[:-1].astype(np.int64), len(hourly) - 1)]
-    return np.divide(np.diff(sums), width_h, out=at_edge.copy(), where=width_h > 0)
+    means = np.divide(np.diff(sums), width_h, out=at_edge.copy(), where=width_h > 0)
+    return np.asarray(means)
 
 
 def _perturbed(forecaster: Forecaster, settings: ControlSettings, seed: int) -> Forecaster:
@@ -186,6 +187,7 @@ def _lookout(
         prices,
         np.array(candidates.dram_bytes, np.float64),
         np.array(candidates.ssd_bytes, np.float64),
+        selective=storing.by_value,
         fill=settings.fill,
     )
     return Lookout(

@@ -8,11 +8,10 @@ A state is what the SSD holds and how much work is left over. DRAM fills within 
 to be full at once. With ``c`` bytes on SSD, a size ``s`` chosen and ``w`` bytes written in the
 interval, the content goes from ``min(c, s)`` to ``min(s, min(c, s) + w)``. A tier of size ``s``
 that holds only ``f`` bytes hits like one of size ``f``: it holds what the last ``f`` bytes of
-storing left there, as a smaller tier would under lru. But where little of what is computed is
-admitted, ``f`` bytes took long to gather, and most of them are past their reuse: such a tier hits
-as if full as soon as it holds what is written in half an hour, in which most reuse comes. The
-larger of the two is taken, for the mean content of the interval, between the candidate sizes by
-interpolation.
+storing left there, as a smaller tier would under lru. But where only what is worth it is written,
+``f`` bytes took long to gather, and most of them are past their reuse: such a tier hits as if full
+as soon as it holds what is written in half an hour, in which most reuse comes, if that is more. It
+is the mean content of the interval that counts; between the candidate sizes is interpolated.
 
 States are levels of both. Where a level lies between two, the interval decides which one it
 becomes: the fraction is compared with ``t * 0.618... mod 1``, which over the intervals lies below
@@ -145,6 +144,8 @@ class ProspectsModel:
         size, at equal distances.
     backlog_s:
         Levels of work left over, from 0 up.
+    selective:
+        Whether only what is worth it is written to SSD.
     fill:
         Whether a tier that grew is known to be empty at first; else it is taken to be full at once.
 
@@ -163,9 +164,10 @@ class ProspectsModel:
         *,
         content_bytes: Floats | None = None,
         backlog_s: Floats | None = None,
+        selective: bool = False,
         fill: bool = True,
     ) -> None:
-        self._fill = fill
+        self._selective, self._fill = selective, fill
         self.service, self.prices = service, prices
         self.dram_bytes = np.asarray(dram_bytes, np.float64)
         self.ssd_bytes = np.asarray(ssd_bytes, np.float64)
@@ -268,14 +270,19 @@ class ProspectsModel:
         size = self.ssd_bytes[self.choices[:, 1]]
         before = np.minimum(self.content_bytes[:, None], size)
         shape = (len(requests), *before.shape)
-        # Admission writes by the size that there is, whatever it holds yet.
-        per_request = np.interp(size, self.ssd_bytes, costs.written_bytes) * (size > 0)
+        # Selected writes are paced by the size that there is; others are what content lacks, which
+        # between 0 and the first size is all that is new.
+        first = self.ssd_bytes[min(1, len(self.ssd_bytes) - 1)]
+        by = size if self._selective else np.maximum(before, first)
+        per_request = np.interp(by, self.ssd_bytes, costs.written_bytes) * (size > 0)
         written = np.broadcast_to(requests[:, None, None] * per_request, shape)
         if not self._fill:
             whole = np.broadcast_to(size, shape)
             return whole, whole, written
         each = written / self.service.replicas
         content, mean = grown(before, size, each)
+        if not self._selective:
+            return content, mean, written
         soon = each * (_SOON_S / self.service.limits.interval_s)
         reached = np.divide(mean, soon, out=np.ones(shape), where=soon > 0)
         return content, np.maximum(mean, size * np.minimum(reached, 1.0)), written

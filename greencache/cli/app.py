@@ -73,7 +73,7 @@ def replay(
             "DRAM), static:DRAM+SSD (static:4TB, static:64GiB+4TB), greencache (the controller "
             "sizes the tiers as it goes) or oracle (in hindsight, with perfect forecasts)."
         ),
-    ] = "none,hbm-only,full,best-static,greencache",
+    ] = "none,hbm-only,full,best-static",
     policy: Annotated[
         str | None,
         typer.Option(help="Eviction policy: lru, lfu, gdsf, sieve, lcs or carbon; default lru."),

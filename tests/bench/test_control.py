@@ -9,11 +9,14 @@ from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from markupsafe import escape
 
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
 from greencache.bench.replay import PlanResult, Replay, run_replay, value
+from greencache.bench.report import html_report
+from greencache.bench.results import as_json
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import simulate_plans
 from greencache.bench.steering import GridForecast
@@ -46,7 +49,7 @@ def small(catalog: Catalog) -> ServingHardware:
 def trace() -> RequestTrace:
     """Two hours of chat after half an hour of warm-up."""
     return compose(
-        "conversation", flat_load(), hours=2, warmup_hours=0.5, mean_rate=0.8, seed=1
+        "conversation", flat_load(), hours=2, warmup_hours=0.5, mean_rate=0.5, seed=1
     ).trace
 
 
@@ -59,7 +62,7 @@ def setup(trace: RequestTrace, small: ServingHardware, catalog: Catalog) -> Repl
         hardware=small,
         factors=Factors.of(catalog, small.gpu),
         grid=GridSeries("made", start, swing, "lifecycle", "made for a test"),
-        slo=Slo(ttft_s=30.0, tpot_s=0.5, target=0.9),
+        slo=Slo(ttft_s=300.0, tpot_s=2.0, target=0.9),
         installed=INSTALLED,
         policy=Policy.LRU,
         scope=Scope.ATTRIBUTABLE,
@@ -103,6 +106,21 @@ def test_the_controller_decides_every_interval_and_says_why(replay: Replay) -> N
     assert all(decision.reason for decision in result.decisions)
     sizes = {decision.sizes for decision in result.decisions}
     assert sizes <= set(replay.setup.sizes_to_try.pairs())
+
+
+def test_the_report_says_what_was_decided_and_why(replay: Replay) -> None:
+    page = html_report(replay)
+    changed = [
+        decision
+        for decision in result_of(replay, "greencache").decisions
+        if decision.before != decision.sizes
+    ]
+    assert changed
+    assert "What the controller decided: greencache" in page
+    assert all(str(escape(decision.reason)) in page for decision in changed)
+    runs = {run["plan"]: run for run in as_json(replay, wall_s=1.0)["runs"]}
+    assert len(runs["greencache"]["decisions"]) == len(result_of(replay, "greencache").decisions)
+    assert len(runs["greencache"]["capacity_bytes"]) > 1
 
 
 def test_the_oracle_is_no_worse_than_any_fixed_size_nor_the_controller(replay: Replay) -> None:

@@ -55,7 +55,6 @@ def test_replay_writes_a_table_json_html_and_png(
         "hbm-only",
         "full",
         "best-static",
-        "greencache",
     ]
     assert files["html"].read_text().startswith("<!doctype html>")
     assert files["png"].read_bytes().startswith(b"\x89PNG")

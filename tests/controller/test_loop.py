@@ -115,7 +115,7 @@ def test_what_saves_too_little_is_left_as_it_is() -> None:
 
 
 def test_what_would_miss_the_slo_is_changed_for_however_little() -> None:
-    short = [[10, 10, 7], [10, 10, 7]]
+    short = [[10.0, 10.0, 7.0], [10.0, 10.0, 7.0]]
     _, (decision,) = decisions(view_of([[5, 4.01, 4], [5, 4.01, 4]], short))
     assert decision.sizes == Sizes(0, TB)
     assert "would miss the SLO" in decision.reason
@@ -134,7 +134,7 @@ def test_nothing_seen_yet_is_learning_too() -> None:
 
 
 def test_an_slo_that_cannot_be_kept_is_kept_as_far_as_can_be() -> None:
-    never = [[5, 8, 6], [5, 8, 6]]
+    never = [[5.0, 8.0, 6.0], [5.0, 8.0, 6.0]]
     controller, (decision, again) = decisions(
         view_of([[1, 9, 8]] * 2, never, floor=0.9), view_of([[1, 9, 8]] * 2, never, floor=0.9)
     )

@@ -75,7 +75,7 @@ def model(catalog: Catalog) -> ProspectsModel:
 
 def outlook(requests: list[float], gco2_per_kwh: float = 50.0) -> Outlook:
     loads = np.array(requests)
-    return Outlook(loads, loads, np.full(len(loads), gco2_per_kwh))
+    return Outlook(loads, loads[None], loads, np.full(len(loads), gco2_per_kwh))
 
 
 def instance(
