@@ -222,19 +222,19 @@ class Controlled:
         kind = "perfect" if plan.name == "oracle" else setup.control.forecast
         intensity, load = _forecasters(setup, admitted, kind)
         self._intensity = GridForecast(setup, intensity, setup.control.interval)
-        self._lookout = _lookout(setup, admitted, candidates, self._intensity, load)
-        self._controller = Controller(self._lookout, candidates, setup.control, self.largest)
+        self.lookout = _lookout(setup, admitted, candidates, self._intensity, load)
+        self.controller = Controller(self.lookout, candidates, setup.control, self.largest)
 
     def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
         """Tell the controller of the interval that ends, and do as it decides."""
         since_s = now_s - self.interval_s
         window = window_of(engines, since_s, now_s, self._setup.slo)
-        self._lookout.see(window, prompts_between(self._admitted, engines.requests, since_s, now_s))
-        self._controller.observe(window)
-        decision = self._controller.decide(now_s)
+        self.lookout.see(window, prompts_between(self._admitted, engines.requests, since_s, now_s))
+        self.controller.observe(window)
+        decision = self.controller.decide(now_s)
         self.decisions.append(decision)
         ahead = self._intensity.forecast(now_s, self._setup.control.horizon).mean
         plan = replace(self._plan, **decision.sizes._asdict())
         storage = self._setup.storage(plan, float(ahead.mean()))
-        self._lookout.follow(decision.sizes, _storing_rules(self._setup, storage))
+        self.lookout.follow(decision.sizes, _storing_rules(self._setup, storage))
         return storage

@@ -120,7 +120,7 @@ class Lookout:
         day_start_s: float = 0.0,
     ) -> None:
         self.calibration = Calibration()
-        self._shadow, self._model, self._intensity = shadow, model, intensity
+        self.shadow, self._model, self._intensity = shadow, model, intensity
         self._load = RollingForecast(load, round(_DAY_S / settings.interval) or 1)
         self._settings, self._day_start_s = settings, day_start_s
         self._target = min(target + settings.slo_margin, 1.0)
@@ -128,7 +128,7 @@ class Lookout:
 
     def see(self, window: Window, prompts: Prompts) -> None:
         """Learn from an interval that has passed, and from the prompts that arrived in it."""
-        profile = self._shadow.profile()
+        profile = self.shadow.profile()
         content_bytes = window.used_bytes["ssd"]
         if len(profile.sample.gaps) and window.arrivals:
             expected = self._model.expected(
@@ -142,18 +142,18 @@ class Lookout:
             )
             self.calibration = learned_from(self.calibration, expected, window)
         self._content_bytes = content_bytes
-        self._shadow.observe(prompts, window.end_s)
-        self._shadow.hold(window.held_blocks, window.end_s)
-        self._shadow.end_interval(window.start_s, window.duration_s)
+        self.shadow.observe(prompts, window.end_s)
+        self.shadow.hold(window.held_blocks, window.end_s)
+        self.shadow.end_interval(window.start_s, window.duration_s)
 
     def follow(self, sizes: Sizes, storing: StoringRules) -> None:
         """Take note of the sizes that hold from now on, and of what decides about storing."""
         block_bytes = self._model.service.hardware.layout.block_bytes
-        self._shadow.follow(sizes.dram_bytes // block_bytes, storing)
+        self.shadow.follow(sizes.dram_bytes // block_bytes, storing)
 
     def view(self, telemetry: Telemetry, now_s: float) -> View | None:
         """What is to be expected from ``now_s`` on; None before any request was seen."""
-        profile, latest = self._shadow.profile(), telemetry.latest
+        profile, latest = self.shadow.profile(), telemetry.latest
         if latest is None or len(profile.sample.gaps) == 0:
             return None
         steps = self._settings.horizon

@@ -18,8 +18,9 @@ from greencache.bench.replay import PlanResult, Replay, run_replay, value
 from greencache.bench.report import html_report
 from greencache.bench.results import as_json
 from greencache.bench.setup import ReplaySetup
-from greencache.bench.simulated import simulate_plans
-from greencache.bench.steering import GridForecast
+from greencache.bench.simulated import admit_measured, simulate_plans
+from greencache.bench.simulation import simulate
+from greencache.bench.steering import Controlled, GridForecast
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.forecasts import Perfect
@@ -172,3 +173,26 @@ def test_a_forecast_of_hours_is_averaged_over_intervals(setup: ReplaySetup) -> N
     assert forecast.mean.tolist() == [20.0, 20.0, 600.0, 600.0]
     whole = GridForecast(setup, Perfect(hours), 2 * HOUR_S).forecast(2 * HOUR_S, 2)
     assert whole.mean.tolist() == [310.0, 600.0]
+
+
+@pytest.mark.parametrize("policy", [Policy.LRU, Policy.CARBON])
+def test_miniatures_that_admit_by_value_find_and_write_what_the_engine_does(
+    setup: ReplaySetup, policy: Policy
+) -> None:
+    same = replace(setup, policy=policy, control=CONTROL.model_copy(update={"ssd": TB // 2}))
+    admitted, _ = admit_measured(same)
+    (plan,) = parse_plans("greencache", Installed(0, TB // 2))
+    controlled = Controlled(same, admitted, plan)
+    run = simulate(admitted, same.hardware, same.storage(plan), steering=controlled)
+    shadow, telemetry = controlled.lookout.shadow, controlled.controller.telemetry
+    profile, windows = shadow.profile(), telemetry.windows
+    # Sums in the profile fade by half in six hours: over two and a half they are about alike.
+    prompt_tokens = sum(window.prompt_tokens for window in windows)
+    for i, tier in enumerate(("hbm", "dram", "ssd")):
+        found = sum(window.hit_tokens[tier] for window in windows) / prompt_tokens
+        assert profile.found[0, 0, i] == pytest.approx(found, abs=0.02)
+    layout = same.hardware.layout
+    written = sum(window.written_bytes for window in windows) / layout.bytes_per_token
+    assert profile.written[0] == pytest.approx(written / prompt_tokens, rel=0.25)
+    assert run.bins["written_bytes"].sum() > 0
+    assert run.bins["declined_bytes"].sum() > 0
