@@ -71,8 +71,7 @@ class GridForecast:
         self._first_s = setup.grid_offset_s - len(grid.earlier_gco2_per_kwh) * HOUR_S
         self._hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
         self._rolling = RollingForecast(forecaster, 24 * 7)
-        told = (grid.zone, grid.source, grid.start, self._first_s)
-        self._memo = _forecasts((*told, repr(forecaster)))
+        self._memo = _forecasts((self._hours.tobytes(), self._first_s, repr(forecaster)))
 
     def past(self, window: Window) -> float:
         """As `greencache.controller.lookout.IntensitySource`."""
@@ -151,9 +150,9 @@ def _lookout(
     storing = _storing_rules(setup, setup.storage(Plan("largest")))
     shadow = ShadowCaches(
         ShadowSizes(
-            int(hardware.kv_bytes // block_bytes),
-            tuple(size // block_bytes for size in candidates.dram_bytes),
-            tuple(size // block_bytes for size in candidates.ssd_bytes),
+            setup.replicas * int(hardware.kv_bytes // block_bytes),
+            tuple(setup.replicas * (size // block_bytes) for size in candidates.dram_bytes),
+            tuple(setup.replicas * (size // block_bytes) for size in candidates.ssd_bytes),
         ),
         admitted.block_tokens,
         setup.policy,

@@ -21,6 +21,7 @@ from greencache.controller.prospects import Expected, Outlook, ProspectsModel
 from greencache.controller.shadow import ShadowCaches, StoringRules
 from greencache.controller.sizes import Sizes
 from greencache.controller.telemetry import Telemetry, Window
+from greencache.errors import InputError, PlanningError
 from greencache.quantities import HOUR_S
 from greencache.settings import ControlSettings
 
@@ -93,7 +94,8 @@ class Lookout:
     Parameters
     ----------
     shadow:
-        Miniature caches of all candidate sizes.
+        Miniature caches of all candidate sizes; of several engines, so many times as large, since
+        they see the requests of all.
     model:
         Makes the planner's instance of reuse and forecasts.
     intensity:
@@ -124,6 +126,7 @@ class Lookout:
         self._load = RollingForecast(load, round(_DAY_S / settings.interval) or 1)
         self._settings, self._day_start_s = settings, day_start_s
         self._target = min(target + settings.slo_margin, 1.0)
+        self._replicas = model.service.replicas
         self._content_bytes = 0.0
 
     def see(self, window: Window, prompts: Prompts) -> None:
@@ -143,23 +146,32 @@ class Lookout:
             self.calibration = learned_from(self.calibration, expected, window)
         self._content_bytes = content_bytes
         self.shadow.observe(prompts, window.end_s)
-        self.shadow.hold(window.held_blocks, window.end_s)
+        self.shadow.hold(self._replicas * window.held_blocks, window.end_s)
         self.shadow.end_interval(window.start_s, window.duration_s)
 
     def follow(self, sizes: Sizes, storing: StoringRules) -> None:
         """Take note of the sizes that hold from now on, and of what decides about storing."""
         block_bytes = self._model.service.hardware.layout.block_bytes
-        self.shadow.follow(sizes.dram_bytes // block_bytes, storing)
+        self.shadow.follow(self._replicas * (sizes.dram_bytes // block_bytes), storing)
 
     def view(self, telemetry: Telemetry, now_s: float) -> View | None:
-        """What is to be expected from ``now_s`` on; None before any request was seen."""
+        """What is to be expected from ``now_s`` on; None before any request was seen.
+
+        Raises
+        ------
+        PlanningError
+            If there is nothing to forecast from.
+        """
         profile, latest = self.shadow.profile(), telemetry.latest
         if latest is None or len(profile.sample.gaps) == 0:
             return None
         steps = self._settings.horizon
-        intensity = self._intensity.forecast(now_s, steps)
         origin = round(now_s / self._settings.interval)
-        load = self._load.forecast(telemetry.loads(), steps, origin)
+        try:
+            intensity = self._intensity.forecast(now_s, steps)
+            load = self._load.forecast(telemetry.loads(), steps, origin)
+        except InputError as fault:
+            raise PlanningError(f"no forecast: {fault}") from None
         prospects = self._model.instance(
             profile,
             Outlook(

@@ -26,11 +26,12 @@ from greencache.catalog import Catalog
 from greencache.controller.forecasts import Perfect
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware
-from greencache.controller.sizes import Candidates
+from greencache.controller.sizes import Candidates, Sizes
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S, TB
 from greencache.settings import ControlSettings
 from greencache.tiers import Policy
+from greencache.tiers.admission import Admission
 from greencache.traces import GridSeries, RequestTrace
 from greencache.traces.compose import compose
 from greencache.traces.loads import flat_load
@@ -196,3 +197,56 @@ def test_miniatures_that_admit_by_value_find_and_write_what_the_engine_does(
     assert profile.written[0] == pytest.approx(written / prompt_tokens, rel=0.25)
     assert run.bins["written_bytes"].sum() > 0
     assert run.bins["declined_bytes"].sum() > 0
+
+
+def steered(setup: ReplaySetup) -> Controlled:
+    """The controller after a whole run."""
+    admitted, _ = admit_measured(setup)
+    (plan,) = parse_plans("greencache", setup.installed)
+    controlled = Controlled(setup, admitted, plan)
+    run = simulate(
+        admitted,
+        setup.hardware,
+        setup.storage(plan),
+        replicas=setup.replicas,
+        steering=controlled,
+    )
+    assert run.overloaded is None
+    return controlled
+
+
+def test_intensities_that_are_no_numbers_are_filled_said_once_and_counted(
+    setup: ReplaySetup,
+) -> None:
+    earlier = np.array([300.0, np.nan, -5.0, np.inf, 310.0] * 8)
+    controlled = steered(replace(setup, grid=replace(setup.grid, earlier_gco2_per_kwh=earlier)))
+    said = [notice for decision in controlled.decisions for notice in decision.notices]
+    assert sum("intensity" in notice for notice in said) == 1
+    assert controlled.controller.fallbacks["intensity"] == len(controlled.decisions) - 1
+    assert {decision.fallback for decision in controlled.decisions} == {"learning", None}
+
+
+def test_a_grid_of_which_nothing_is_known_leaves_the_largest_sizes(setup: ReplaySetup) -> None:
+    grid = replace(setup.grid, gco2_per_kwh=np.full(48, np.nan))
+    controlled = steered(replace(setup, grid=grid, admission=Admission.ALL))
+    assert {decision.fallback for decision in controlled.decisions} == {"learning", "largest"}
+    assert {decision.sizes for decision in controlled.decisions} == {Sizes(0, 2 * TB)}
+    assert "at least one value" in controlled.decisions[-1].reason
+
+
+def test_hours_without_traffic_are_planned_through(setup: ReplaySetup) -> None:
+    later = np.where(setup.trace.arrival_s > 4000.0, 3 * HOUR_S, 0.0)
+    silent = replace(setup.trace, arrival_s=setup.trace.arrival_s + later)
+    controlled = steered(replace(setup, trace=silent))
+    windows = controlled.controller.telemetry.windows
+    assert sum(window.arrivals == 0 for window in windows) >= 17
+    assert all(decision.fallback in ("learning", None) for decision in controlled.decisions)
+
+
+def test_several_engines_are_steered_together(setup: ReplaySetup) -> None:
+    controlled = steered(replace(setup, replicas=2))
+    telemetry, profile = controlled.controller.telemetry, controlled.lookout.shadow.profile()
+    tokens = sum(window.prompt_tokens for window in telemetry.windows)
+    found = sum(window.hit_tokens["hbm"] for window in telemetry.windows) / tokens
+    assert profile.found[0, 0, 0] == pytest.approx(found, abs=0.05)
+    assert len({decision.sizes for decision in controlled.decisions}) > 1
