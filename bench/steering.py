@@ -25,6 +25,7 @@ from greencache.controller.shadow import ShadowCaches, ShadowSizes, StoringRules
 from greencache.controller.shape_forecasts import ShapeAndLevel
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.telemetry import Window
+from greencache.errors import InputError
 from greencache.quantities import HOUR_S
 from greencache.settings import ControlSettings
 from greencache.tiers.admission import Admission
@@ -224,6 +225,14 @@ class Controlled:
         self.lookout = _lookout(setup, admitted, candidates, self._intensity, load)
         self.controller = Controller(self.lookout, candidates, setup.control, self.largest)
 
+    def _expected_gco2_per_kwh(self, now_s: float) -> float | None:
+        """What a write's wear is weighed against; None if nothing is known, which is said already."""
+        try:
+            ahead = self._intensity.forecast(now_s, self._setup.control.horizon)
+        except InputError:
+            return None
+        return float(ahead.mean.mean())
+
     def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
         """Tell the controller of the interval that ends, and do as it decides."""
         since_s = now_s - self.interval_s
@@ -232,8 +241,7 @@ class Controlled:
         self.controller.observe(window)
         decision = self.controller.decide(now_s)
         self.decisions.append(decision)
-        ahead = self._intensity.forecast(now_s, self._setup.control.horizon).mean
         plan = replace(self._plan, **decision.sizes._asdict())
-        storage = self._setup.storage(plan, float(ahead.mean()))
+        storage = self._setup.storage(plan, self._expected_gco2_per_kwh(now_s))
         self.lookout.follow(decision.sizes, _storing_rules(self._setup, storage))
         return storage
