@@ -226,7 +226,7 @@ class Controlled:
         self.controller = Controller(self.lookout, candidates, setup.control, self.largest)
 
     def _expected_gco2_per_kwh(self, now_s: float) -> float | None:
-        """What a write's wear is weighed against; None if nothing is known, which is said already."""
+        """What a write's wear is weighed against; None if nothing is known."""
         try:
             ahead = self._intensity.forecast(now_s, self._setup.control.horizon)
         except InputError:
