@@ -24,8 +24,9 @@ from greencache.bench.plans import Plan
 from greencache.bench.scenario import Scenario, build
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulated import admit_measured
-from greencache.bench.simulation import BIN_S, SimulatedRun, StorageSetup, simulate
+from greencache.bench.simulation import BIN_S, SimulatedRun, simulate
 from greencache.bench.sizes import SizesOverTime
+from greencache.bench.storage import StorageSetup
 from greencache.bench.windows import Watched, prompts_between
 from greencache.controller.calibration import Calibration
 from greencache.controller.demand import EngineLimits, ServiceModel

@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from greencache.bench.simulated import available_cores
-from greencache.bench.simulation import BIN_S, Batching, SimulatedRun, StorageSetup, simulate
+from greencache.bench.simulation import BIN_S, Batching, SimulatedRun, simulate
+from greencache.bench.storage import StorageSetup
 from greencache.catalog import Catalog, Source
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware

@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from greencache.bench.simulation import Batching, StorageSetup, simulate
+from greencache.bench.simulation import Batching, simulate
+from greencache.bench.storage import StorageSetup
 from greencache.controller.performance import ServingHardware
 from greencache.errors import InputError
 from greencache.traces.requests import RequestTrace

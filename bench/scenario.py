@@ -16,9 +16,11 @@ from greencache.bench.grids import find_grid
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
 from greencache.bench.setup import ReplaySetup, control_over, prices_for, storage_of
-from greencache.bench.simulation import BIN_S, Batching, StoragePrices, StorageSetup
+from greencache.bench.simulation import BIN_S, Batching
+from greencache.bench.storage import StoragePrices, StorageSetup
 from greencache.bench.workload import (
     LoadPoint,
+    busiest_hour_rate,
     busiest_hour_share,
     saturation_of_trace,
     saturation_of_workload,
@@ -269,12 +271,12 @@ class _Builder:
             )
             rate = scenario.load_fraction * saturation
             stretched = trace.at_mean_rate(rate)
-            rate *= stretched.mean_rate / _busiest_hour(stretched)
+            rate *= stretched.mean_rate / busiest_hour_rate(stretched)
         if rate is not None:
             trace = trace.at_mean_rate(rate)
         point = None
         if trace.duration_s:
-            busiest = _busiest_hour(trace)
+            busiest = busiest_hour_rate(trace)
             point = LoadPoint(trace.mean_rate, busiest, saturation, scenario.load_fraction)
         return self._setup(trace, hardware, self._warmup_s(trace), point, None)
 
@@ -357,15 +359,6 @@ class _Builder:
             candidates=self.candidates,
             control=control_over(self.settings.control, trace.duration_s),
         )
-
-
-def _busiest_hour(trace: RequestTrace) -> float:
-    """Requests per second in the busiest hour of a trace, or over all of one that is shorter."""
-    if trace.duration_s < HOUR_S:
-        return trace.mean_rate
-    hour = trace.arrival_s // HOUR_S
-    whole = hour[hour < trace.duration_s // HOUR_S]
-    return float(np.unique(whole, return_counts=True)[1].max()) / HOUR_S
 
 
 def build(

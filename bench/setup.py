@@ -11,13 +11,8 @@ from numpy.typing import NDArray
 from greencache.bench.accounting import Installed
 from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan
-from greencache.bench.simulation import (
-    BIN_S,
-    Batching,
-    StoragePrices,
-    StorageSetup,
-    deadline_s,
-)
+from greencache.bench.simulation import BIN_S, Batching, deadline_s
+from greencache.bench.storage import StoragePrices, StorageSetup
 from greencache.bench.workload import LoadPoint
 from greencache.carbon import G_PER_KG, J_PER_KWH, Scope
 from greencache.controller.performance import ServingHardware

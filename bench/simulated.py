@@ -13,15 +13,9 @@ import numpy as np
 from greencache.bench.outcome import Outcome, outcome_of
 from greencache.bench.plans import Plan, runs_in_hindsight
 from greencache.bench.setup import ReplaySetup
-from greencache.bench.simulation import (
-    Rejections,
-    Steering,
-    StorageSetup,
-    admit,
-    deadline_s,
-    simulate,
-)
+from greencache.bench.simulation import Rejections, Steering, admit, deadline_s, simulate
 from greencache.bench.steering import Controlled, Scheduled
+from greencache.bench.storage import StorageSetup
 from greencache.controller.sizes import Sizes
 from greencache.errors import InputError
 from greencache.traces.requests import RequestTrace

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from greencache.bench import engine_state as e
 from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
-from greencache.bench.simulation import StorageSetup, block_prices
+from greencache.bench.storage import StorageSetup, block_prices
 from greencache.bench.windows import prompts_between, window_of
 from greencache.controller.demand import EngineLimits, ServiceModel
 from greencache.controller.forecasts import Forecast, Forecaster, Perfect, Perturbed, SeasonalNaive

@@ -36,7 +36,7 @@ from greencache.bench.scenario import (
 )
 from greencache.bench.setup import SIMULATED_FACTORS, ReplaySetup
 from greencache.bench.simulated import Simulated, admit_measured, simulate_plans
-from greencache.bench.simulation import StoragePrices
+from greencache.bench.storage import StoragePrices
 from greencache.bench.sweep_rows import Row, failed_row, rows_of
 from greencache.errors import InputError, SweepError
 from greencache.settings import Settings

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
 from greencache.bench.outcome import Slo
-from greencache.bench.simulation import StorageSetup
+from greencache.bench.storage import StorageSetup
 from greencache.controller.prompts import Prompts
 from greencache.controller.telemetry import Spread, Window
 from greencache.quantities import HOUR_S

@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from greencache.bench.saturation import saturation_rate
-from greencache.bench.simulation import Batching, StorageSetup, admit
+from greencache.bench.simulation import Batching, admit
+from greencache.bench.storage import StorageSetup
 from greencache.controller.performance import ServingHardware
 from greencache.quantities import HOUR_S
 from greencache.traces.compose import compose
@@ -18,6 +21,7 @@ from greencache.traces.sessions import session_library
 __all__ = [
     "LONGEST_WARMUP_HOURS",
     "LoadPoint",
+    "busiest_hour_rate",
     "busiest_hour_share",
     "saturation_of_trace",
     "saturation_of_workload",
@@ -66,6 +70,15 @@ def busiest_hour_share(load: LoadSeries, hours: float) -> float:
         return 1.0
     by_hour = span.requests_per_s[: whole * per_hour].reshape(whole, per_hour).mean(axis=1)
     return max(1.0, float(by_hour.max()))
+
+
+def busiest_hour_rate(trace: RequestTrace) -> float:
+    """Requests per second in the busiest hour of a trace, or over all of one that is shorter."""
+    if trace.duration_s < HOUR_S:
+        return trace.mean_rate
+    hour = trace.arrival_s // HOUR_S
+    whole = hour[hour < trace.duration_s // HOUR_S]
+    return float(np.unique(whole, return_counts=True)[1].max()) / HOUR_S
 
 
 def saturation_of_trace(

@@ -24,7 +24,7 @@ from greencache.bench.replay import PlanResult, Replay, value
 from greencache.bench.scenario import CarbonSide, build, carbon_side
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import Simulated, simulate_plans
-from greencache.bench.simulation import StorageSetup
+from greencache.bench.storage import StorageSetup
 from greencache.controller.sizes import Candidates
 from greencache.errors import InputError
 from greencache.settings import ControlSettings, Settings

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from greencache.bench.simulation import Batching, SimulatedRun, StorageSetup, simulate
+from greencache.bench.simulation import Batching, SimulatedRun, simulate
+from greencache.bench.storage import StorageSetup
 from greencache.catalog import Catalog
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware, step_cost

@@ -7,13 +7,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
-from greencache.bench.simulation import (
-    Batching,
-    SimulatedRun,
-    StorageSetup,
-    admit,
-    simulate,
-)
+from greencache.bench.simulation import Batching, SimulatedRun, admit, simulate
+from greencache.bench.storage import StorageSetup
 from greencache.controller.performance import ServingHardware, step_cost
 from greencache.errors import InputError
 from greencache.tiers import Policy

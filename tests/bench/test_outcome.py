@@ -9,7 +9,8 @@ import pytest
 
 from greencache.bench.outcome import Slo, outcome_of
 from greencache.bench.plans import Plan
-from greencache.bench.simulation import StorageSetup, simulate
+from greencache.bench.simulation import simulate
+from greencache.bench.storage import StorageSetup
 from greencache.controller.performance import ServingHardware
 from greencache.quantities import HOUR_S
 from greencache.traces import RequestTrace

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from greencache.bench.simulation import StorageSetup, simulate
+from greencache.bench.simulation import simulate
+from greencache.bench.storage import StorageSetup
 from greencache.controller.performance import ServingHardware, step_cost
 from greencache.tiers import Policy
 from greencache.traces import RequestTrace

@@ -11,7 +11,8 @@ from hypothesis import given, settings, strategies as st
 
 from greencache.bench import engine_state as e
 from greencache.bench.accounting import Installed, account
-from greencache.bench.simulation import SimulatedRun, StorageSetup, simulate
+from greencache.bench.simulation import SimulatedRun, simulate
+from greencache.bench.storage import StorageSetup
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.performance import ServingHardware

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from greencache.bench.saturation import PRECISION, saturation_rate
-from greencache.bench.simulation import StorageSetup, admit, simulate
+from greencache.bench.simulation import admit, simulate
+from greencache.bench.storage import StorageSetup
 from greencache.controller.performance import ServingHardware, step_cost
 from greencache.errors import InputError
 from greencache.traces import RequestTrace

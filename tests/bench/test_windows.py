@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from greencache.bench.outcome import Slo
-from greencache.bench.simulation import SimulatedRun, StorageSetup, simulate
+from greencache.bench.simulation import SimulatedRun, simulate
+from greencache.bench.storage import StorageSetup
 from greencache.bench.windows import Watched, prompts_between
 from greencache.controller.performance import ServingHardware
 from greencache.controller.telemetry import Window

@@ -22,6 +22,7 @@ from greencache.carbon import Scope
 from greencache.errors import InputError
 from greencache.output import write_json
 from greencache.settings import load_settings
+from greencache.tiers.admission import Admission
 from greencache.traces.samples import sample_grid
 
 LINE = '{"timestamp": %d, "input_length": 3100, "output_length": 40, "hash_ids": [%s]}\n'
@@ -118,6 +119,7 @@ def test_rows_are_what_replaying_alone_gives(spec: ExperimentSpec) -> None:
             sample_grid("PL").start.replace(year=2021, month=6, day=14)
         ),
         scope=Scope.PROVISIONED,
+        admission=Admission.ALL,
         slo=replace(setup.slo, ttft_s=limits["ttft_s"], tpot_s=limits["tpot_s"]),
     )
     sizes = [
