@@ -275,9 +275,10 @@ def carbon_over_time(replay: Replay) -> Figure:
                 (np.arange(len(watts)) + 0.5) * BIN_S / unit_s, watts / 1e3, dashes, color=colour
             )
             carbon.plot(times, whole, dashes, color=colour, label=result.plan)
+            dram_bytes, ssd_bytes = result.sizes.by_bin(bins, BIN_S)
             for axes, tier, each_bytes, unit in (
-                (dram, "dram", result.sizes.by_bin(bins, BIN_S)[0], GIB),
-                (ssd, "ssd", result.sizes.by_bin(bins, BIN_S)[1], TB),
+                (dram, "dram", dram_bytes, GIB),
+                (ssd, "ssd", ssd_bytes, TB),
             ):
                 capacity = setup.replicas * each_bytes
                 if not capacity.any():

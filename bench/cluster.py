@@ -24,7 +24,7 @@ from greencache.bench.engine_state import (
 )
 from greencache.bench.occupancy import enqueue
 from greencache.compiled import kernel, subroutine
-from greencache.tiers.admission import Storing
+from greencache.tiers.admission import storing_of
 from greencache.tiers.reuse import Reuse
 from greencache.tiers.state import TierState, int64
 from greencache.tiers.transactions import match, resize
@@ -63,13 +63,6 @@ def _reuse(model: Reuse, i: int) -> Reuse:
 
 
 @subroutine
-def _storing(storing: Storing, i: int) -> Storing:
-    return Storing(
-        storing.odds[i], storing.ahead[i], storing.above[i], storing.flow[i], storing.pace[i]
-    )
-
-
-@subroutine
 def _replica(engines: Engine, i: int) -> Engine:
     return Engine(
         engines.rates,
@@ -78,7 +71,7 @@ def _replica(engines: Engine, i: int) -> Engine:
         _tier(engines.dram, i),
         _tier(engines.ssd, i),
         _reuse(engines.reuse, i),
-        _storing(engines.storing, i),
+        storing_of(engines.storing, i),
         engines.requests,
         engines.ids,
         engines.bins[i],

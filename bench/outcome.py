@@ -47,6 +47,10 @@ class Slo:
     tpot_s: float
     target: float
 
+    def kept(self, ttft_s: NDArray[np.float64], tpot_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Which requests meet both limits; a TPOT of NaN, of an answer of one token, does."""
+        return np.asarray((ttft_s <= self.ttft_s) & ~(tpot_s > self.tpot_s))
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -202,7 +206,7 @@ def outcome_of(
         return Outcome(plan, run.sizes, run.overloaded, None, run.bins, run.end_s)
     requests = run.requests[run.requests["arrival_s"] >= warmup_s]
     ttft_s, tpot_s = latencies_s(requests)
-    kept = (ttft_s <= slo.ttft_s) & ~(tpot_s > slo.tpot_s)
+    kept = slo.kept(ttft_s, tpot_s)
     hour = ((requests["arrival_s"] - warmup_s) // HOUR_S).astype(np.int64)
     attainment = float(kept.mean())
     ttft = Latency.of(ttft_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -155,12 +156,13 @@ class ReplaySetup:
 
     def storage(self, plan: Plan, gco2_per_kwh: float | None = None) -> StorageSetup:
         """The tiers of a plan; wear is weighed against that intensity, or the mean one."""
-        prices = self.prices
-        if gco2_per_kwh is not None:
+        if gco2_per_kwh is None:
+            prices = self.prices
+        else:
             prices = prices_for(self.policy, self.admission, self.factors, gco2_per_kwh)
         return storage_of(plan, self.policy, self.factors, self.admission, prices)
 
-    @property
+    @cached_property
     def mean_gco2_per_kwh(self) -> float:
         """Carbon intensity over the measured part of the trace, minute by minute."""
         measured_s = np.arange(self.warmup_s, float(self.trace.arrival_s[-1]) + 1.0, BIN_S)

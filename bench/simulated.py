@@ -22,7 +22,6 @@ from greencache.traces.requests import RequestTrace
 
 __all__ = [
     "COMPILING",
-    "Memo",
     "Simulated",
     "admit_measured",
     "available_cores",
@@ -78,8 +77,9 @@ class Simulated:
         return self.simulations * self.blocks
 
 
-Memo = dict[tuple[StorageSetup, tuple[Sizes, ...]], Outcome]
-"""Runs by their tiers at first and their schedule: of plans that depend on nothing else."""
+_Memo = dict[tuple[StorageSetup, tuple[Sizes, ...]], Outcome]
+"""Runs by their tiers at first and their schedule, where they depend on nothing else: best-static
+and the oracle try the same sizes."""
 
 
 def _steering(setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> Steering | None:
@@ -94,7 +94,7 @@ def _simulate_plan(
     setup: ReplaySetup,
     admitted: RequestTrace,
     plan: Plan,
-    memo: Memo,
+    memo: _Memo,
     on_progress: Callable[[float], None] | None = None,
 ) -> Outcome:
     storage = setup.storage(plan)
@@ -133,7 +133,7 @@ def _simulate_candidates(
     setup: ReplaySetup,
     admitted: RequestTrace,
     candidates: list[Plan],
-    memo: Memo,
+    memo: _Memo,
     threads: int,
     on_progress: Callable[[float], None],
 ) -> list[Outcome]:
@@ -184,7 +184,6 @@ def simulate_plans(
     plans: Sequence[Plan],
     *,
     threads: int | None = None,
-    memo: Memo | None = None,
     on_progress: Callable[[str, float], None] | None = None,
     clock: Callable[[], float],
 ) -> Simulated:
@@ -198,9 +197,6 @@ def simulate_plans(
         In the order of the results.
     threads:
         For the sizes of plans in hindsight; by default one for each core that this process may use.
-    memo:
-        Runs of earlier calls with a setup that differs in its carbon side only; what is run now is
-        added.
     on_progress:
         Called now and then with a plan's name, or `COMPILING`, and the share of it that is done.
     clock:
@@ -216,7 +212,7 @@ def simulate_plans(
         if on_progress is not None:
             on_progress(name, share)
 
-    memo = {} if memo is None else memo
+    memo: _Memo = {}
     admitted, rejections = prepare(setup)
     # One request first, so that compiling is not counted as simulating: seconds, the first time.
     report(COMPILING, 0.0)

@@ -26,14 +26,13 @@ from greencache.controller.shape_forecasts import ShapeAndLevel
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.telemetry import Window
 from greencache.errors import InputError
-from greencache.quantities import HOUR_S
+from greencache.quantities import DAY_S, HOUR_S
 from greencache.settings import ControlSettings
 from greencache.tiers.admission import Admission
 from greencache.traces.requests import RequestTrace
 
 __all__ = ["Controlled", "Scheduled"]
 
-_DAY_S = 24 * HOUR_S
 _LONGEST_PAST_H = 24 * 7 * 53
 """Hours of the grid's past that a forecast looks at."""
 
@@ -70,7 +69,7 @@ class GridForecast:
         grid = setup.grid
         self._interval_s = interval_s
         self._first_s = setup.grid_offset_s - len(grid.earlier_gco2_per_kwh) * HOUR_S
-        self._hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
+        self._hours = grid.past_and_future
         self._rolling = RollingForecast(forecaster, 24 * 7)
         self._memo = _forecasts((self._hours.tobytes(), self._first_s, repr(forecaster)))
 
@@ -126,11 +125,9 @@ def _forecasters(
 ) -> tuple[Forecaster, Forecaster]:
     """What forecasts the intensity and the load."""
     settings = setup.control
-    period = max(round(_DAY_S / settings.interval), 1)
+    period = max(round(DAY_S / settings.interval), 1)
     if kind == "perfect":
-        grid = setup.grid
-        hours = np.concatenate([grid.earlier_gco2_per_kwh, grid.gco2_per_kwh])
-        intensity: Forecaster = Perfect(hours)
+        intensity: Forecaster = Perfect(setup.grid.past_and_future)
         load: Forecaster = Perfect(_arrivals(admitted, settings.interval))
     elif kind == "naive":
         intensity, load = SeasonalNaive(), SeasonalNaive(period)

@@ -8,13 +8,12 @@ from numpy.typing import NDArray
 from greencache.bench.engine_state import NOW_S, SSD_WRITE_FREE_S, Engine
 from greencache.compiled import subroutine
 from greencache.tiers.admission import (
-    admit_until,
+    admit,
     draw,
-    earn,
     foresee,
     kept_s,
+    note_computed,
     note_held,
-    write_cost_j,
 )
 from greencache.tiers.reuse import LEARNED_S, observe
 from greencache.tiers.state import CAPACITY
@@ -67,16 +66,13 @@ def write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
     now_s = clock[NOW_S]
     totals = engine.bins[int(now_s / config.bin_s)]
     found = match(engine.ssd, ids, len(ids))
-    if config.by_value:
-        for i in range(len(ids)):
-            engine.reuse.seen[ids[i]].stored = 1
     stop = len(ids)
-    pace = engine.storing.pace
     if config.by_value:
+        note_computed(engine.reuse.seen, ids)
         blocks_per_s = config.endurance_per_s * engine.ssd.meta[CAPACITY]
-        earn(pace, blocks_per_s, now_s)
-        cost_j = write_cost_j(pace, config.prices, blocks_per_s)
-        stop = admit_until(engine.reuse.seen, engine.storing, config.prices, cost_j, ids, found)
+        stop = admit(
+            engine.reuse.seen, engine.storing, config.prices, blocks_per_s, ids, found, now_s
+        )
         totals.declined_bytes += (len(ids) - stop) * config.block_bytes
     missing_bytes = (stop - found) * config.block_bytes
     begin_s = max(now_s, clock[SSD_WRITE_FREE_S])
@@ -85,7 +81,7 @@ def write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
         return
     new = store(engine.ssd, ids, stop, now_s)
     if config.by_value:
-        draw(pace, float(new))
+        draw(engine.storing.pace, float(new))
     new_bytes = new * config.block_bytes
     clock[SSD_WRITE_FREE_S] = begin_s + new_bytes / config.ssd_write_bytes_per_s
     totals.written_bytes += new_bytes

@@ -13,14 +13,15 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from greencache.bench.sweep_jobs import Job, JobRows, run_job
 from greencache.errors import InputError, SweepError
 
-__all__ = ["JobResults", "Runner", "end_with_parent", "run_locally", "run_on_dask"]
+__all__ = ["JobResults", "Runner", "run_locally", "run_on_dask", "worker_pool"]
 
 JobResults: TypeAlias = Generator[tuple[Job, JobRows], None, None]
 """Jobs as they end; closing it stops the others."""
@@ -29,7 +30,7 @@ Runner: TypeAlias = Callable[[Sequence[Job]], JobResults]
 _CONNECT_S = 10.0
 
 
-def end_with_parent() -> None:
+def _end_with_parent() -> None:
     """Leave no worker behind: end without a word on Ctrl-C, and when the parent is gone.
 
     A worker waits for work on a pipe that it holds both ends of, so it would not see its parent
@@ -46,6 +47,29 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+@contextmanager
+def worker_pool(processes: int) -> Iterator[concurrent.futures.ProcessPoolExecutor]:
+    """A pool of processes that are each started afresh, and that no way out of the block outlives.
+
+    Whatever interrupts the block, what they do is not waited for: they are ended.
+    """
+    before = set(multiprocessing.active_children())
+    pool = concurrent.futures.ProcessPoolExecutor(
+        processes,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_end_with_parent,
+    )
+    finished = False
+    try:
+        yield pool
+        finished = True
+    finally:
+        pool.shutdown(wait=finished, cancel_futures=True)
+        if not finished:
+            for process in set(multiprocessing.active_children()) - before:
+                process.terminate()
+
+
 def run_locally(jobs: Sequence[Job], processes: int) -> JobResults:
     """Run jobs in so many processes, each started afresh.
 
@@ -54,27 +78,15 @@ def run_locally(jobs: Sequence[Job], processes: int) -> JobResults:
     SweepError
         If a process died, ran out of memory, or found other files than were there before.
     """
-    before = set(multiprocessing.active_children())
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(processes, len(jobs)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=end_with_parent,
-    )
-    finished = False
     try:
-        futures = {pool.submit(run_job, job): job for job in jobs}
-        for future in concurrent.futures.as_completed(futures):
-            yield futures.pop(future), future.result()
-        finished = True
+        with worker_pool(min(processes, len(jobs))) as pool:
+            futures = {pool.submit(run_job, job): job for job in jobs}
+            for future in concurrent.futures.as_completed(futures):
+                yield futures.pop(future), future.result()
     except BrokenProcessPool:
         raise SweepError("a worker process died: killed, or out of memory") from None
     except MemoryError:
         raise SweepError("a worker process ran out of memory") from None
-    finally:
-        pool.shutdown(wait=finished, cancel_futures=True)
-        if not finished:
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
 
 
 def run_on_dask(jobs: Sequence[Job], address: str, *, connect_s: float = _CONNECT_S) -> JobResults:

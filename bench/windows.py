@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
-from greencache.bench.outcome import Slo
+from greencache.bench.outcome import Slo, latencies_s
 from greencache.bench.storage import StorageSetup
 from greencache.controller.prompts import Prompts
 from greencache.controller.telemetry import Spread, Window
@@ -28,12 +28,8 @@ def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Wind
     block_bytes = engines.config.block_bytes
     bins = engines.bins[:, round(start_s / bin_s) : round(end_s / bin_s)]
     ended = requests[requests["finish_s"] <= end_s]
-    ttft_s = ended["first_token_s"] - ended["arrival_s"]
-    later = ended["output_tokens"] - 1
-    several = later > 0
-    tpot_s = (ended["finish_s"] - ended["first_token_s"])[several] / later[several]
-    kept = ttft_s <= slo.ttft_s
-    kept[several] &= tpot_s <= slo.tpot_s
+    ttft_s, tpot_s = latencies_s(ended)
+    kept = slo.kept(ttft_s, tpot_s)
     replicas = len(engines.clock)
     rates = engines.rates
     s_per_token = rates.flops_per_token / rates.flops_per_s + rates.link_s_per_token
@@ -51,7 +47,7 @@ def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Wind
         finished=len(ended),
         within_slo=int(kept.sum()),
         ttft=Spread.of(ttft_s),
-        tpot=Spread.of(tpot_s),
+        tpot=Spread.of(tpot_s[~np.isnan(tpot_s)]),
         busy_s=float(bins["busy_s"].sum()),
         gpu_j=float(bins["gpu_j"].sum()),
         prefill_tokens=float(bins["prefill_tokens"].sum()),

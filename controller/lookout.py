@@ -22,12 +22,10 @@ from greencache.controller.shadow import ShadowCaches, StoringRules
 from greencache.controller.sizes import Sizes
 from greencache.controller.telemetry import Telemetry, Window
 from greencache.errors import InputError, PlanningError
-from greencache.quantities import HOUR_S
+from greencache.quantities import DAY_S
 from greencache.settings import ControlSettings
 
 __all__ = ["IntensitySource", "Lookout", "RollingForecast", "View", "learned_from"]
-
-_DAY_S = 24 * HOUR_S
 
 _SCENARIOS = (np.arange(8) + 0.5) / 8
 """Quantiles of the load's forecast that stand for its distribution."""
@@ -123,7 +121,7 @@ class Lookout:
     ) -> None:
         self.calibration = Calibration()
         self.shadow, self._model, self._intensity = shadow, model, intensity
-        self._load = RollingForecast(load, round(_DAY_S / settings.interval) or 1)
+        self._load = RollingForecast(load, round(DAY_S / settings.interval) or 1)
         self._settings, self._day_start_s = settings, day_start_s
         self._target = min(target + settings.slo_margin, 1.0)
         self._replicas = model.service.replicas
@@ -185,11 +183,11 @@ class Lookout:
             calibration=self.calibration,
         )
         begins_s = now_s + np.arange(steps) * self._settings.interval
-        day = np.floor((begins_s - self._day_start_s) / _DAY_S).astype(np.int64)
+        day = np.floor((begins_s - self._day_start_s) / DAY_S).astype(np.int64)
         days = np.unique(day)
         before = np.zeros((len(days), 2))
-        for window in telemetry.windows[-round(_DAY_S / self._settings.interval) :]:
-            if np.floor((window.start_s - self._day_start_s) / _DAY_S) == days[0]:
+        for window in telemetry.windows[-round(DAY_S / self._settings.interval) :]:
+            if np.floor((window.start_s - self._day_start_s) / DAY_S) == days[0]:
                 before[0] += window.finished, window.within_slo
         instance = Instance(
             grams=prospects.grams,

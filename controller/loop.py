@@ -106,7 +106,6 @@ class Controller:
         self._choices = candidates.pairs()
         self._safe = Sizes(candidates.dram_bytes[-1], candidates.ssd_bytes[-1])
         self._last_plan: list[Sizes] = []
-        self._solver_fault = ""
 
     def observe(self, window: Window) -> None:
         """Take note of an interval that has passed."""
@@ -120,17 +119,16 @@ class Controller:
                 view = self._lookout.view(self.telemetry, now_s)
             if view is None:
                 return self._decided(now_s, self._safe, "learning at the largest sizes", "learning")
-            made, fallback = self._plan(view.instance)
-        except PlanningError as fault:
-            return self._without_plan(now_s, fault, () if view is None else view.notices)
+            made, fallback, fault = self._plan(view.instance)
+        except PlanningError as without:
+            return self._without_plan(now_s, without, () if view is None else view.notices)
         planned = [self._choices[choice] for choice in made.choices]
         self._last_plan = planned[1:]
         kept = self._keeping(view.instance)
         sizes, because = planned[0], None
-        if kept is not None and kept - made.grams < self._settings.hysteresis * kept:
+        too_little = kept is not None and kept - made.grams < self._settings.hysteresis * kept
+        if too_little and sizes != self.sizes:
             sizes, because = self.sizes, "the present sizes: a change would save too little"
-        if sizes == planned[0]:
-            because = None
         requests = float(view.instance.requests.sum())
         attained = float(made.attained.sum()) / requests if requests else 1.0
         facts = Facts(
@@ -145,10 +143,18 @@ class Controller:
         )
         reason = explain(facts, self.sizes, sizes, because)
         return self._decided(
-            now_s, sizes, reason, fallback, made.grams, attained, notices=view.notices
+            now_s,
+            sizes,
+            reason,
+            fallback,
+            made.grams,
+            attained,
+            fault=fault,
+            notices=view.notices,
         )
 
-    def _plan(self, instance: Instance) -> tuple[Plan, str | None]:
+    def _plan(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
+        """A plan, the fallback it took, and what there is to say of that beside its reason."""
         try:
             return self._solve(instance)
         except InfeasibleError:
@@ -159,17 +165,16 @@ class Controller:
                 target=np.maximum(most.target - _NEARLY, 0.0),
                 floor=np.maximum(most.floor - _NEARLY, 0.0),
             )
-            return plan(nearly, gap=_GAP), "infeasible"
+            return plan(nearly, gap=_GAP), "infeasible", None
 
-    def _solve(self, instance: Instance) -> tuple[Plan, str | None]:
+    def _solve(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         if self._settings.solver == "ilp":
             try:
                 limit_s = self._settings.solver_time
-                return plan_ilp(instance, time_limit_s=limit_s, gap=_GAP), None
+                return plan_ilp(instance, time_limit_s=limit_s, gap=_GAP), None, None
             except SolverError as fault:
-                self._solver_fault = str(fault)
-                return plan(instance, gap=_GAP), "decomposition"
-        return plan(instance, gap=_GAP), None
+                return plan(instance, gap=_GAP), "decomposition", str(fault)
+        return plan(instance, gap=_GAP), None, None
 
     def _keeping(self, instance: Instance) -> float | None:
         """Grams of the present sizes over the horizon; None if they would miss the SLO."""
@@ -200,16 +205,15 @@ class Controller:
         grams: float | None = None,
         attained: float | None = None,
         *,
+        fault: str | None = None,
         notices: tuple[str, ...] = (),
     ) -> Decision:
         before = self.sizes
         if not self._settings.dry_run:
             self.sizes = advised
         said = list(notices)
-        if fallback == "decomposition":
-            said.append(f"{fallback}: {self._solver_fault}")
-        elif fallback not in (None, "learning"):
-            said.append(f"{fallback}: {reason}")
+        if fallback not in (None, "learning"):
+            said.append(f"{fallback}: {fault or reason}")
         new = []
         for notice in said:
             kind = notice.partition(":")[0]

@@ -14,14 +14,14 @@ from greencache.compiled import inlined, kernel, subroutine
 from greencache.tiers.admission import (
     Prices,
     Storing,
-    admit_until,
+    admit,
     draw,
-    earn,
     foresee,
     kept_s,
     new_storing,
+    note_computed,
     note_held,
-    write_cost_j,
+    storing_of,
 )
 from greencache.tiers.directory import mixed
 from greencache.tiers.policies import Policy
@@ -133,14 +133,6 @@ def _tier(minis: Miniatures, model: Reuse, i: int) -> TierState:
     )
 
 
-@subroutine
-def _storing(minis: Miniatures, i: int) -> Storing:
-    storing = minis.storing
-    return Storing(
-        storing.odds[i], storing.ahead[i], storing.above[i], storing.flow[i], storing.pace[i]
-    )
-
-
 @inlined
 def _is_sampled(block: int, threshold: np.uint64) -> bool:
     return bool(mixed(np.uint64(block) + _SALT) <= threshold)
@@ -211,7 +203,7 @@ def _note(
     begin = batch.starts[r]
     ids = batch.ids[begin : begin + batch.full[r]]
     held = int(max(batch.length[r, HBM], batch.length[r, rules.dram]))
-    note_held(_storing(minis, ABOVE), model.seen, ids, held, now_s)
+    note_held(storing_of(minis.storing, ABOVE), model.seen, ids, held, now_s)
     observe(model, ids, 0, len(ids), now_s)
     _show(minis, model, ids)
 
@@ -247,13 +239,11 @@ def _store(
         return 0
     if i < rules.first_ssd or not rules.by_value:
         return store(state, batch.numbers, sampled, now_s)
-    storing = _storing(minis, i)
+    storing = storing_of(minis.storing, i)
     blocks_per_s = rules.endurance_per_s * state.meta[CAPACITY]
-    earn(storing.pace, blocks_per_s, now_s)
-    cost_j = write_cost_j(storing.pace, rules.prices, blocks_per_s)
     ids = batch.numbers[:sampled]
     found = match(state, ids, sampled)
-    stop = admit_until(minis.seen, storing, rules.prices, cost_j, ids, found)
+    stop = admit(minis.seen, storing, rules.prices, blocks_per_s, ids, found, now_s)
     new = store(state, batch.numbers, stop, now_s)
     draw(storing.pace, float(new))
     return new
@@ -274,8 +264,7 @@ def serve(minis: Miniatures, model: Reuse, batch: Batch, begin: int, rules: Rule
             return at
         if rules.by_value:
             ids = batch.ids[batch.starts[r] : batch.starts[r] + batch.full[r]]
-            for block in ids:
-                model.seen[block].stored = 1
+            note_computed(model.seen, ids)
             _show(minis, model, ids)
         sampled = _number(minis, model, batch, r, rules.threshold)
         for i in range(len(minis.first) - 1):
@@ -297,10 +286,10 @@ def teach(minis: Miniatures, model: Reuse, now_s: float, rules: Rules) -> None:
     learn(model, now_s)
     if rules.ranks:
         rank(model)
-    above, latest = _storing(minis, ABOVE).above, int64(ABOVE)
+    above, latest = storing_of(minis.storing, ABOVE).above, int64(ABOVE)
     above_s = 0.0
     for i in range(len(minis.first) - 1):
-        state, storing = _tier(minis, model, i), _storing(minis, i)
+        state, storing = _tier(minis, model, i), storing_of(minis.storing, i)
         own_s = kept_s(state, storing.flow[0], seconds)
         if i in (HBM, rules.dram):
             above_s = max(above_s, own_s)
@@ -308,7 +297,7 @@ def teach(minis: Miniatures, model: Reuse, now_s: float, rules: Rules) -> None:
             _copy(storing.above, above)  # all lie under the same tiers
             foresee(model, storing, above_s, own_s, seconds)
             latest = i
-    _copy(above, _storing(minis, latest).above)
+    _copy(above, storing_of(minis.storing, latest).above)
 
 
 @kernel

@@ -251,7 +251,7 @@ class ProspectsModel:
             unfolded.next_node,
             self.node(content_bytes, backlog_s),
             self.choices,
-            self._withstood(profile, outlook, calibration, states),
+            self._withstood(profile, costs, outlook, calibration, states),
         )
 
     def _costs(self, profile: ReuseProfile, calibration: Calibration) -> PairCosts:
@@ -336,7 +336,12 @@ class ProspectsModel:
         )
 
     def _withstood(
-        self, profile: ReuseProfile, outlook: Outlook, calibration: Calibration, states: States
+        self,
+        profile: ReuseProfile,
+        costs: PairCosts,
+        outlook: Outlook,
+        calibration: Calibration,
+        states: States,
     ) -> Floats:
         """Requests in time by interval, state and choice if all loads were high."""
         service = self.service
@@ -344,7 +349,6 @@ class ProspectsModel:
         loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
         at_loads = service.attained(profile, calibration.work, loads, self._usual_most_s)
         share = _at(rates, loads, calibration.shifted(at_loads.share))
-        costs = self._costs(profile, calibration)
         tables = Tables(
             np.zeros_like(share),
             outlook.requests[:, None, None] * share,

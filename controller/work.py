@@ -29,6 +29,30 @@ class Prefill(NamedTuple):
     chunks: Floats
 
 
+class _Bounds(NamedTuple):
+    """Seconds that arithmetic and memory alone would take, of linear layers and of attention."""
+
+    linear_s: Floats
+    weights_s: Floats | float
+    attention_s: Floats
+    kv_s: Floats
+
+
+def _spent(
+    rates: Rates, bounds: _Bounds, tokens: Floats, steps: Floats | float
+) -> tuple[Floats, Floats]:
+    """Seconds of so many steps with so many new tokens, and their joules above idle power."""
+    linear_s, weights_s, attention_s, kv_s = bounds
+    seconds = (
+        np.maximum(linear_s, weights_s)
+        + np.maximum(attention_s, kv_s)
+        + rates.link_s_per_token * tokens
+        + rates.overhead_s * steps
+    )
+    joules = rates.compute_w * (linear_s + attention_s) + rates.memory_w * (weights_s + kv_s)
+    return seconds, np.minimum(joules, (rates.limit_w - rates.idle_w) * seconds)
+
+
 def attended_positions(computed: Floats, prefix: Floats) -> Floats:
     """Positions that new tokens attend to, themselves included, summed over them."""
     return computed * (prefix + (computed + 1) / 2)
@@ -54,16 +78,8 @@ def prefill(rates: Rates, computed: Floats, attended: Floats, max_batched_tokens
     attention_s = rates.flops_per_attended * attended / rates.flops_per_s
     # Each chunk reads the KV before it: of the positions attended to, one for each of its tokens.
     kv_s = rates.kv_bytes_per_token * attended / max_batched_tokens / rates.bytes_per_s
-    link_s = rates.link_s_per_token * computed
-    seconds = (
-        np.maximum(linear_s, weights_s)
-        + np.maximum(attention_s, kv_s)
-        + link_s
-        + rates.overhead_s * chunks
-    )
-    joules = rates.compute_w * (linear_s + attention_s) + rates.memory_w * (weights_s + kv_s)
-    most_j = (rates.limit_w - rates.idle_w) * seconds
-    return Prefill(seconds, np.minimum(joules, most_j), chunks)
+    bounds = _Bounds(linear_s, weights_s, attention_s, kv_s)
+    return Prefill(*_spent(rates, bounds, computed, chunks), chunks)
 
 
 def decode_step(rates: Rates, running: Floats, context_tokens: float) -> tuple[Floats, Floats]:
@@ -83,11 +99,4 @@ def decode_step(rates: Rates, running: Floats, context_tokens: float) -> tuple[F
     weights_s = rates.weight_bytes / rates.bytes_per_s
     attention_s = rates.flops_per_attended * context / rates.flops_per_s
     kv_s = rates.kv_bytes_per_token * context / rates.bytes_per_s
-    seconds = (
-        np.maximum(linear_s, weights_s)
-        + np.maximum(attention_s, kv_s)
-        + rates.link_s_per_token * running
-        + rates.overhead_s
-    )
-    joules = rates.compute_w * (linear_s + attention_s) + rates.memory_w * (weights_s + kv_s)
-    return seconds, np.minimum(joules, (rates.limit_w - rates.idle_w) * seconds)
+    return _spent(rates, _Bounds(linear_s, weights_s, attention_s, kv_s), running, 1.0)

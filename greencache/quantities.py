@@ -10,14 +10,26 @@ import re
 
 from greencache.errors import QuantityError
 
-__all__ = ["GB", "GIB", "HOUR_S", "TB", "TIB", "YEAR_S", "format_bytes", "parse_bytes", "parse_s"]
+__all__ = [
+    "DAY_S",
+    "GB",
+    "GIB",
+    "HOUR_S",
+    "TB",
+    "TIB",
+    "YEAR_S",
+    "format_bytes",
+    "parse_bytes",
+    "parse_s",
+]
 
 GB = 10**9
 TB = 10**12
 GIB = 2**30
 TIB = 2**40
 HOUR_S = 3600.0
-YEAR_S = 365.25 * 24 * HOUR_S
+DAY_S = 24 * HOUR_S
+YEAR_S = 365.25 * DAY_S
 """A Julian year, as lifetimes of hardware are quoted in."""
 
 _BYTE_UNITS: dict[str, float] = {
@@ -32,8 +44,8 @@ _SECOND_UNITS = {
     "s": 1.0,
     "min": 60.0,
     "h": HOUR_S,
-    "d": 24 * HOUR_S,
-    "w": 7 * 24 * HOUR_S,
+    "d": DAY_S,
+    "w": 7 * DAY_S,
     "y": YEAR_S,
 }
 _LARGEST_BYTES = 10**18

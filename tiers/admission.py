@@ -41,8 +41,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from greencache.choices import parse_choice
 from greencache.compiled import inlined, subroutine
-from greencache.errors import UnknownNameError
 from greencache.tiers.reuse import BUCKETS, CLASSES, EDGES_S, Reuse, bucket_of
 from greencache.tiers.state import CAPACITY, EVICTED, EVICTED_AGE_S, HELD, USED, TierState
 from greencache.tiers.worth import survival_at
@@ -52,13 +52,16 @@ __all__ = [
     "Admission",
     "Prices",
     "Storing",
+    "admit",
     "admit_until",
     "draw",
     "earn",
     "foresee",
     "kept_s",
     "new_storing",
+    "note_computed",
     "note_held",
+    "storing_of",
     "write_cost_j",
 ]
 
@@ -123,10 +126,7 @@ class Admission(StrEnum):
         UnknownNameError
             If there is none of that name.
         """
-        try:
-            return cls(name.lower())
-        except ValueError:
-            raise UnknownNameError("admission", name, [each.value for each in cls]) from None
+        return parse_choice(cls, "admission", name)
 
 
 class Prices(NamedTuple):
@@ -168,6 +168,12 @@ def new_storing(tiers: int) -> Storing:
         flow=np.zeros((tiers, FLOW_LENGTH)),
         pace=np.zeros(PACE_LENGTH),
     )
+
+
+@subroutine
+def storing_of(rows: Storing, i: int) -> Storing:
+    """What is known in the ``i``-th of several places whose arrays are rows of one."""
+    return Storing(rows.odds[i], rows.ahead[i], rows.above[i], rows.flow[i], rows.pace[i])
 
 
 @inlined
@@ -331,3 +337,26 @@ def write_cost_j(pace: NDArray[np.float64], prices: Prices, blocks_per_s: float)
 def draw(pace: NDArray[np.float64], blocks: float) -> None:
     """Blocks are written; credit that is not there was paid for by the full price."""
     pace[CREDIT] = max(0.0, pace[CREDIT] - blocks)
+
+
+@subroutine
+def note_computed(seen: NDArray[np.void], ids: Ids) -> None:
+    """Note that these blocks were computed, so that from now on an SSD might have them."""
+    for i in range(len(ids)):
+        seen[ids[i]].stored = 1
+
+
+@subroutine
+def admit(
+    seen: NDArray[np.void],
+    storing: Storing,
+    prices: Prices,
+    blocks_per_s: float,
+    ids: Ids,
+    found: int,
+    now_s: float,
+) -> int:
+    """`admit_until` at the price of the moment; ``blocks_per_s`` spend the capacity evenly."""
+    earn(storing.pace, blocks_per_s, now_s)
+    cost_j = write_cost_j(storing.pace, prices, blocks_per_s)
+    return admit_until(seen, storing, prices, cost_j, ids, found)

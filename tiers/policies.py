@@ -30,8 +30,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from greencache.choices import parse_choice
 from greencache.compiled import inlined, subroutine
-from greencache.errors import UnknownNameError
 from greencache.tiers.reuse import bucket_of
 from greencache.tiers.state import (
     CANDIDATES,
@@ -104,10 +104,7 @@ class Policy(StrEnum):
         UnknownNameError
             If there is none of that name.
         """
-        try:
-            return cls(name.lower())
-        except ValueError:
-            raise UnknownNameError("policy", name, [policy.value for policy in cls]) from None
+        return parse_choice(cls, "policy", name)
 
     @property
     def code(self) -> int:

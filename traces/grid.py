@@ -56,6 +56,11 @@ class GridSeries:
         return len(self.gco2_per_kwh)
 
     @property
+    def past_and_future(self) -> NDArray[np.float64]:
+        """All hours that are known, those before ``start`` first."""
+        return np.concatenate([self.earlier_gco2_per_kwh, self.gco2_per_kwh])
+
+    @property
     def end(self) -> datetime:
         """End of the last hour, UTC."""
         return self.start + timedelta(hours=len(self))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from greencache.bench.experiments.rows import Row
 from greencache.bench.experiments.spec import Cell, ExperimentSpec
 from greencache.bench.experiments.tasks import Task, limits_of, run_task, tasks_of
 from greencache.bench.outcome import Slo
-from greencache.bench.sweep_runners import end_with_parent
+from greencache.bench.sweep_runners import worker_pool
 from greencache.errors import InputError, OutputError, SweepError
 from greencache.settings import Settings
 
@@ -150,21 +149,14 @@ def _progress_of(task: Task) -> tuple[dict[str, Row], set[str]]:
 
 def _run_all(tasks: Sequence[Task], jobs: int, on_progress: Progress) -> None:
     total = sum(len(list(task.wanted())) for task in tasks)
-    before = set(multiprocessing.active_children())
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(jobs, len(tasks)),
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=end_with_parent,
-    )
-    finished = False
     try:
-        waiting = {pool.submit(run_task, task) for task in tasks}
-        while waiting:
-            ended, waiting = concurrent.futures.wait(waiting, timeout=_LOOK_S)
-            for future in ended:
-                future.result()
-            on_progress(_done(tasks), total)
-        finished = True
+        with worker_pool(min(jobs, len(tasks))) as pool:
+            waiting = {pool.submit(run_task, task) for task in tasks}
+            while waiting:
+                ended, waiting = concurrent.futures.wait(waiting, timeout=_LOOK_S)
+                for future in ended:
+                    future.result()
+                on_progress(_done(tasks), total)
     except BrokenProcessPool:
         raise SweepError(
             "a worker process died: killed, or out of memory; the same command again goes on from "
@@ -172,11 +164,6 @@ def _run_all(tasks: Sequence[Task], jobs: int, on_progress: Progress) -> None:
         ) from None
     except KeyboardInterrupt:
         raise SweepError("interrupted; the same command again goes on from what is kept") from None
-    finally:
-        pool.shutdown(wait=finished, cancel_futures=True)
-        if not finished:
-            for process in set(multiprocessing.active_children()) - before:
-                process.terminate()
 
 
 def _limits(

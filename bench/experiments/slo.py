@@ -20,6 +20,7 @@ from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulated import prepare
 from greencache.bench.simulation import simulate
 from greencache.errors import InputError
+from greencache.quantities import DAY_S
 
 __all__ = ["LOAD_FRACTION", "TPOT_LIMITS_S", "TTFT_LIMITS_S", "full_keeps", "least_kept"]
 
@@ -28,8 +29,6 @@ LOAD_FRACTION = 0.8
 SEED = 1
 TTFT_LIMITS_S = (2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 TPOT_LIMITS_S = (0.2, 0.3, 0.5, 1.0, 2.0)
-
-_DAY_S = 86_400.0
 
 
 def least_kept(
@@ -84,7 +83,7 @@ def full_keeps(setup: ReplaySetup) -> Slo:
     if run.overloaded is not None:
         raise InputError(f"{setup.trace.name}: no limits, because full caching is {run.overloaded}")
     requests = run.requests[run.requests["arrival_s"] >= setup.warmup_s]
-    day = ((requests["arrival_s"] - setup.warmup_s) // _DAY_S).astype(np.int64)
+    day = ((requests["arrival_s"] - setup.warmup_s) // DAY_S).astype(np.int64)
     slo = least_kept(day, *latencies_s(requests), setup.slo.target)
     if slo is None:
         raise InputError(f"{setup.trace.name}: full caching keeps none of the limits")
