@@ -37,6 +37,9 @@ _LONGEST_PAST_H = 24 * 7 * 53
 """Hours of the grid's past that a forecast looks at."""
 
 
+_SEED = 0
+
+
 @lru_cache(maxsize=64)
 def _forecasts(about: tuple[object, ...]) -> dict[tuple[int, int], Forecast]:
     """Forecasts made of a grid so far in this process: many runs ask for the same ones."""
@@ -118,6 +121,24 @@ def _arrivals(trace: RequestTrace, interval_s: float) -> NDArray[np.float64]:
     """Requests that arrive in each interval."""
     counts = np.bincount((trace.arrival_s / interval_s).astype(np.int64))
     return counts.astype(np.float64)
+
+
+def _earlier_loads(setup: ReplaySetup) -> NDArray[np.float64] | None:
+    """Requests in each interval before the trace: drawn, as only their rates are known.
+
+    A composed load goes on as if it had been running for ever, and whoever runs a service knows how
+    many requests it had. A recorded trace has no time before.
+    """
+    composed = setup.composed
+    if composed is None or composed.earlier_load is None:
+        return None
+    load, interval_s = composed.earlier_load, setup.control.interval
+    intervals = int(len(load.requests_per_s) * load.window_s / interval_s)
+    edges = np.arange(len(load.requests_per_s) + 1) * load.window_s
+    requests = np.concatenate([[0.0], np.cumsum(load.requests_per_s * load.window_s)])
+    ends_s = edges[-1] - np.arange(intervals, -1, -1) * interval_s
+    expected = np.diff(np.interp(ends_s, edges, requests))
+    return np.random.default_rng(_SEED).poisson(expected).astype(np.float64)
 
 
 def _forecasters(
@@ -220,7 +241,13 @@ class Controlled:
         intensity, load = _forecasters(setup, admitted, kind)
         self._intensity = GridForecast(setup, intensity, setup.control.interval)
         self.lookout = _lookout(setup, admitted, candidates, self._intensity, load)
-        self.controller = Controller(self.lookout, candidates, setup.control, self.largest)
+        self.controller = Controller(
+            self.lookout,
+            candidates,
+            setup.control,
+            self.largest,
+            earlier_loads=_earlier_loads(setup),
+        )
 
     def _expected_gco2_per_kwh(self, now_s: float) -> float | None:
         """What a write's wear is weighed against; None if nothing is known."""

@@ -18,6 +18,7 @@ from greencache.controller.forecasts import Fitted, Forecast, Forecaster
 from greencache.controller.planner import Instance
 from greencache.controller.prompts import Prompts
 from greencache.controller.prospects import Expected, Outlook, ProspectsModel
+from greencache.controller.risk import Days, planned_targets
 from greencache.controller.shadow import ShadowCaches, StoringRules
 from greencache.controller.sizes import Sizes
 from greencache.controller.telemetry import Telemetry, Window
@@ -26,6 +27,8 @@ from greencache.quantities import DAY_S
 from greencache.settings import ControlSettings
 
 __all__ = ["IntensitySource", "Lookout", "RollingForecast", "View", "learned_from"]
+
+Floats = NDArray[np.float64]
 
 _SCENARIOS = (np.arange(8) + 0.5) / 8
 """Quantiles of the load's forecast that stand for its distribution."""
@@ -76,13 +79,15 @@ class RollingForecast:
     def __init__(self, forecaster: Forecaster, refit_every: int = 24) -> None:
         self._forecaster, self._refit_every = forecaster, refit_every
         self._fitted: Fitted | None = None
-        self._fitted_at = 0
+        self._fitted_at = self._fitted_to = 0
 
     def forecast(self, history: NDArray[np.float64], steps: int, origin: int) -> Forecast:
         """As `greencache.controller.forecasts.Fitted.forecast`."""
-        if self._fitted is None or origin - self._fitted_at >= self._refit_every:
+        # A short history is soon another one: what was fitted to six hours is not kept for a day.
+        due = min(self._refit_every, max(self._fitted_to // 4, 1))
+        if self._fitted is None or origin - self._fitted_at >= due:
             self._fitted = self._forecaster.fit(history, origin)
-            self._fitted_at = origin
+            self._fitted_at, self._fitted_to = origin, len(history)
         return self._fitted.forecast(history, steps, origin)
 
 
@@ -123,9 +128,12 @@ class Lookout:
         self.shadow, self._model, self._intensity = shadow, model, intensity
         self._load = RollingForecast(load, round(DAY_S / settings.interval) or 1)
         self._settings, self._day_start_s = settings, day_start_s
-        self._target = min(target + settings.slo_margin, 1.0)
+        self._target = target
         self._replicas = model.service.replicas
         self._content_bytes = 0.0
+        self._planned = np.full(len(model.choices), np.nan)
+        """Share in time that the coming interval should have, by choice."""
+        self._chosen = 0
 
     def see(self, window: Window, prompts: Prompts) -> None:
         """Learn from an interval that has passed, and from the prompts that arrived in it."""
@@ -142,6 +150,9 @@ class Lookout:
                 calibration=self.calibration,
             )
             self.calibration = learned_from(self.calibration, expected, window)
+        self.calibration = self.calibration.with_misses(
+            float(self._planned[self._chosen]), window.attainment, window.finished
+        )
         self._content_bytes = content_bytes
         self.shadow.observe(prompts, window.end_s)
         self.shadow.hold(self._replicas * window.held_blocks, window.end_s)
@@ -149,8 +160,26 @@ class Lookout:
 
     def follow(self, sizes: Sizes, storing: StoringRules) -> None:
         """Take note of the sizes that hold from now on, and of what decides about storing."""
+        self._chosen = self._model.choice(sizes.dram_bytes, sizes.ssd_bytes)
         block_bytes = self._model.service.hardware.layout.block_bytes
         self.shadow.follow(self._replicas * (sizes.dram_bytes // block_bytes), storing)
+
+    def _targets(
+        self, requests: Floats, day: NDArray[np.int64], before: Floats, now_s: float
+    ) -> Floats:
+        """What to plan for of each day: ``requests`` and ``day`` by interval, ``before`` by day."""
+        ahead_s = np.bincount(day - day[0]) * self._settings.interval
+        left_s = np.full(len(ahead_s), DAY_S)
+        left_s[0] -= (now_s - self._day_start_s) % DAY_S
+        days = Days(
+            requests_before=before[:, 0],
+            missed_before=before[:, 0] - before[:, 1],
+            requests_ahead=np.bincount(day - day[0], requests),
+            share_ahead=np.minimum(ahead_s / left_s, 1.0),
+        )
+        return planned_targets(
+            self._target, self._settings.certainty, self.calibration.clumping, days
+        )
 
     def view(self, telemetry: Telemetry, now_s: float) -> View | None:
         """What is to be expected from ``now_s`` on; None before any request was seen.
@@ -195,13 +224,15 @@ class Lookout:
             requests=prospects.requests,
             next_node=prospects.next_node.astype(np.int32),
             start_node=prospects.start_node,
-            target=self._target,
+            target=self._targets(prospects.requests, day, before, now_s),
             floor=self._settings.floor,
             day=day,
             requests_before=before[:, 0],
             attained_before=before[:, 1],
             withstood=prospects.withstood,
         )
+        first = prospects.attained[0, prospects.start_node]
+        self._planned = first / max(float(prospects.requests[0]), 1.0)
         notices = []
         if intensity.filled:
             notices.append("intensity: values of its past are missing or no numbers, and filled in")

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from greencache.controller.explain import Facts, explain
 from greencache.controller.lookout import View
@@ -92,12 +93,20 @@ class Controller:
         How to decide.
     sizes:
         What holds at first. The largest candidates are taken to be the safe ones.
+    earlier_loads:
+        As for `greencache.controller.telemetry.Telemetry`.
     """
 
     def __init__(
-        self, lookout: Lookouts, candidates: Candidates, settings: ControlSettings, sizes: Sizes
+        self,
+        lookout: Lookouts,
+        candidates: Candidates,
+        settings: ControlSettings,
+        sizes: Sizes,
+        *,
+        earlier_loads: NDArray[np.float64] | None = None,
     ) -> None:
-        self.telemetry = Telemetry(settings.interval)
+        self.telemetry = Telemetry(settings.interval, earlier_loads=earlier_loads)
         self.sizes = sizes
         self.fallbacks: Counter[str] = Counter()
         """How often each fallback was taken, and each notice given."""
@@ -160,9 +169,11 @@ class Controller:
         except InfeasibleError:
             # The last tenths of a point cost the most, and are below what models can tell apart.
             most = relaxed(instance)
+            # Of this interval's requests, not of the day's: the next plan lets as much go again.
+            of_day = _NEARLY * most.requests[0] / np.maximum(most.day_requests, 1.0)
             nearly = replace(
                 most,
-                target=np.maximum(most.target - _NEARLY, 0.0),
+                target=np.maximum(most.target - of_day, 0.0),
                 floor=np.maximum(most.floor - _NEARLY, 0.0),
             )
             return plan(nearly, gap=_GAP), "infeasible", None
@@ -226,7 +237,7 @@ class Controller:
 
 
 _NEARLY = 0.005
-"""Share of requests within the SLO that is let go where it cannot be kept anyway."""
+"""Share of an interval's requests in time that is let go where the SLO cannot be kept anyway."""
 
 _GAP = 1e-5
 """By how much of its grams a plan may be above the best: less than any figure in it is known by."""

@@ -195,6 +195,11 @@ class ProspectsModel:
         backlog = int(np.abs(self.backlog_s - backlog_s).argmin())
         return content * len(self.backlog_s) + backlog
 
+    def choice(self, dram_bytes: float, ssd_bytes: float) -> int:
+        """The choice nearest to these sizes."""
+        dram = int(np.abs(self.dram_bytes - dram_bytes).argmin())
+        return dram * len(self.ssd_bytes) + int(np.abs(self.ssd_bytes - ssd_bytes).argmin())
+
     def instance(
         self,
         profile: ReuseProfile,

@@ -158,7 +158,7 @@ class ShadowCaches:
         cost_base: float = 1.0,
         cost_per_depth: float = 0.0,
         half_life_s: float = 6 * HOUR_S,
-        recent: int = 2048,
+        recent: int = 4096,
         budget_blocks: int = BUDGET_BLOCKS,
         rate: float | None = None,
         load_cost: float = 0.0,

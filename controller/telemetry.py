@@ -137,6 +137,9 @@ class Telemetry:
         Length of an interval; every window has to begin at a whole number of them after the first.
     longest:
         How many intervals are kept at most, gaps included.
+    earlier_loads:
+        Requests that arrived in each interval up to the first window, as far as that is known from
+        elsewhere: a service has mostly run before somebody sizes its cache.
 
     Raises
     ------
@@ -144,7 +147,13 @@ class Telemetry:
         If ``interval_s`` or ``longest`` is not usable.
     """
 
-    def __init__(self, interval_s: float = HOUR_S, longest: int = _LONGEST) -> None:
+    def __init__(
+        self,
+        interval_s: float = HOUR_S,
+        longest: int = _LONGEST,
+        *,
+        earlier_loads: NDArray[np.float64] | None = None,
+    ) -> None:
         if not 0 < interval_s < np.inf or longest < 1:
             raise InputError(
                 f"telemetry keeps 1 interval or more, of more than 0 s: {longest} of {interval_s} s"
@@ -152,6 +161,7 @@ class Telemetry:
         self.interval_s = interval_s
         self._windows: deque[Window] = deque()
         self._longest = longest
+        self._earlier_loads = np.zeros(0) if earlier_loads is None else earlier_loads
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -189,6 +199,7 @@ class Telemetry:
         self._windows.append(window)
         while self._index(window) >= self._longest:
             self._windows.popleft()
+            self._earlier_loads = np.zeros(0)  # they would no longer end where the first begins
 
     def extend(self, windows: Iterable[Window]) -> None:
         """Append several."""
@@ -196,10 +207,13 @@ class Telemetry:
             self.add(window)
 
     def loads(self) -> NDArray[np.float64]:
-        """Requests that arrived in each interval from the first to the last kept; NaN for gaps."""
+        """Requests that arrived in each interval up to the last one; NaN for gaps.
+
+        From the first one kept on, or with what is known of the time before.
+        """
         if not self._windows:
-            return np.zeros(0)
+            return self._earlier_loads
         loads = np.full(self._index(self._windows[-1]) + 1, np.nan)
         for window in self._windows:
             loads[self._index(window)] = window.requests_per_s * self.interval_s
-        return loads
+        return np.concatenate([self._earlier_loads, loads])

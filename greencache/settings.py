@@ -124,8 +124,8 @@ class ControlSettings(_Part):
     load_quantile: float = Field(
         0.9, gt=0, lt=1, description="quantile of the load's forecast at which the floor is kept"
     )
-    slo_margin: float = Field(
-        0.01, ge=0, lt=1, description="planned for beyond the SLO's target, as models err"
+    certainty: float = Field(
+        0.95, gt=0, lt=1, description="probability with which a day is planned to keep the SLO"
     )
     forecast: Literal["model", "naive", "perfect"] = Field(
         "model", description="what the controller expects: model, naive or (in a replay) perfect"

@@ -60,6 +60,9 @@ class ComposedWorkload:
         Wanted requests per second over the measured part.
     load:
         The wanted load, window by window; its time 0 is ``warmup_s`` of the trace.
+    earlier_load:
+        The same before the stream begins, as far as the series is not used in it; as long as that
+        is none, None.
     load_repeats:
         Whether the load series is shorter than the stream, and so used more than once.
     library:
@@ -76,10 +79,22 @@ class ComposedWorkload:
     span_s: float
     mean_rate: float
     load: SpanOfLoad
+    earlier_load: SpanOfLoad | None
     load_repeats: bool
     library: SessionLibrary = field(repr=False)
     composed_from: list[dict[str, str]]
     notes: list[str]
+
+
+def _earlier(
+    load: LoadSeries, before_s: float, span_s: float, mean_rate: float
+) -> SpanOfLoad | None:
+    """What the series was before a stream, without what the stream is made of."""
+    windows = math.floor((load.duration_s - before_s - span_s) / load.window_s)
+    if windows <= 0:
+        return None
+    whole = load.over(span_s, before_s=before_s + windows * load.window_s, mean_rate=mean_rate)
+    return replace(whole, requests_per_s=whole.requests_per_s[:windows])
 
 
 def _requests_by_window(library: SessionLibrary, window_s: float) -> NDArray[np.float64]:
@@ -331,6 +346,7 @@ def compose(
         span_s=before_s + span_s,
         mean_rate=mean_rate,
         load=span,
+        earlier_load=_earlier(load, before_s, span_s, mean_rate),
         load_repeats=repeats,
         library=library,
         composed_from=[

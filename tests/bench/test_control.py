@@ -34,7 +34,7 @@ from greencache.tiers import Policy
 from greencache.tiers.admission import Admission
 from greencache.traces import GridSeries, RequestTrace
 from greencache.traces.compose import compose
-from greencache.traces.loads import flat_load
+from greencache.traces.loads import LoadSeries, flat_load
 
 INSTALLED = Installed(dram_bytes=0, ssd_bytes=2 * TB)
 CONTROL = ControlSettings(interval=600.0, learn=1200.0, horizon=6)
@@ -240,7 +240,26 @@ def test_hours_without_traffic_are_planned_through(setup: ReplaySetup) -> None:
     controlled = steered(replace(setup, trace=silent))
     windows = controlled.controller.telemetry.windows
     assert sum(window.arrivals == 0 for window in windows) >= 17
-    assert all(decision.fallback in ("learning", None) for decision in controlled.decisions)
+    taken = {decision.fallback for decision in controlled.decisions}
+    assert taken <= {"learning", "infeasible", None}
+
+
+def test_the_load_before_a_composed_trace_is_known_and_is_none_of_its_own() -> None:
+    load = LoadSeries("days", "test", "none", HOUR_S, np.arange(1.0, 241.0))
+    composed = compose("conversation", load, hours=48, warmup_hours=24, mean_rate=0.01, seed=1)
+    earlier = composed.earlier_load
+    assert earlier is not None
+    # The series goes round: before the warm-up, its last day, lie the days that are left.
+    before = np.roll(load.requests_per_s, -48)[: 240 - 72]
+    np.testing.assert_allclose(
+        earlier.requests_per_s / earlier.requests_per_s[0], before / before[0]
+    )
+    assert (
+        compose(
+            "conversation", load, hours=220, warmup_hours=24, mean_rate=0.01, seed=1
+        ).earlier_load
+        is None
+    )
 
 
 def test_several_engines_are_steered_together(setup: ReplaySetup) -> None:

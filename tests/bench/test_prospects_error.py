@@ -60,7 +60,7 @@ def test_hit_rates_of_every_size_are_close(rows: list[dict[str, Any]]) -> None:
 
 def test_attainment_is_close_and_closer_than_poisson_arrivals(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        assert abs(row["attainment_off_points"]) < 5
+        assert abs(row["attainment_off_points"]) < 7
     for row in (rows[FED], rows[-1]):
         queued, poisson = (row[f"ttft_s_{name}"] for name in ("model", "pollaczek_khinchine"))
         assert abs(queued - row["ttft_s_engine"]) < abs(poisson - row["ttft_s_engine"])

@@ -30,10 +30,27 @@ def test_the_shift_takes_the_prediction_to_what_is_measured() -> None:
     generator = np.random.default_rng(0)
     learned = Calibration()
     for _ in range(500):
-        seen = generator.binomial(60, 0.85) / 60
-        learned = learned.with_attainment(0.92, seen, 60)
-    # About 1,200 requests count, against the 200 that stand for the model.
-    assert learned.shifted(np.array(0.92)) == pytest.approx(0.86, abs=0.02)
+        seen = generator.binomial(6000, 0.85) / 6000
+        learned = learned.with_attainment(0.92, seen, 6000).with_misses(0.85, seen, 6000)
+    # About 120,000 requests count, against 200 for the model, and so many more as they clump.
+    assert learned.shifted(np.array(0.92)) == pytest.approx(0.85, abs=0.01)
+
+
+def test_requests_that_are_late_together_say_less() -> None:
+    alone = together = Calibration()
+    for hour in range(400):
+        alone = alone.with_misses(0.9, 0.9, 200).with_attainment(0.9, 0.8, 200)
+        burst = 1.0 if hour % 5 else 0.5
+        together = together.with_misses(0.9, burst, 200).with_attainment(0.9, 0.8, 200)
+    assert alone.clumping == pytest.approx(3, abs=1)
+    # By 20 each in four of five hours, by 80 in the fifth, over 20 expected.
+    assert together.clumping == pytest.approx((4 * 20**2 + 80**2) / 5 / 20, rel=0.15)
+    assert together.shift > alone.shift
+
+
+def test_hours_without_requests_say_nothing_of_misses() -> None:
+    assert Calibration().with_misses(0.9, np.nan, 0) == Calibration()
+    assert Calibration().with_misses(np.nan, 0.5, 10) == Calibration()
 
 
 def test_few_requests_change_little() -> None:

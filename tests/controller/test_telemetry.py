@@ -76,6 +76,15 @@ def test_history_is_bounded_gaps_included() -> None:
     assert telemetry.latest.start_s == 7 * HOUR_S
 
 
+def test_what_is_known_of_the_time_before_comes_first() -> None:
+    telemetry = Telemetry(longest=3, earlier_loads=np.array([3.0, 4.0]))
+    np.testing.assert_array_equal(telemetry.loads(), [3, 4])
+    telemetry.extend([window(0), window(1), window(2)])
+    assert len(telemetry.loads()) == 5
+    telemetry.add(window(3))  # the first one is forgotten, so that there would be a gap
+    assert len(telemetry.loads()) == 3
+
+
 def test_an_empty_history_has_no_loads() -> None:
     assert len(Telemetry().loads()) == 0
     assert Telemetry().latest is None
