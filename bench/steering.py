@@ -138,7 +138,7 @@ def _earlier_loads(setup: ReplaySetup) -> NDArray[np.float64] | None:
     requests = np.concatenate([[0.0], np.cumsum(load.requests_per_s * load.window_s)])
     ends_s = edges[-1] - np.arange(intervals, -1, -1) * interval_s
     expected = np.diff(np.interp(ends_s, edges, requests))
-    return np.random.default_rng(_SEED).poisson(expected).astype(np.float64)
+    return np.asarray(np.random.default_rng(_SEED).poisson(expected), np.float64)
 
 
 def _forecasters(

@@ -174,7 +174,7 @@ class Lookout:
         days = Days(
             requests_before=before[:, 0],
             missed_before=before[:, 0] - before[:, 1],
-            requests_ahead=np.bincount(day - day[0], requests),
+            requests_ahead=np.bincount(day - day[0], requests).astype(np.float64),
             share_ahead=np.minimum(ahead_s / left_s, 1.0),
         )
         return planned_targets(
