@@ -177,10 +177,11 @@ class KeyDirectory:
         count = self._count
         if count:  # else there is nothing to carry over, and nothing to compile
             high[:count], low[:count] = self._state.high[:count], self._state.low[:count]
-            _enter_all(state, self._live_ids())
+            _enter_all(state, self.live_ids())
         self._state = state
 
-    def _live_ids(self) -> NDArray[np.bool_]:
+    def live_ids(self) -> NDArray[np.bool_]:
+        """Which ids, of those ever given, have a key."""
         live = np.ones(self._count, np.bool_)
         live[self._free[: self._left]] = False
         return live
@@ -215,7 +216,7 @@ class KeyDirectory:
         BlockStateError
             If one of the ids has no key.
         """
-        live = self._live_ids()
+        live = self.live_ids()
         if len(ids) and (ids.min() < 0 or ids.max() >= self._count or not live[ids].all()):
             raise BlockStateError("only ids that have a key can be forgotten")
         live[ids] = False

@@ -189,8 +189,8 @@ class SlotTier(Tier):
         self._counts.missed_blocks += len(keys) - found
         return TierLease(keys[:found], lease)
 
-    def hold(self, keys: Sequence[bytes]) -> TierLease:
-        """As `acquire`, but not counted as asked for: for the cache's own copies."""
+    async def hold(self, keys: Sequence[bytes]) -> TierLease:
+        """As `Tier.hold`."""
         ids = self.directory.find(list(keys))
         lease = self.index.lease(ids[: self._sound(ids, self.index.match(ids))])
         return TierLease(keys[: len(lease)], lease)
