@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.engine_state import NOW_S, SSD_WRITE_FREE_S, Engine
+from greencache.bench.engine_state import EVENTS, NOW_S, SSD_WRITE_FREE_S, Engine
 from greencache.compiled import subroutine
 from greencache.tiers.admission import admit, draw, note_computed
 from greencache.tiers.learning import learn_from as learn_from_request
@@ -58,6 +58,8 @@ def write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
     begin_s = max(now_s, clock[SSD_WRITE_FREE_S])
     if begin_s + missing_bytes / config.ssd_write_bytes_per_s > now_s + config.ssd_backlog_s:
         totals.dropped_bytes += missing_bytes
+        if engine.counts[EVENTS] <= len(engine.events):
+            engine.events[engine.counts[EVENTS] - 1].dropped = True  # of this prompt's `STORED`
         return
     new = store(engine.ssd, ids, stop, now_s)
     if config.by_value:

@@ -61,6 +61,8 @@ class WriteBehind:
 
     Attributes
     ----------
+    limit_bytes:
+        As above; may be changed.
     declined_blocks:
         Not written because they were not worth it.
     dropped_blocks:
@@ -81,7 +83,7 @@ class WriteBehind:
     ) -> None:
         self._ssd, self._dram = ssd, dram
         self._directory, self._learner = directory, learner
-        self._limit_bytes, self._clock = limit_bytes, clock
+        self.limit_bytes, self._clock = limit_bytes, clock
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
         self.declined_blocks = self.dropped_blocks = self.waiting_bytes = 0
 
@@ -91,7 +93,7 @@ class WriteBehind:
         stop = self._admitted(keys, found)
         self.declined_blocks += len(keys) - max(found, stop)
         missing = max(0, stop - found)
-        if missing and self.waiting_bytes + missing * self._ssd.block_bytes > self._limit_bytes:
+        if missing and self.waiting_bytes + missing * self._ssd.block_bytes > self.limit_bytes:
             self.dropped_blocks += missing
             return
         room = await self._ssd.reserve(keys[:stop])

@@ -121,7 +121,8 @@ class TieredCache:
     write_queue_bytes:
         What may wait to be written to SSD; saves beyond are dropped.
     flush_s:
-        How often everything committed is made to outlast a loss of power.
+        How often everything committed is made to outlast a loss of power; None for when it is asked
+        for, and on closing.
     clock:
         Seconds that do not go back: that of the tiers.
 
@@ -148,7 +149,7 @@ class TieredCache:
         learner: Learner | None = None,
         hbm: TierIndex | None = None,
         write_queue_bytes: int = WRITE_QUEUE_BYTES,
-        flush_s: float = FLUSH_S,
+        flush_s: float | None = FLUSH_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dram, self.ssd = dram, ssd
@@ -182,7 +183,9 @@ class TieredCache:
             for tier in self.tiers.values():
                 await stack.enter_async_context(tier)
             self._open = stack.pop_all()
-        work = [self._flush_often()] + ([self._behind.run()] if self._behind else [])
+        work = [self._behind.run()] if self._behind else []
+        if self._flush_s is not None:
+            work.append(self._flush_often(self._flush_s))
         self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
         return self
 
@@ -205,12 +208,27 @@ class TieredCache:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await stack.aclose()
 
+    @property
+    def write_queue_bytes(self) -> int:
+        """What may wait to be written to SSD; below 0, nothing is written there."""
+        return self._behind.limit_bytes if self._behind else 0
+
+    @write_queue_bytes.setter
+    def write_queue_bytes(self, limit_bytes: int) -> None:
+        if self._behind is not None:
+            self._behind.limit_bytes = limit_bytes
+
     async def lookup(self, keys: Sequence[bytes]) -> dict[str, int]:
         """Length of the prefix that each tier has now; not counted as asked for."""
         return {name: await tier.match(keys) for name, tier in self.tiers.items()}
 
     async def acquire(
-        self, keys: Sequence[bytes], *, held: int = 0, reusable: int | None = None
+        self,
+        keys: Sequence[bytes],
+        *,
+        held: int = 0,
+        reusable: int | None = None,
+        learn: bool = True,
     ) -> CacheLease:
         """Find what a request can load, and keep it until `release`.
 
@@ -223,11 +241,13 @@ class TieredCache:
         reusable:
             Leading blocks that may be loaded; all, if nothing is said. One token at least is to be
             computed.
+        learn:
+            Whether the request counts as one; not where it had begun before and was preempted.
         """
         self._forget_unused(len(keys))
         reach = keys[:reusable]
         parts = {name: await tier.acquire(reach) for name, tier in self.tiers.items()}
-        if self.learner is not None:
+        if self.learner is not None and learn:
             above = max(held, len(parts[self.dram.name]) if self.dram else 0)
             self.learner.learn(
                 self.directory.intern(list(keys)),
@@ -378,9 +398,9 @@ class TieredCache:
             waiting_bytes=behind.waiting_bytes if behind else 0,
         )
 
-    async def _flush_often(self) -> None:
+    async def _flush_often(self, flush_s: float) -> None:
         while True:
-            await asyncio.sleep(self._flush_s)
+            await asyncio.sleep(flush_s)
             for name, tier in self.tiers.items():
                 try:
                     await tier.flush()

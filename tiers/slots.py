@@ -147,6 +147,10 @@ class SlotTier(Tier):
         """Bytes that the tier occupies beside slots."""
         return 0
 
+    def bytes_for(self, blocks: int) -> int:
+        """The least capacity that has room for so many blocks."""
+        return blocks * self.stride_bytes
+
     # The contract.
 
     async def open(self) -> None:
