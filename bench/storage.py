@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from greencache.tiers.admission import Admission, Prices
 from greencache.tiers.policies import Policy
 
 __all__ = [
+    "BlockCosts",
     "StoragePrices",
     "StorageSetup",
     "block_costs",
@@ -86,6 +88,14 @@ class StorageSetup:
         return Sizes(self.dram_bytes, self.ssd_bytes)
 
 
+class BlockCosts(TypedDict):
+    """Costs as `greencache.tiers.TierIndex` takes them."""
+
+    cost_base: float
+    cost_per_depth: float
+    load_cost: float
+
+
 def block_flops(hardware: ServingHardware) -> tuple[float, float]:
     """Operations to compute a block, and what each block before it adds through attention."""
     rates, tokens = hardware.rates, hardware.layout.block_tokens
@@ -119,7 +129,7 @@ def load_flops(hardware: ServingHardware, prices: StoragePrices) -> float:
     return block_prices(hardware, prices).load_j / j_per_flop(hardware, prices)
 
 
-def block_costs(hardware: ServingHardware, to_load: float = 0.0) -> dict[str, float]:
+def block_costs(hardware: ServingHardware, to_load: float = 0.0) -> BlockCosts:
     """What an index is told of costs, in operations; loading takes ``to_load`` of them."""
     first, per_depth = block_flops(hardware)
-    return {"cost_base": first, "cost_per_depth": per_depth, "load_cost": to_load}
+    return BlockCosts(cost_base=first, cost_per_depth=per_depth, load_cost=to_load)
