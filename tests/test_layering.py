@@ -38,15 +38,19 @@ MODULES = {
 LIVE = {
     f"greencache.tiers.{name}"
     for name in (
+        "backing",
         "base",
-        "slots",
+        "behind",
+        "cache",
         "dram",
         "files",
         "manifest",
-        "ssd",
-        "cache",
-        "behind",
+        "memory",
         "promotion",
+        "slots",
+        "ssd",
+        "syscalls",
+        "workers",
     )
 }
 """What moves bytes: it stands on the core, which knows nothing of it."""

@@ -287,20 +287,16 @@ class TierIndex:
         What is leased or being written must. Takes time in proportion to the tier.
         """
         slot = self.slot_of(block_id)
-        if slot == NONE:
-            return 0
-        slots = self._state.slots
-        held = np.flatnonzero(self.occupied_slots())
-        generation = np.array([slot])
-        generations = [generation]
-        while len(generation):
-            generation = held[np.isin(slots["parent"][held], generation)]
-            generations.append(generation)
-        going = np.concatenate(generations[::-1]).astype(np.int32)
-        if (slots["leases"][going] != 0).any():
-            return 0
-        kernels.drop_blocks(self.state, going)
-        return len(going)
+        if slot == NONE or self._state.slots[slot]["leases"] != 0:
+            return 0  # a lease of what builds on it, or a writer of that, counts as one of it too
+        before = len(self)
+        marks = np.zeros(int(self._state.meta[FRESH]), np.int8)
+        kernels.drop_block(self.state, slot, marks)
+        return before - len(self)
+
+    def order_free(self) -> None:
+        """Let free slots be taken from the lowest on, so that slots in use stand together."""
+        kernels.order_free_slots(self.state)
 
     def slot_of(self, block_id: int) -> int:
         """The slot that a block stands in, committed or not; -1 if it is not here."""
