@@ -37,7 +37,21 @@ MODULES = {
 
 LIVE = {
     f"greencache.tiers.{name}"
-    for name in ("base", "slots", "dram", "files", "manifest", "ssd", "cache")
+    for name in (
+        "backing",
+        "base",
+        "behind",
+        "cache",
+        "dram",
+        "files",
+        "manifest",
+        "memory",
+        "promotion",
+        "slots",
+        "ssd",
+        "syscalls",
+        "workers",
+    )
 }
 """What moves bytes: it stands on the core, which knows nothing of it."""
 
