@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from greencache.bench.tier_rounds import Case, Content, Side, SideError
+from greencache.bench.tier_rounds import Batch, Case, Checked, Side, SideError
 
 __all__ = ["RAW", "FioSide", "RawDirectSide", "filesystem_of", "wait_for_rest"]
 
@@ -73,19 +73,19 @@ class RawDirectSide(Side):
     def __init__(self, folder: Path) -> None:
         self._path = folder / "raw"
 
-    def prepare(self, case: Case) -> None:
+    def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
         try:
             self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_DIRECT, 0o600)
         except OSError as fault:
             raise SideError(f"no direct I/O in {self._path.parent}: {fault.strerror}") from fault
         self._case = case
-        self._content = Content(case)
+        self._blocks = Checked(batch, case.batches)
         self._pool = ThreadPoolExecutor(case.depth)
 
     def _move(self, batch: int, *, write: bool) -> float:
         case = self._case
-        memory = (self._content.source if write else self._content.sink).reshape(-1).data
+        memory = (self._blocks.source if write else self._blocks.sink).reshape(-1).data
         part = -(-case.batch_bytes // case.depth)
         part += -part % min(case.block_bytes, 2**20)  # no piece less than it must be
         piece = min(case.block_bytes, part)
@@ -108,14 +108,14 @@ class RawDirectSide(Side):
 
     def put(self, batch: int) -> float:
         """As `Side.put`."""
-        self._content.renew(batch)
+        self._blocks.renew(batch)
         return self._move(batch, write=True)
 
     def get(self, batch: int) -> float:
         """As `Side.get`."""
-        self._content.forget()
+        self._blocks.forget()
         seconds = self._move(batch, write=False)
-        self._content.check(batch)
+        self._blocks.check(batch)
         return seconds
 
     def settle(self) -> float:
@@ -129,7 +129,7 @@ class RawDirectSide(Side):
         self._pool.shutdown()
         os.close(self._file)
         self._path.unlink()
-        del self._content
+        del self._blocks
 
 
 class FioSide(Side):
@@ -145,7 +145,7 @@ class FioSide(Side):
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "fio"
 
-    def prepare(self, case: Case) -> None:
+    def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
         if shutil.which("fio") is None:
             raise SideError("not installed")

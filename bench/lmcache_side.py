@@ -15,7 +15,7 @@ from typing import IO
 
 from greencache.bench import lmcache_worker
 from greencache.bench.lmcache_worker import BUFFERED, CPU, DIRECT, TOKEN_BYTES
-from greencache.bench.tier_rounds import Case, Side, SideError
+from greencache.bench.tier_rounds import Batch, Case, Side, SideError
 
 __all__ = ["LMCACHE_DISK_SIDES", "LmcacheSide"]
 
@@ -95,7 +95,7 @@ class LmcacheSide(Side):
             raise SideError(result["error"])
         return float(result["seconds"])
 
-    def prepare(self, case: Case) -> None:
+    def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
         if case.block_bytes % TOKEN_BYTES:
             raise SideError(f"is driven with blocks of multiples of {TOKEN_BYTES} bytes")
@@ -105,6 +105,8 @@ class LmcacheSide(Side):
             "open",
             store=self._store,
             folder=str(self._folder),
+            pool=str(batch.path),
+            pool_bytes=batch.pool_bytes(case),
             block_bytes=case.block_bytes,
             blocks=case.blocks,
             batches=case.batches,

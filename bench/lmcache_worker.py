@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import mmap
 import os
 import sys
 import threading
@@ -49,12 +50,12 @@ class Store:
         self.on_disk = request["store"] != CPU
         self.folder = Path(request["folder"])
         store_gib = request["batches"] * self.blocks * block_bytes / 2**30
-        batch_gib = self.blocks * block_bytes / 2**30
         config: dict[str, Any] = {"chunk_size": tokens, "local_cpu": not self.on_disk}
         config["max_local_cpu_size"] = store_gib + 2 * block_bytes / 2**30
         if self.on_disk:
-            # The pool that blocks are written from and read into holds a batch of each.
-            config["max_local_cpu_size"] = 2 * batch_gib + 4 * block_bytes / 2**30
+            # The pool that blocks are written from and read into.
+            config["max_local_cpu_size"] = request["pool_bytes"] / 2**30
+            _take_pool_from(request["pool"])
             config["local_disk"] = f"file://{self.folder}/"
             config["max_local_disk_size"] = store_gib
             config["extra_config"] = {
@@ -178,6 +179,24 @@ class Store:
     def close(self) -> None:
         """Give everything back."""
         self.manager.close()
+
+
+def _take_pool_from(path: str) -> None:
+    """Let LMCache's pool stand in a memory file, the same as others read into and write from.
+
+    What it frees at the end is given back with the mapping.
+    """
+    import torch
+    from lmcache.v1 import memory_management
+
+    with Path(path).open("r+b") as file:
+        mapped = mmap.mmap(file.fileno(), 0)
+
+    def allocate(size: int, *_: Any, **__: Any) -> Any:
+        return torch.frombuffer(mapped, dtype=torch.uint8, count=size)
+
+    memory_management._allocate_cpu_memory = allocate
+    memory_management._free_cpu_memory = lambda *_, **__: None
 
 
 def serve(requests: IO[str], answers: IO[str]) -> None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.tier_rounds import Case, Content, Side, SideError, buffer
+from greencache.bench.tier_rounds import Batch, Case, Checked, Side, SideError, buffer
 from greencache.blocks import KEY_BYTES
 from greencache.errors import GreenCacheError
 from greencache.tiers.base import Tier
@@ -36,9 +36,9 @@ class MemcpySide(Side):
         self.name = f"{MEMCPY}, block by block" if by_block else MEMCPY
         self._by_block = by_block
 
-    def prepare(self, case: Case) -> None:
+    def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
-        self._content = Content(case)
+        self._blocks = Checked(batch, case.batches)
         shape = (case.batches, case.blocks, case.block_bytes)
         self._arena = buffer(case.store_bytes).reshape(shape)
 
@@ -53,19 +53,19 @@ class MemcpySide(Side):
 
     def put(self, batch: int) -> float:
         """As `Side.put`."""
-        self._content.renew(batch)
-        return self._copy(self._arena[batch], self._content.source)
+        self._blocks.renew(batch)
+        return self._copy(self._arena[batch], self._blocks.source)
 
     def get(self, batch: int) -> float:
         """As `Side.get`."""
-        self._content.forget()
-        seconds = self._copy(self._content.sink, self._arena[batch])
-        self._content.check(batch)
+        self._blocks.forget()
+        seconds = self._copy(self._blocks.sink, self._arena[batch])
+        self._blocks.check(batch)
         return seconds
 
     def end_case(self) -> None:
         """As `Side.end_case`."""
-        del self._content, self._arena
+        del self._blocks, self._arena
 
 
 class TierSide(Side):
@@ -92,7 +92,7 @@ class TierSide(Side):
     def _run(self, work: Coroutine[object, object, Result]) -> Result:
         return self._loop.run_until_complete(work)
 
-    def prepare(self, case: Case) -> None:
+    def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
         tier = self._make(case)
         try:
@@ -100,7 +100,7 @@ class TierSide(Side):
         except (GreenCacheError, OSError) as fault:
             raise SideError(str(fault)) from fault
         self._tier = tier
-        self._content = Content(case)
+        self._blocks = Checked(batch, case.batches)
         self._keys: list[list[bytes]] = [[] for _ in range(case.batches)]
 
     @property
@@ -110,10 +110,10 @@ class TierSide(Side):
 
     def put(self, batch: int) -> float:
         """As `Side.put`."""
-        self._content.renew(batch)
-        fresh = secrets.token_bytes(KEY_BYTES * len(self._content.source))
+        self._blocks.renew(batch)
+        fresh = secrets.token_bytes(KEY_BYTES * len(self._blocks.source))
         self._keys[batch] = [fresh[at : at + KEY_BYTES] for at in range(0, len(fresh), KEY_BYTES)]
-        return self._run(self._put(self._keys[batch], self._content.source))
+        return self._run(self._put(self._keys[batch], self._blocks.source))
 
     async def _put(self, keys: list[bytes], blocks: NDArray[np.uint8]) -> float:
         began_s = time.perf_counter()
@@ -127,9 +127,9 @@ class TierSide(Side):
 
     def get(self, batch: int) -> float:
         """As `Side.get`."""
-        self._content.forget()
-        seconds = self._run(self._get(self._keys[batch], self._content.sink))
-        self._content.check(batch)
+        self._blocks.forget()
+        seconds = self._run(self._get(self._keys[batch], self._blocks.sink))
+        self._blocks.check(batch)
         return seconds
 
     async def _get(self, keys: list[bytes], into: NDArray[np.uint8]) -> float:
@@ -153,7 +153,7 @@ class TierSide(Side):
         if self._tier is not None:
             self._run(self._tier.close())
             self._tier = None
-            del self._content
+            del self._blocks
 
     def close(self) -> None:
         """As `Side.close`."""

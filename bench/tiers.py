@@ -33,10 +33,12 @@ from greencache.bench.lmcache_side import LMCACHE_DISK_SIDES, LmcacheSide
 from greencache.bench.lmcache_worker import BUFFERED, CPU, DIRECT
 from greencache.bench.table import WIDE
 from greencache.bench.tier_rounds import DRAM, SSD, Case, Side, measure_case, size_text
-from greencache.bench.tier_sides import MEMCPY, MemcpySide
+from greencache.bench.tier_sides import MEMCPY, MemcpySide, TierSide
 from greencache.errors import InputError
 from greencache.output import check_outputs, write_json, write_output
 from greencache.quantities import parse_bytes
+from greencache.tiers.base import Tier
+from greencache.tiers.dram import DramTier
 
 __all__ = ["OURS", "REFERENCES", "main", "make_cases", "measure", "targets"]
 
@@ -90,10 +92,15 @@ def make_cases(tiers: Iterable[str], grid: Grid) -> list[Case]:
     return cases
 
 
+def _dram(case: Case) -> Tier:
+    return DramTier(case.block_bytes, case.store_bytes)
+
+
 def _sides(folder: Path, lmcache: Path | None) -> dict[str, list[Side]]:
     return {
         DRAM: [
             MemcpySide(),
+            TierSide(OURS[DRAM], _dram),
             MemcpySide(by_block=True),
             LmcacheSide(CPU, lmcache, folder),
         ],
