@@ -13,6 +13,10 @@
   - PlanningError         no plan could be made; the control loop falls back (exit 1)
     + InfeasibleError     no choice of sizes meets the SLO: which day or interval
     + SolverError         the solver of the ILP is missing, failed or ran out of time
+  - TierError             a tier cannot do what was asked (exit 1)
+    + TierClosedError     it is closed, or not open yet
+    + TierBusyError       another process has its files
+    + StorageError        its memory or files fail
   - SweepError            a sweep stopped before its end; what was done is kept (exit 1)
   - BlockStateError       a transaction used out of order: commit twice, release twice
 """
@@ -36,7 +40,11 @@ __all__ = [
     "SettingsError",
     "SolverError",
     "SpecError",
+    "StorageError",
     "SweepError",
+    "TierBusyError",
+    "TierClosedError",
+    "TierError",
     "TraceError",
     "UnknownNameError",
 ]
@@ -161,6 +169,22 @@ class InfeasibleError(PlanningError):
 
 class SolverError(PlanningError):
     """The solver of an integer program is missing, failed, or ran out of time."""
+
+
+class TierError(GreenCacheError):
+    """A tier of blocks cannot do what was asked of it."""
+
+
+class TierClosedError(TierError):
+    """A tier is used before it was opened, or after it was closed."""
+
+
+class TierBusyError(TierError):
+    """The files of a tier are in use by another process."""
+
+
+class StorageError(TierError):
+    """The memory or the files of a tier fail."""
 
 
 class OutputError(GreenCacheError):

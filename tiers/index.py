@@ -14,7 +14,9 @@ from greencache.tiers.reuse import grow_reuse, new_reuse
 from greencache.tiers.state import (
     CAPACITY,
     EVICTED,
+    FRESH,
     HELD,
+    NONE,
     USED,
     TierState,
     allocate,
@@ -57,6 +59,11 @@ class Reservation:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def first(self) -> int:
+        """Place of the first of them in the prompt."""
+        return len(self._prefix)
 
 
 class TierIndex:
@@ -194,6 +201,11 @@ class TierIndex:
         lease.released = True
         kernels.release_blocks(self._state, lease.ids, now_s)
 
+    def lease(self, ids: Ids) -> Lease:
+        """Keep the longest prefix here until `release`; it does not count as accessed."""
+        found = kernels.lease_blocks(self._state, ids, self._known(ids))
+        return Lease(ids[:found].copy())
+
     def reserve(self, ids: Ids, now_s: float) -> Reservation:
         """Take slots for the blocks of ``ids`` that follow the prefix present here.
 
@@ -252,6 +264,72 @@ class TierIndex:
         self._observe(ids, now_s)
         limit = len(ids) if reusable is None else min(reusable, len(ids))
         return int(kernels.access_blocks(self._state, ids, limit, now_s))
+
+    def drop(self, block_id: int) -> int:
+        """Forget a block and all that builds on it; how many, 0 if any of them must stay.
+
+        What is leased or being written must. Takes time in proportion to the tier.
+        """
+        slot = self.slot_of(block_id)
+        if slot == NONE:
+            return 0
+        slots = self._state.slots
+        held = np.flatnonzero(self.occupied_slots())
+        generation = np.array([slot])
+        generations = [generation]
+        while len(generation):
+            generation = held[np.isin(slots["parent"][held], generation)]
+            generations.append(generation)
+        going = np.concatenate(generations[::-1]).astype(np.int32)
+        if (slots["leases"][going] != 0).any():
+            return 0
+        kernels.drop_blocks(self._state, going)
+        return len(going)
+
+    def slot_of(self, block_id: int) -> int:
+        """The slot that a block stands in, committed or not; -1 if it is not here."""
+        known = 0 <= block_id < len(self._state.slot_of)
+        return int(self._state.slot_of[block_id]) if known else NONE
+
+    def occupied_slots(self) -> NDArray[np.bool_]:
+        """Which slots, of those that were ever used, have a block in them."""
+        fresh = int(self._state.meta[FRESH])
+        return np.asarray(self._state.slots["id"][:fresh] != NONE)
+
+    def restore(
+        self,
+        ids: Ids,
+        parents: NDArray[np.int32],
+        slots: NDArray[np.int32],
+        now_s: float,
+    ) -> None:
+        """Fill an empty index with blocks that stand in slots already.
+
+        Parameters
+        ----------
+        ids:
+            The blocks, parents before children, the one used last at the end.
+        parents:
+            For each, the slot of the block before it in its prefix; -1 for none.
+        slots:
+            For each, the slot it stands in.
+        now_s:
+            When they count as used.
+
+        Raises
+        ------
+        BlockStateError
+            If the index is not empty.
+        """
+        if len(self):
+            raise BlockStateError("only an empty index can be restored")
+        if len(ids) == 0:
+            return
+        self._state = grow(self._state, int(slots.max()) + 1, int(ids.max()) + 1)
+        if self._model is not None:
+            self._model = grow_reuse(self._model, int(ids.max()) + 1)
+            self._state = follow(self._state, self._model)
+        kernels.restore_blocks(self._state, ids, parents, slots, now_s)
 
     def hold(self, blocks: int, now_s: float) -> bool:
         """Set capacity aside for blocks without identity; False, and nothing evicted, if full."""

@@ -17,11 +17,14 @@ from greencache.tiers.transactions import (
     access,
     acquire,
     commit,
+    drop,
+    end_restoring,
     hold,
     lease,
     match,
     reserve,
     resize,
+    restore,
     touch,
     unlease,
 )
@@ -32,12 +35,15 @@ __all__ = [
     "access_blocks",
     "acquire_blocks",
     "commit_blocks",
+    "drop_blocks",
     "hold_blocks",
+    "lease_blocks",
     "match_blocks",
     "observe_blocks",
     "release_blocks",
     "reserve_blocks",
     "resize_tier",
+    "restore_blocks",
 ]
 
 Ids = NDArray[np.int32]
@@ -118,6 +124,31 @@ def abort_blocks(state: TierState, prefix: Ids, slots: NDArray[np.int32], now_s:
 def hold_blocks(state: TierState, blocks: int, now_s: float) -> bool:
     """Set capacity aside for blocks without an identity; False, and nothing gone, if it can't."""
     return hold(state, blocks, now_s)
+
+
+@kernel
+def lease_blocks(state: TierState, ids: Ids, stop: int) -> int:
+    """Lease the longest prefix of ``ids[:stop]`` here without an access; its length."""
+    found = match(state, ids, stop)
+    lease(state, ids, found)
+    return found
+
+
+@kernel
+def drop_blocks(state: TierState, slots: NDArray[np.int32]) -> None:
+    """Forget the blocks in ``slots``, children before parents; nobody leases or writes them."""
+    for i in range(len(slots)):
+        drop(state, int64(slots[i]))
+
+
+@kernel
+def restore_blocks(
+    state: TierState, ids: Ids, parents: NDArray[np.int32], slots: NDArray[np.int32], now_s: float
+) -> None:
+    """Fill an empty tier: ``parents`` are slots of blocks that come before, or `NONE`."""
+    for i in range(len(ids)):
+        restore(state, int64(ids[i]), int64(parents[i]), int64(slots[i]), now_s)
+    end_restoring(state, slots)
 
 
 @kernel

@@ -52,6 +52,8 @@ __all__ = [
     "acquire",
     "commit",
     "count_hits",
+    "drop",
+    "end_restoring",
     "evict_one",
     "hold",
     "lease",
@@ -59,6 +61,7 @@ __all__ = [
     "match",
     "reserve",
     "resize",
+    "restore",
     "store",
     "touch",
     "unhold",
@@ -323,6 +326,44 @@ def abort(state: TierState, slot: int) -> None:
     """Give a reserved block up; it must have no children."""
     state.meta[PINNED] -= 1
     _remove(state, slot)
+
+
+@subroutine
+def drop(state: TierState, slot: int) -> None:
+    """Forget a block that nobody leases or writes and nothing builds on."""
+    discard(state, slot, keeps_order(state))
+    _remove(state, slot)
+
+
+@subroutine
+def restore(state: TierState, block_id: int, parent: int, slot: int, now_s: float) -> None:
+    """Put a block back into the slot it stands in; parents first, then `end_restoring`."""
+    if parent != NONE:
+        state.slots[parent].children += 1
+    block = state.slots[slot]
+    block.id = block_id
+    block.parent = parent
+    block.children = 0
+    block.place = NONE
+    block.ahead = parent
+    state.slot_of[block_id] = slot
+    state.meta[USED] += 1
+    state.meta[FRESH] = max(state.meta[FRESH], slot + 1)
+    state.meta[TICK] += 1
+    _show(state, slot, False, now_s)
+
+
+@subroutine
+def end_restoring(state: TierState, slots: NDArray[np.int32]) -> None:
+    """Enter what was restored to ``slots`` among the candidates, and the slots between as free."""
+    for i in range(len(slots)):
+        _settle(state, int64(slots[i]))
+    for slot in range(state.meta[FRESH] - 1, -1, -1):
+        block_id = int64(state.slots[slot].id)
+        if block_id == NONE or state.slot_of[block_id] != slot:
+            state.slots[slot].id = NONE
+            state.slots[slot].parent = state.meta[FREED]
+            state.meta[FREED] = slot
 
 
 @subroutine

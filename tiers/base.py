@@ -1,0 +1,254 @@
+"""``Tier``: the contract of all places that hold blocks' bytes.
+
+A tier holds blocks of one size under keys that name whole prefixes (`greencache.blocks`), and keeps
+three promises:
+
+1. **A hit is a prefix.** A block is found only if all blocks before it are.
+2. **Nothing half-written is found**: `Tier.reserve`, `Tier.write`, then `Tier.commit` or
+   `Tier.abort`.
+3. **What is leased stays**: `Tier.acquire`, `Tier.read`, then `Tier.release`. A leased block is
+   neither evicted nor overwritten, whatever becomes of the tier's size. A lease ends by release
+   only, never by time.
+
+A tier may always miss. It never gives back bytes that were not stored under the key: what it cannot
+read, or finds damaged, it drops, and counts. `tests/conformance` holds any tier to all of that;
+one file is enough to add one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Blocks", "Tier", "TierLease", "TierReservation", "TierStats"]
+
+Blocks: TypeAlias = "NDArray[np.uint8] | Sequence[NDArray[np.uint8]]"
+"""Bytes of blocks in order: an array [blocks, block_bytes], or an array [block_bytes] for each."""
+
+
+@dataclass(slots=True, eq=False)
+class TierLease:
+    """A prefix that a tier keeps readable until it is released.
+
+    Attributes
+    ----------
+    keys:
+        The blocks found, from the start of the prompt.
+    handle:
+        The tier's own.
+    """
+
+    keys: Sequence[bytes]
+    handle: Any = field(default=None, repr=False)
+    released: bool = False
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(slots=True, eq=False)
+class TierReservation:
+    """Room for blocks that are to be written, invisible until committed.
+
+    Attributes
+    ----------
+    keys:
+        The blocks reserved: consecutive ones of the prompt.
+    first:
+        Place of the first of them in the prompt: how many blocks the tier has before it.
+    handle:
+        The tier's own.
+    """
+
+    keys: Sequence[bytes]
+    first: int
+    handle: Any = field(default=None, repr=False)
+    ended: bool = False
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+@dataclass(slots=True)
+class TierStats:
+    """What a tier has, and what it did since it was opened.
+
+    Attributes
+    ----------
+    capacity_bytes, used_bytes:
+        What it may hold and what its blocks take; more than it may only while leases last.
+    backed_bytes:
+        Memory or disk that it occupies now, free slots and its own records included.
+    blocks:
+        Blocks held, those being written included.
+    hit_blocks, missed_blocks:
+        Of those asked for by `Tier.acquire`.
+    read_bytes, written_bytes:
+        Moved.
+    evicted_blocks:
+        Given up for others, or to a smaller size.
+    failures:
+        What went wrong, by cause, and how often.
+    """
+
+    capacity_bytes: int = 0
+    used_bytes: int = 0
+    backed_bytes: int = 0
+    blocks: int = 0
+    hit_blocks: int = 0
+    missed_blocks: int = 0
+    read_bytes: int = 0
+    written_bytes: int = 0
+    evicted_blocks: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+class Tier(ABC):
+    """One place that holds blocks.
+
+    Opened and closed by ``async with``. All methods belong to one event loop and none blocks it:
+    what takes long is awaited. Requests are lists of keys from the start of the prompt.
+
+    Attributes
+    ----------
+    name:
+        What metrics and messages call it.
+    block_bytes:
+        Bytes of a block.
+    """
+
+    name: str
+    block_bytes: int
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @abstractmethod
+    async def open(self) -> None:
+        """Make ready, with what an earlier run left if the tier keeps anything.
+
+        Raises
+        ------
+        TierError
+            If the tier cannot be used; its text says what to do.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Flush, and give everything back. Calling it twice does nothing."""
+
+    @abstractmethod
+    async def match(self, keys: Sequence[bytes]) -> int:
+        """Length of the longest prefix that could be read now; not counted as asked for."""
+
+    @abstractmethod
+    async def acquire(self, keys: Sequence[bytes]) -> TierLease:
+        """Lease the longest prefix that is here, and count it as asked for."""
+
+    @abstractmethod
+    async def read(self, lease: TierLease, into: Blocks, first: int = 0) -> int:
+        """Read the leased blocks from the ``first`` on into buffers, one each.
+
+        Returns
+        -------
+        int
+            How many of them, from the first one, are good; fewer than there are buffers if a block
+            could not be read or was damaged. It is dropped then, and what builds on it is no
+            longer found. What is in the other buffers means nothing.
+        """
+
+    @abstractmethod
+    def release(self, lease: TierLease) -> None:
+        """End a lease.
+
+        Raises
+        ------
+        BlockStateError
+            If it was released before.
+        """
+
+    @abstractmethod
+    async def reserve(self, keys: Sequence[bytes]) -> TierReservation:
+        """Take room for the blocks that follow the prefix that is here.
+
+        As many as there is room for, from the front: none if the tier is full of what may not go,
+        or if somebody else is writing the next block.
+        """
+
+    @abstractmethod
+    async def write(self, reservation: TierReservation, blocks: Blocks) -> bool:
+        """Write the reserved blocks, one buffer each.
+
+        Returns
+        -------
+        bool
+            Whether they can be committed. If not, the reservation has been aborted and the failure
+            counted.
+        """
+
+    @abstractmethod
+    async def commit(self, reservation: TierReservation) -> None:
+        """Let written blocks be found.
+
+        Raises
+        ------
+        BlockStateError
+            If the reservation was committed or aborted before.
+        """
+
+    @abstractmethod
+    def abort(self, reservation: TierReservation) -> None:
+        """Give reserved blocks up.
+
+        Raises
+        ------
+        BlockStateError
+            If the reservation was committed or aborted before.
+        """
+
+    @abstractmethod
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        """Drop the last of these blocks and all that builds on it; how many are gone.
+
+        What is leased or being written is no longer found, and goes when that ends.
+        """
+
+    @abstractmethod
+    async def resize(self, capacity_bytes: int) -> int:
+        """Change the capacity while in use, and give back what is no longer needed.
+
+        Returns
+        -------
+        int
+            Bytes still to be given back, which are leased or being written; they are when that
+            ends.
+
+        Raises
+        ------
+        TierError
+            If there is not so much to be had; the size is as before.
+        """
+
+    @abstractmethod
+    async def flush(self) -> None:
+        """Make everything that is committed outlast a loss of power, if the tier can."""
+
+    @abstractmethod
+    def stats(self) -> TierStats:
+        """What the tier has and did."""

@@ -1,0 +1,419 @@
+"""``SlotTier``: what all tiers share whose blocks stand in slots of equal size.
+
+A `TierIndex` decides which block is in which slot and which goes next; that is the same index that
+the replay runs. A subclass moves bytes to and from slots, and gives slots' memory or disk back.
+
+*Backing.* A slot that was written to has memory or disk behind it, also when its block is gone: the
+next block takes it. Only when a tier shrinks are free slots given back, until no more are backed
+than the capacity allows or blocks need. So a shrink moves no block, leased ones survive where they
+are, and memory and disk fall at once by all that is not leased. Slots are given back under the
+lock under which new ones are claimed: a slot is never emptied after somebody began to write it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import abstractmethod
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.errors import BlockStateError, InputError, TierClosedError, TierError
+from greencache.tiers.base import Blocks, Tier, TierLease, TierReservation, TierStats
+from greencache.tiers.directory import KeyDirectory
+from greencache.tiers.index import Lease, Reservation, TierIndex
+from greencache.tiers.policies import Policy
+
+__all__ = ["SlotTier", "Slots"]
+
+Slots = NDArray[np.int32]
+
+_log = logging.getLogger("greencache.tiers")
+
+
+class SlotTier(Tier):
+    """A tier of slots.
+
+    Parameters
+    ----------
+    name:
+        What metrics and messages call it.
+    block_bytes:
+        Bytes of a block.
+    capacity_bytes:
+        What it may hold.
+    stride_bytes:
+        Bytes of a slot: ``block_bytes`` or more.
+    directory:
+        Ids of keys, shared by all tiers of a cache.
+    policy:
+        Which block goes first.
+    index:
+        The index, if it is not to be made from ``policy``: one that follows a cache's learner.
+    threads:
+        Of its own pool, in which bytes are moved.
+    clock:
+        Seconds that do not go back.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        block_bytes: int,
+        capacity_bytes: int,
+        *,
+        stride_bytes: int | None = None,
+        directory: KeyDirectory | None = None,
+        policy: Policy | str = Policy.LRU,
+        index: TierIndex | None = None,
+        threads: int = 1,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if block_bytes < 1 or capacity_bytes < 0:
+            raise InputError("a tier has blocks of 1 byte or more and a capacity of 0 or more")
+        self.name, self.block_bytes = name, block_bytes
+        self.stride_bytes = stride_bytes or block_bytes
+        self.directory = KeyDirectory() if directory is None else directory
+        self.index = TierIndex(0, policy) if index is None else index
+        self.clock = clock
+        self._capacity_bytes = capacity_bytes
+        self._threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+        self._space = asyncio.Lock()
+        self._backed = np.zeros(0, np.bool_)
+        self._backed_slots = 0
+        self._damaged: set[int] = set()
+        """Ids of blocks that are no longer found, and go once nobody leases them."""
+        self._giving_back: asyncio.Task[None] | None = None
+        self._counts = TierStats()
+
+    # What a subclass does.
+
+    @abstractmethod
+    async def _start(self) -> None:
+        """Open what slots stand in; an earlier run's blocks may be restored to the index."""
+
+    @abstractmethod
+    async def _stop(self) -> None:
+        """Close it."""
+
+    @abstractmethod
+    async def _read_slots(self, slots: Slots, into: Blocks) -> NDArray[np.bool_]:
+        """Read slots into buffers; which of them are good. Counts why others are not."""
+
+    @abstractmethod
+    async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
+        """Write buffers to slots.
+
+        Raises
+        ------
+        StorageError
+            If they cannot be written.
+        """
+
+    @abstractmethod
+    async def _back(self, slots: Slots) -> None:
+        """Put memory or disk behind slots that have none; called before they are written.
+
+        Raises
+        ------
+        StorageError
+            If there is none to be had.
+        """
+
+    @abstractmethod
+    async def _give_back(self, slots: Slots) -> None:
+        """Give back what is behind these free slots."""
+
+    async def _check_capacity(self, capacity_bytes: int) -> None:
+        """Refuse a capacity that cannot be had; raises `TierError`."""
+
+    async def _taken(self, slots: Slots) -> None:
+        """Slots are about to be written: what stood in them is gone. Raises `StorageError`."""
+
+    async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
+        """Blocks are written and about to be found. Raises `StorageError`."""
+
+    def _slots_in(self, capacity_bytes: int) -> int:
+        """Slots that a capacity has room for."""
+        return capacity_bytes // self.stride_bytes
+
+    def _own_bytes(self) -> int:
+        """Bytes that the tier occupies beside slots."""
+        return 0
+
+    # The contract.
+
+    async def open(self) -> None:
+        """As `Tier.open`."""
+        await self._check_capacity(self._capacity_bytes)
+        self._pool = ThreadPoolExecutor(self._threads, f"greencache-{self.name}")
+        self.index.resize(self._slots_in(self._capacity_bytes), self.clock())
+        try:
+            await self._start()
+        except BaseException:
+            self._pool.shutdown()
+            self._pool = None
+            raise
+
+    async def close(self) -> None:
+        """As `Tier.close`."""
+        if self._pool is None:
+            return
+        if self._giving_back is not None:
+            await self._giving_back
+        try:
+            await self.flush()
+        finally:
+            pool, self._pool = self._pool, None
+            await self._stop()
+            pool.shutdown()
+
+    async def match(self, keys: Sequence[bytes]) -> int:
+        """As `Tier.match`."""
+        ids = self.directory.find(list(keys))
+        return self._sound(ids, self.index.match(ids))
+
+    async def acquire(self, keys: Sequence[bytes]) -> TierLease:
+        """As `Tier.acquire`."""
+        self._check_open()
+        ids = self.directory.find(list(keys))
+        found = self._sound(ids, self.index.match(ids))
+        lease = self.index.acquire(ids[:found], self.clock())
+        self._counts.hit_blocks += found
+        self._counts.missed_blocks += len(keys) - found
+        return TierLease(keys[:found], lease)
+
+    def hold(self, keys: Sequence[bytes]) -> TierLease:
+        """As `acquire`, but not counted as asked for: for the cache's own copies."""
+        ids = self.directory.find(list(keys))
+        lease = self.index.lease(ids[: self._sound(ids, self.index.match(ids))])
+        return TierLease(keys[: len(lease)], lease)
+
+    async def read(self, lease: TierLease, into: Blocks, first: int = 0) -> int:
+        """As `Tier.read`."""
+        self._check_open()
+        if lease.released:
+            raise BlockStateError("this lease was released before")
+        ids = self._index_lease(lease).ids[first : first + len(into)]
+        if len(ids) < len(into):
+            raise BlockStateError(
+                f"a lease of {len(lease)} blocks has no {len(into)} from {first} on"
+            )
+        good = await self._read_slots(self.index.state.slot_of[ids], into)
+        if good.all():
+            self._counts.read_bytes += len(ids) * self.block_bytes
+            return len(ids)
+        sound = int(good.argmin())
+        self._counts.read_bytes += sound * self.block_bytes
+        self._damage(ids[~good])
+        return sound
+
+    def release(self, lease: TierLease) -> None:
+        """As `Tier.release`."""
+        if lease.released:
+            raise BlockStateError("this lease was released before")
+        lease.released = True
+        self.index.release(self._index_lease(lease), self.clock())
+        self._settle()
+
+    async def reserve(self, keys: Sequence[bytes]) -> TierReservation:
+        """As `Tier.reserve`."""
+        self._check_open()
+        ids = self.directory.intern(list(keys))
+        if self._damaged and not self._damaged.isdisjoint(ids.tolist()):
+            return TierReservation((), 0, None)  # a block that is to go is still in its slot
+        reserved = self.index.reserve(ids, self.clock())
+        first = reserved.first
+        reservation = TierReservation(keys[first : first + len(reserved)], first, reserved)
+        if len(reserved) and not await self._claim(reserved.slots):
+            self.abort(reservation)
+            return TierReservation((), first, None)
+        return reservation
+
+    async def write(self, reservation: TierReservation, blocks: Blocks) -> bool:
+        """As `Tier.write`."""
+        self._check_open()
+        self._check_running(reservation)
+        if len(blocks) != len(reservation):
+            raise BlockStateError(
+                f"{len(reservation)} blocks are reserved and {len(blocks)} given to write"
+            )
+        if len(reservation) == 0:
+            return True
+        try:
+            await self._write_slots(self._index_reservation(reservation).slots, blocks)
+        except TierError as fault:
+            self._failed("write", fault)
+            self.abort(reservation)
+            return False
+        self._counts.written_bytes += len(reservation) * self.block_bytes
+        return True
+
+    async def commit(self, reservation: TierReservation) -> None:
+        """As `Tier.commit`."""
+        self._check_running(reservation)
+        reservation.ended = True
+        if reservation.handle is None:
+            return
+        reserved = self._index_reservation(reservation)
+        try:
+            await self._committed(reservation, reserved.slots)
+        except TierError as fault:
+            self._failed("commit", fault)
+            self.index.abort(reserved, self.clock())
+        else:
+            self.index.commit(reserved, self.clock())
+        self._settle()
+
+    def abort(self, reservation: TierReservation) -> None:
+        """As `Tier.abort`."""
+        self._check_running(reservation)
+        reservation.ended = True
+        if reservation.handle is not None:
+            self.index.abort(self._index_reservation(reservation), self.clock())
+        self._settle()
+
+    async def delete(self, keys: Sequence[bytes]) -> int:
+        """As `Tier.delete`."""
+        ids = self.directory.find(list(keys[-1:]))
+        if len(ids) == 0 or self.index.slot_of(int(ids[0])) < 0:
+            return 0
+        return self._damage(ids)
+
+    async def resize(self, capacity_bytes: int) -> int:
+        """As `Tier.resize`."""
+        self._check_open()
+        if capacity_bytes < 0:
+            raise InputError(f"a tier's capacity is 0 bytes or more, not {capacity_bytes}")
+        if capacity_bytes > self._capacity_bytes:
+            await self._check_capacity(capacity_bytes)
+        self._capacity_bytes = capacity_bytes
+        over = self.index.resize(self._slots_in(capacity_bytes), self.clock())
+        async with self._space:
+            await self._trim(0)
+        return over * self.stride_bytes
+
+    async def flush(self) -> None:
+        """As `Tier.flush`."""
+
+    def stats(self) -> TierStats:
+        """As `Tier.stats`."""
+        counts = self._counts
+        return TierStats(
+            capacity_bytes=self._capacity_bytes,
+            used_bytes=len(self.index) * self.stride_bytes,
+            backed_bytes=self._backed_slots * self.stride_bytes + self._own_bytes(),
+            blocks=len(self.index),
+            hit_blocks=counts.hit_blocks,
+            missed_blocks=counts.missed_blocks,
+            read_bytes=counts.read_bytes,
+            written_bytes=counts.written_bytes,
+            evicted_blocks=self.index.evicted_blocks,
+            failures=Counter(counts.failures),
+        )
+
+    # Slots.
+
+    async def _claim(self, slots: Slots) -> bool:
+        """Make slots ready to be written; False, counted, if that cannot be."""
+        async with self._space:
+            try:
+                self._make_room_for(int(slots.max()) + 1)
+                new = slots[~self._backed[slots]]
+                await self._trim(len(new))
+                await self._taken(slots)
+                if len(new):
+                    await self._back(new)
+                    self._backed[new] = True
+                    self._backed_slots += len(new)
+            except TierError as fault:
+                self._failed("claim", fault)
+                return False
+        return True
+
+    def _make_room_for(self, slots: int) -> None:
+        if slots > len(self._backed):
+            more = np.zeros(max(slots, 2 * len(self._backed)) - len(self._backed), np.bool_)
+            self._backed = np.concatenate([self._backed, more])
+
+    async def _trim(self, coming: int) -> None:
+        """Give free slots back until ``coming`` more may be backed; called under the lock."""
+        allowed = max(self.index.capacity_blocks, len(self.index))
+        over = self._backed_slots + coming - allowed
+        if over <= 0:
+            return
+        occupied = self.index.occupied_slots()
+        free = np.flatnonzero(self._backed[: len(occupied)] & ~occupied)
+        going = free[-over:].astype(np.int32)  # the last ones, so that whole extents become free
+        if len(going):
+            self._backed[going] = False
+            self._backed_slots -= len(going)
+            await self._give_back(going)
+
+    def _settle(self) -> None:
+        """After a lease or a reservation ended: let go what waited for that."""
+        for block in list(self._damaged):
+            if self.index.drop(block) or self.index.slot_of(block) < 0:
+                self._damaged.discard(block)
+        over = self._backed_slots > max(self.index.capacity_blocks, len(self.index))
+        if over and self._pool is not None and self._giving_back is None:
+            self._giving_back = asyncio.get_running_loop().create_task(self._trim_later())
+
+    async def _trim_later(self) -> None:
+        try:
+            async with self._space:
+                await self._trim(0)
+        except TierError as fault:
+            self._failed("give back", fault)
+        finally:
+            self._giving_back = None
+
+    # Blocks that are no good.
+
+    def _sound(self, ids: NDArray[np.int32], found: int) -> int:
+        """How many of the leading blocks may be found, of those that the index has."""
+        if self._damaged:
+            for place, block in enumerate(ids[:found].tolist()):
+                if block in self._damaged:
+                    return place
+        return found
+
+    def _damage(self, ids: NDArray[np.int32]) -> int:
+        """Let blocks be found no longer, and drop them as soon as they can be; how many went."""
+        before = len(self.index)
+        self._damaged.update(ids.tolist())
+        self._settle()
+        return before - len(self.index)
+
+    def _failed(self, cause: str, fault: Exception) -> None:
+        """Count a failure, and say so the first time."""
+        if not self._counts.failures[cause]:
+            _log.warning("%s: %s failed: %s; counted from now on", self.name, cause, fault)
+        self._counts.failures[cause] += 1
+
+    # Handles.
+
+    def _check_open(self) -> None:
+        if self._pool is None:
+            raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
+
+    @staticmethod
+    def _check_running(reservation: TierReservation) -> None:
+        if reservation.ended:
+            raise BlockStateError("this reservation was committed or aborted before")
+
+    @staticmethod
+    def _index_lease(lease: TierLease) -> Lease:
+        assert isinstance(lease.handle, Lease)
+        return lease.handle
+
+    @staticmethod
+    def _index_reservation(reservation: TierReservation) -> Reservation:
+        assert isinstance(reservation.handle, Reservation)
+        return reservation.handle
