@@ -37,7 +37,17 @@ MODULES = {
 
 LIVE = {
     f"greencache.tiers.{name}"
-    for name in ("base", "slots", "dram", "files", "manifest", "ssd", "cache")
+    for name in (
+        "base",
+        "slots",
+        "dram",
+        "files",
+        "manifest",
+        "extents",
+        "recovery",
+        "ssd",
+        "cache",
+    )
 }
 """What moves bytes: it stands on the core, which knows nothing of it."""
 

@@ -1,12 +1,12 @@
-"""The files of a tier: a directory that one process owns, and I/O at offsets, direct where it can be.
+"""The files of a tier: a directory that one process owns, and I/O at offsets, direct if possible.
 
-Everything that the SSD tier asks of the operating system goes through `Files` and `OpenFile`, so that
-tests can put a disk that fails, or one that forgets what was not synced, in its place. `Directory`
+Everything that the SSD tier asks of the operating system goes through `Files` and `OpenFile`, so
+that tests can put a disk in its place that fails, or that forgets what was not synced. `Directory`
 is the real one.
 
 Direct I/O passes by the page cache: what is written to SSD does not take the memory that the DRAM
-tier was given, and one copy less is made. It needs lengths, offsets and addresses that are multiples
-of `ALIGNMENT`; `aligned_buffer` has such addresses.
+tier was given, and one copy less is made. It needs lengths and offsets that are multiples of
+`ALIGNMENT`, and addresses as the drive likes them; `aligned_buffer` always has such.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ import functools
 import logging
 import mmap
 import os
+import shutil
 import stat
-from collections.abc import Iterable, Sequence
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.errors import TierBusyError, TierError
+from greencache.errors import StorageError, TierBusyError, TierError
 
 __all__ = [
     "ALIGNMENT",
@@ -34,20 +37,26 @@ __all__ = [
     "File",
     "Files",
     "OpenFile",
+    "address",
     "aligned_buffer",
-    "is_aligned",
+    "filesystem_bytes",
     "punch_hole",
     "read_fully",
+    "reported",
     "write_fully",
 ]
 
 ALIGNMENT = 4096
-"""What offsets, lengths and addresses of direct I/O are multiples of. The logical block of a drive is
-512 or 4,096 bytes, and open(2) asks for multiples of it."""
+"""What offsets and lengths of direct I/O are multiples of. The logical block of a drive is 512 or
+4,096 bytes, and open(2) asks for multiples of it."""
 
 LOCK_NAME = "lock"
 _DISK_BLOCK_BYTES = 512  # what st_blocks counts in, whatever the filesystem (stat(2))
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # fallocate(2): FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+_AT_EMPTY_PATH = 0x1000  # statx(2) and linux/stat.h, as the next four
+_STATX_DIOALIGN = 0x2000
+_STATX_BYTES = 256
+_STATX_DIO_MEM_ALIGN_OFFSET = 0x98
 _BUFFERS_A_CALL = os.sysconf("SC_IOV_MAX")
 
 Bytes = NDArray[np.uint8]
@@ -58,8 +67,9 @@ _log = logging.getLogger("greencache.tiers")
 class OpenFile(Protocol):
     """One open file of a tier. Every method raises `OSError` where the operating system does."""
 
-    direct: bool
-    """Whether reads and writes pass by the page cache, and so have to be aligned."""
+    address_alignment: int
+    """What addresses of buffers are multiples of: 1 where the page cache is between. Offsets and
+    lengths are then free, too; otherwise they are multiples of `ALIGNMENT`."""
 
     def read(self, buffers: Sequence[Bytes], offset: int) -> int:
         """Fill ``buffers`` from ``offset`` on; how many bytes came, maybe fewer than asked for."""
@@ -73,8 +83,11 @@ class OpenFile(Protocol):
         """Return once what was written before is on the medium (fdatasync)."""
         ...
 
-    def allocate(self, length: int) -> None:
-        """Set disk space aside for the first ``length`` bytes; the file is that long then."""
+    def allocate(self, offset: int, length: int) -> None:
+        """Set disk space aside for a range; a file that ends before is as long then.
+
+        Does nothing on a filesystem that cannot.
+        """
         ...
 
     def punch(self, offset: int, length: int) -> None:
@@ -133,36 +146,81 @@ def aligned_buffer(length: int) -> Bytes:
     return np.frombuffer(mmap.mmap(-1, max(length, 1)), np.uint8, count=length)
 
 
-def is_aligned(buffer: Bytes) -> bool:
-    """Whether direct I/O can read into and write from ``buffer``."""
-    return buffer.ctypes.data % ALIGNMENT == 0 and buffer.nbytes % ALIGNMENT == 0
+def filesystem_bytes(path: Path) -> int:
+    """Size of the filesystem that a directory is on, or will be."""
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).total
+
+
+def address(buffer: Bytes) -> int:
+    """Where in memory a buffer begins."""
+    return int(buffer.__array_interface__["data"][0])
+
+
+@contextmanager
+def reported(doing: str) -> Iterator[None]:
+    """Raise `StorageError` in place of `OSError`; ``doing`` says what failed."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(
+            f"cannot {doing}: {error.strerror or error}; make room on the disk, or mend it"
+        ) from error
 
 
 @functools.cache
-def _libc() -> Any:
+def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    libc.statx.argtypes = [
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_char_p,
+    ]
     return libc
+
+
+def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
+    """As fallocate(2), for which Python has no call; other threads run meanwhile."""
+    while _libc().fallocate(descriptor, mode, offset, length) != 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
     """Give the memory or disk space of a range of a file back; its length stays.
-
-    Python has no call for it, so libc's is used; other threads run meanwhile.
 
     Raises
     ------
     OSError
         As fallocate(2) does.
     """
-    while _libc().fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, length) != 0:
-        code = ctypes.get_errno()
-        if code != errno.EINTR:
-            raise OSError(code, os.strerror(code))
+    _fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, length)
+
+
+def _address_alignment(descriptor: int) -> int:
+    """What the kernel asks of addresses for direct I/O on a file.
+
+    Linux 6.1 and newer say so in statx(2); before, `ALIGNMENT` always does.
+    """
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    if _libc().statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found) == 0:
+        (mask,) = struct.unpack_from("I", found, 0)
+        (alignment,) = struct.unpack_from("I", found, _STATX_DIO_MEM_ALIGN_OFFSET)
+        if mask & _STATX_DIOALIGN and 0 < alignment < ALIGNMENT:
+            return int(alignment)
+    return ALIGNMENT
 
 
 def _move(
-    call: Any, buffers: Sequence[Bytes], offset: int, ended: str
+    call: Callable[[Sequence[Bytes], int], int],
+    buffers: Sequence[Bytes],
+    offset: int,
+    ended: str,
 ) -> None:
     """Repeat a read or write until every buffer is done."""
     left = list(buffers)
@@ -204,7 +262,7 @@ class File:
     """A real file; made by `Directory.open`."""
 
     def __init__(self, descriptor: int, *, direct: bool) -> None:
-        self.direct = direct
+        self.address_alignment = _address_alignment(descriptor) if direct else 1
         self._descriptor = descriptor
 
     def read(self, buffers: Sequence[Bytes], offset: int) -> int:
@@ -219,9 +277,13 @@ class File:
         """See `OpenFile.sync`."""
         os.fdatasync(self._descriptor)
 
-    def allocate(self, length: int) -> None:
+    def allocate(self, offset: int, length: int) -> None:
         """See `OpenFile.allocate`."""
-        os.posix_fallocate(self._descriptor, 0, length)
+        try:
+            _fallocate(self._descriptor, 0, offset, length)
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
 
     def punch(self, offset: int, length: int) -> None:
         """See `OpenFile.punch`."""
@@ -243,8 +305,8 @@ class File:
 class Directory:
     """A directory that this process owns as long as it is open.
 
-    It is made, with mode 0700, if it is missing. Files are opened by their name within the directory
-    that was checked, and never through a symbolic link.
+    It is made, with mode 0700, if it is missing. Files are opened by their name within the
+    directory that was checked, and never through a symbolic link.
 
     Parameters
     ----------
@@ -299,7 +361,8 @@ class Directory:
 
     def names(self) -> list[str]:
         """See `Files.names`."""
-        return sorted(set(os.listdir(self._descriptor)) - {LOCK_NAME})
+        with os.scandir(self._descriptor) as entries:
+            return sorted(entry.name for entry in entries if entry.name != LOCK_NAME)
 
     def rename(self, old: str, new: str) -> None:
         """See `Files.rename`."""
