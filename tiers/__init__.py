@@ -14,13 +14,14 @@
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
 ====================  ===========================================================
 
-Nothing of this does I/O or reads a clock: time is an argument. The replay and the live store run the
-same compiled functions on the same arrays. What moves bytes stands on it:
+Nothing of this does I/O or reads a clock: time is an argument. The replay and the live store run
+the same compiled functions on the same arrays. What moves bytes stands on it:
 
 ====================  ===========================================================
 ``base``              ``Tier``, the contract of all tiers
 ``slots``             what tiers share whose blocks stand in slots
 ``dram``              ``DramTier``: the host's memory
+``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache
 ``behind``            writes to SSD behind the engine
 ``promotion``         what is on SSD alone gets into DRAM
@@ -34,6 +35,7 @@ from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex
 from greencache.tiers.policies import Policy
+from greencache.tiers.ssd import SsdTier
 
 __all__ = [
     "Admission",
@@ -44,6 +46,7 @@ __all__ = [
     "Lease",
     "Policy",
     "Reservation",
+    "SsdTier",
     "Tier",
     "TierIndex",
     "TierLease",
