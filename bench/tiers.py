@@ -39,6 +39,7 @@ from greencache.output import check_outputs, write_json, write_output
 from greencache.quantities import parse_bytes
 from greencache.tiers.base import Tier
 from greencache.tiers.dram import DramTier
+from greencache.tiers.ssd import SsdTier
 
 __all__ = ["OURS", "REFERENCES", "main", "make_cases", "measure", "targets"]
 
@@ -96,6 +97,12 @@ def _dram(case: Case) -> Tier:
     return DramTier(case.block_bytes, case.store_bytes)
 
 
+def _ssd(folder: Path, case: Case) -> Tier:
+    """With room for the batches, and the 1/64 and 16 MiB more that are for its own records."""
+    capacity_bytes = case.store_bytes + case.store_bytes // 64 + 16 * MIB
+    return SsdTier(folder / "greencache", case.block_bytes, capacity_bytes, depth=case.depth)
+
+
 def _sides(folder: Path, lmcache: Path | None) -> dict[str, list[Side]]:
     return {
         DRAM: [
@@ -105,6 +112,7 @@ def _sides(folder: Path, lmcache: Path | None) -> dict[str, list[Side]]:
             LmcacheSide(CPU, lmcache, folder),
         ],
         SSD: [
+            TierSide(OURS[SSD], partial(_ssd, folder)),
             RawDirectSide(folder),
             FioSide(folder),
             LmcacheSide(BUFFERED, lmcache, folder),
