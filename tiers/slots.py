@@ -303,7 +303,8 @@ class SlotTier(Tier):
     async def _commit(self, reservation: TierReservation) -> None:
         reserved = reservation.handle
         try:
-            await self._committed(reservation, reserved.slots)
+            if len(reserved):
+                await self._committed(reservation, reserved.slots)
         except BaseException as fault:
             self.index.abort(reserved, self.clock())
             if not isinstance(fault, TierError):

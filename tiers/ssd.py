@@ -164,8 +164,14 @@ class SsdTier(SlotTier):
             slots -= 1
         return slots
 
+    def bytes_for(self, blocks: int) -> int:
+        """As `SlotTier.bytes_for`: with all that belongs to them."""
+        needed = self._needed(blocks)
+        while self._slots_in(needed) < blocks:
+            needed += self.stride_bytes
+        return needed
+
     def _needed(self, slots: int) -> int:
-        """Disk space that so many slots take with all that belongs to them."""
         data = slots * self.stride_bytes
         return data + data // _MAPPED_SHARE + manifest_bytes(slots) + _FIXED_BYTES
 
