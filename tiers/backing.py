@@ -27,6 +27,10 @@ class Backing:
             more = np.zeros(max(slots, 2 * have) - have, np.bool_)
             self._bits = np.concatenate([self._bits, more])
 
+    def between(self, begin: int, end: int) -> int:
+        """How many slots from ``begin`` to before ``end`` are backed."""
+        return int(self._bits[begin:end].sum())
+
     def missing(self, slots: Slots) -> Slots:
         """Those of ``slots`` that are not backed."""
         self._make_room_for(int(slots.max(initial=-1)) + 1)

@@ -22,14 +22,22 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greencache.errors import InputError
 
-__all__ = ["Blocks", "Tier", "TierLease", "TierReservation", "TierStats", "check_blocks"]
+__all__ = [
+    "Addressable",
+    "Blocks",
+    "Tier",
+    "TierLease",
+    "TierReservation",
+    "TierStats",
+    "check_blocks",
+]
 
 Blocks: TypeAlias = "NDArray[np.uint8] | Sequence[NDArray[np.uint8]]"
 """Bytes of blocks in order: an array [blocks, block_bytes], or an array [block_bytes] for each."""
@@ -191,6 +199,10 @@ class Tier(ABC):
     async def acquire(self, keys: Sequence[bytes]) -> TierLease:
         """Lease the longest prefix that is here, and count it as asked for."""
 
+    async def hold(self, keys: Sequence[bytes]) -> TierLease:
+        """Lease the longest prefix that is here; a tier that can does not count it as asked for."""
+        return await self.acquire(keys)
+
     @abstractmethod
     async def read(self, lease: TierLease, into: Blocks, first: int = 0) -> int:
         """Read the leased blocks from the ``first`` on into buffers, one each.
@@ -282,3 +294,14 @@ class Tier(ABC):
     @abstractmethod
     def stats(self) -> TierStats:
         """What the tier has and did."""
+
+
+@runtime_checkable
+class Addressable(Protocol):
+    """A tier whose bytes can be read and written where they stand, without a copy."""
+
+    def leased(self, lease: TierLease, first: int, count: int) -> Blocks:
+        """Leased blocks, to be read until the lease is released."""
+
+    def reserved(self, reservation: TierReservation) -> Blocks:
+        """Reserved blocks, to be written by the caller before they are committed."""

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from greencache.errors import StorageError, TierError
 from greencache.quantities import GIB, format_bytes
-from greencache.tiers.base import Blocks
+from greencache.tiers.base import Blocks, TierLease, TierReservation
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import TierIndex
 from greencache.tiers.memory import available_memory_bytes
@@ -189,6 +189,26 @@ class DramTier(SlotTier):
         """Memory that the blocks take, as the kernel counts it."""
         return sum(extent.allocated_bytes for extent in self._extents.values())
 
+    # Bytes where they stand.
+
+    def leased(self, lease: TierLease, first: int, count: int) -> Blocks:
+        """As `greencache.tiers.base.Addressable.leased`."""
+        ids = lease.handle.ids[first : first + count]
+        return self._views(self.index.state.slot_of[ids])
+
+    def reserved(self, reservation: TierReservation) -> Blocks:
+        """As `greencache.tiers.base.Addressable.reserved`."""
+        reservation.written = True
+        return self._views(reservation.handle.slots)
+
+    def _views(self, slots: Slots) -> list[Bytes]:
+        return [self._bytes_of(slot) for slot in slots.tolist()]
+
+    def _bytes_of(self, slot: int) -> Bytes:
+        number, place = divmod(slot, self.slots_per_extent)
+        begin = place * self.stride_bytes
+        return self._extents[number].bytes[begin : begin + self.block_bytes]
+
     # Copies.
 
     async def _copy(
@@ -209,9 +229,7 @@ class DramTier(SlotTier):
 
     def _copy_now(self, slots: Slots, blocks: Blocks, move: Callable[[Bytes, Bytes], None]) -> None:
         for slot, block in zip(slots.tolist(), blocks, strict=True):
-            number, place = divmod(slot, self.slots_per_extent)
-            begin = place * self.stride_bytes
-            move(self._extents[number].bytes[begin : begin + self.block_bytes], block)
+            move(self._bytes_of(slot), block)
 
     # Memory.
 

@@ -160,6 +160,10 @@ class SlotTier(Tier):
         """Bytes that the tier occupies beside slots."""
         return 0
 
+    def bytes_for(self, blocks: int) -> int:
+        """The least capacity that has room for so many blocks."""
+        return blocks * self.stride_bytes
+
     # The contract.
 
     async def open(self) -> None:
@@ -208,8 +212,8 @@ class SlotTier(Tier):
         self._counts.missed_blocks += len(keys) - len(lease)
         return TierLease(keys[: len(lease)], lease)
 
-    def hold(self, keys: Sequence[bytes]) -> TierLease:
-        """As `acquire`, but not counted as asked for: for the cache's own copies."""
+    async def hold(self, keys: Sequence[bytes]) -> TierLease:
+        """As `Tier.hold`."""
         self._check_open()
         lease = self.index.lease(self._sound(self.directory.find(list(keys))))
         return TierLease(keys[: len(lease)], lease)
@@ -434,8 +438,6 @@ class SlotTier(Tier):
         if not self._counts.failures[cause]:
             _log.warning("%s: %s failed: %s; counted from now on", self.name, cause, fault)
         self._counts.failures[cause] += 1
-
-    # Handles.
 
     def _check_open(self) -> None:
         if self._pool is None:

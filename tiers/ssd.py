@@ -1,0 +1,353 @@
+"""``SsdTier``: blocks in files on a local disk, which outlast the process.
+
+What is where is in the `Manifest`, bytes are in `Extents`, and a `TierIndex` in memory decides, as
+in every tier of slots. A block's life on disk:
+
+1. Its slot is taken: if a block stood there, the manifest first says that the slot is free.
+2. Its bytes are written, by direct I/O where the filesystem has it.
+3. At its commit the manifest says where it is and what its checksum is. From now on it outlasts the
+   process, however that ends.
+4. `SsdTier.flush` syncs the files of slots, then the manifest. From now on it outlasts the power.
+
+A block is given out only if its bytes match its checksum, so whatever was lost or mixed up before
+is a miss. Opening finds blocks again without reading them: a block whose parent is not there goes,
+and every slot that no block stands in gives its disk space back.
+
+Disk space, as ``du`` counts it, never goes beyond the capacity: the manifest and what filesystems
+keep besides are taken out of it before slots are counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.blocks import KEY_BYTES
+from greencache.errors import InputError, StorageError, TierClosedError, TierError
+from greencache.tiers.base import Blocks, TierReservation
+from greencache.tiers.directory import KeyDirectory
+from greencache.tiers.extents import Extents, Outcome, extent_name
+from greencache.tiers.files import ALIGNMENT, Directory, Files, filesystem_bytes, reported
+from greencache.tiers.index import TierIndex
+from greencache.tiers.manifest import (
+    RECORD,
+    Geometry,
+    Manifest,
+    freed,
+    manifest_bytes,
+    stored,
+)
+from greencache.tiers.policies import Policy
+from greencache.tiers.recovery import LOST, Found, find_blocks, parents_of, recover
+from greencache.tiers.slots import Slots, SlotTier
+from greencache.tiers.state import NONE
+from greencache.tiers.workers import run_all
+
+__all__ = ["SsdTier"]
+
+T = TypeVar("T")
+
+EXTENT_BYTES = 8 * 2**30
+"""Length of a file of slots. They are sparse, so this costs nothing; each is kept open, and few
+processes may have more than 1,024 files open."""
+
+DEPTH = 4
+
+_MAPPED_SHARE = 256
+"""One part in so many of the data is left to the filesystem for finding it: if every 4 KiB page
+were mapped by itself, ext4 would take 12 bytes for each (ext4_extent), xfs 16 (xfs_bmbt_rec)."""
+
+_FIXED_BYTES = 64 * 2**10
+"""Left for the directory itself, the lock, and a page or two of map for each file of slots."""
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What an open tier consists of."""
+
+    files: Files
+    extents: Extents
+    manifest: Manifest
+
+    def sync(self) -> None:
+        """Make all that is committed outlast the power: bytes first, then what says so."""
+        self.extents.sync()
+        self.manifest.sync()
+
+    def close(self) -> None:
+        """Close all; another process may have the directory then."""
+        self.manifest.close()
+        self.extents.close()
+        self.files.close()
+
+
+class SsdTier(SlotTier):
+    """A tier in a directory on a local disk.
+
+    Parameters
+    ----------
+    path:
+        The directory, for this tier alone; made if it is missing. One that another process uses,
+        that others may write to, or that holds other files is refused when the tier is opened.
+    block_bytes, capacity_bytes:
+        Bytes of a block, and disk space that the directory may take with all in it.
+    namespace:
+        Digest of what two engines must share to read each other's blocks (`KVLayout.namespace`). A
+        directory with another's blocks is refused.
+    start_empty:
+        Throw away what is there if it is of another namespace, format or size of block, instead of
+        refusing it.
+    depth:
+        Threads that read, and as many that write: how many transfers the disk has to do at a time.
+    extent_bytes:
+        Most that a file of slots is long.
+    open_files:
+        What opens the directory; tests put failing disks here.
+    name, directory, policy, index, clock:
+        As in `SlotTier`.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        block_bytes: int,
+        capacity_bytes: int,
+        *,
+        namespace: bytes = bytes(KEY_BYTES),
+        start_empty: bool = False,
+        depth: int = DEPTH,
+        extent_bytes: int = EXTENT_BYTES,
+        open_files: Callable[[Path], Files] = Directory,
+        name: str = "ssd",
+        directory: KeyDirectory | None = None,
+        policy: Policy | str = Policy.LRU,
+        index: TierIndex | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if depth < 1 or len(namespace) != KEY_BYTES:
+            raise InputError(
+                f"an SSD tier has a depth of 1 or more, a namespace of {KEY_BYTES} bytes"
+            )
+        super().__init__(
+            name,
+            block_bytes,
+            capacity_bytes,
+            stride_bytes=-(-block_bytes // ALIGNMENT) * ALIGNMENT,
+            directory=directory,
+            policy=policy,
+            index=index,
+            threads=depth,
+            clock=clock,
+        )
+        self.path = Path(path)
+        self._depth, self._start_empty, self._open_files = depth, start_empty, open_files
+        slots_per_extent = max(1, extent_bytes // self.stride_bytes)
+        self._geometry = Geometry(block_bytes, self.stride_bytes, slots_per_extent, namespace)
+        self._writers: ThreadPoolExecutor | None = None
+        self._parts: _Parts | None = None
+        self._checksums: dict[int, bytes] = {}
+        """Of blocks written to slots and not committed yet."""
+
+    def _slots_in(self, capacity_bytes: int) -> int:
+        per_slot = self.stride_bytes * (1 + 1 / _MAPPED_SHARE) + 4 * RECORD.itemsize
+        slots = max(0, int((capacity_bytes - _FIXED_BYTES) / per_slot))
+        while slots and self._needed(slots) > capacity_bytes:
+            slots -= 1
+        return slots
+
+    def _needed(self, slots: int) -> int:
+        """Disk space that so many slots take with all that belongs to them."""
+        data = slots * self.stride_bytes
+        return data + data // _MAPPED_SHARE + manifest_bytes(slots) + _FIXED_BYTES
+
+    def _own_bytes(self) -> int:
+        return manifest_bytes(self.index.capacity_blocks) + _FIXED_BYTES
+
+    async def _check_capacity(self, capacity_bytes: int) -> None:
+        whole_bytes = await asyncio.to_thread(filesystem_bytes, self.path)
+        if capacity_bytes > whole_bytes:
+            raise TierError(
+                f"the filesystem of {self.path} has {whole_bytes:,} bytes in all, and tier"
+                f" {self.name} was to have {capacity_bytes:,}: give it less, or another disk"
+            )
+
+    # Opening and closing.
+
+    async def _start(self) -> None:
+        self._writers = ThreadPoolExecutor(self._depth, f"greencache-{self.name}-write")
+        files: Files | None = None
+        try:
+            files = await self._run(partial(self._open_files, self.path))
+            found = await self._run(partial(find_blocks, files, self._geometry, self._start_empty))
+            restored = self._restore(found)
+            capacity_blocks = self.index.capacity_blocks
+            extents, manifest = await self._run(partial(recover, found, restored, capacity_blocks))
+        except BaseException:
+            if files is not None:
+                files.close()
+            await self._stop()
+            raise
+        self._parts = _Parts(files, extents, manifest)
+        self._backing.add(np.flatnonzero(self.index.occupied_slots()).astype(np.int32))
+
+    def _restore(self, found: Found) -> NDArray[np.intp]:
+        """Fill the index with what was found; which of it is there then."""
+        ids = self.directory.intern(found.records["key"].tolist())
+        parents = self.directory.find(found.records["parent"].tolist())
+        slots = found.records["slot"]
+        parent_slots = parents_of(ids, parents, found.records)
+        sound = np.flatnonzero(parent_slots != LOST)
+        now_s = self.clock()
+        self.index.restore(ids[sound], parent_slots[sound], slots[sound], now_s)
+        self.index.resize(self.index.capacity_blocks, now_s)  # it may have become smaller
+        return sound[self.index.occupied_slots()[slots[sound]]]
+
+    async def _stop(self) -> None:
+        if self._writers is not None:
+            await asyncio.to_thread(self._writers.shutdown)
+            self._writers = None
+        if self._parts is not None:
+            self._parts.close()
+            self._parts = None
+
+    @property
+    def _in_use(self) -> _Parts:
+        if self._parts is None:
+            raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
+        return self._parts
+
+    async def flush(self) -> None:
+        """As `Tier.flush`: what is committed now outlasts a loss of power from now on.
+
+        Raises
+        ------
+        StorageError
+            If the disk fails; the next call tries again.
+        """
+        parts = self._in_use
+        async with self._space:  # no slot is taken meanwhile
+            gone = parts.manifest.held_slots()
+            occupied = self.index.occupied_slots()[: len(gone)]
+            gone[: len(occupied)] &= ~occupied
+            if gone.any():
+                await self._run(partial(parts.manifest.append, freed(np.flatnonzero(gone))))
+        with reported(f"flush {self.path}"):
+            await self._run(parts.sync)
+
+    async def resize(self, capacity_bytes: int) -> int:
+        """As `Tier.resize`; the manifest's size follows."""
+        left_bytes = await super().resize(capacity_bytes)
+        manifest = self._in_use.manifest
+        await self._run(partial(manifest.resize, self.index.capacity_blocks))
+        return left_bytes
+
+    # Slots.
+
+    async def _read_slots(self, slots: Slots, into: Blocks) -> NDArray[np.bool_]:
+        parts = self._in_use
+        buffers = list(into)
+        checksums = parts.manifest.of_slot["checksum"][slots].tolist()
+        shares = self._shares(slots)
+        jobs = [
+            partial(
+                parts.extents.read,
+                slots[share],
+                [buffers[i] for i in share],
+                [checksums[i] for i in share],
+            )
+            for share in shares
+        ]
+        good = np.ones(len(slots), np.bool_)
+        for share, (outcomes, fault) in zip(shares, await self._all(self._pool, jobs), strict=True):
+            for place, outcome in zip(share.tolist(), outcomes, strict=True):
+                good[place] = outcome is Outcome.GOOD
+                if outcome is Outcome.UNREADABLE:
+                    self._failed("read", fault or OSError("it could not be read"))
+                elif outcome is Outcome.DAMAGED:
+                    self._failed("damaged", self._damaged_at(int(slots[place])))
+        return good
+
+    def _damaged_at(self, slot: int) -> StorageError:
+        extent = self.path / extent_name(slot // self._geometry.slots_per_extent)
+        return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
+
+    async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
+        extents = self._in_use.extents
+        buffers = list(blocks)
+        shares = self._shares(slots)
+        jobs = [partial(extents.write, slots[s], [buffers[i] for i in s]) for s in shares]
+        with reported(f"write to {self.path}"):
+            written = await self._all(self._writers, jobs)
+        for share, checksums in zip(shares, written, strict=True):
+            self._checksums.update(zip(slots[share].tolist(), checksums, strict=True))
+
+    async def _taken(self, slots: Slots) -> None:
+        manifest = self._in_use.manifest
+        for slot in slots.tolist():
+            self._checksums.pop(slot, None)
+        recorded = manifest.recorded(slots)
+        if len(recorded):
+            await self._run(partial(manifest.append, freed(recorded)))
+
+    async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
+        manifest = self._in_use.manifest
+        before = int(self.index.state.slots["parent"][slots[0]])
+        parent = bytes(KEY_BYTES) if before == NONE else manifest.of_slot["key"][before].tobytes()
+        checksums = [self._checksums.pop(slot) for slot in slots.tolist()]
+        keys = list(reservation.keys)
+        batch = stored(slots, keys, [parent, *keys[:-1]], checksums)
+        await self._run(partial(manifest.append, batch))
+
+    async def _back(self, slots: Slots) -> None:
+        with reported(f"take disk space in {self.path}"):
+            await self._run(partial(self._in_use.extents.allocate, np.sort(slots)))
+
+    async def _give_back(self, slots: Slots) -> None:
+        parts = self._in_use
+        try:
+            recorded = parts.manifest.recorded(slots)
+            if len(recorded):
+                await self._run(partial(parts.manifest.append, freed(recorded)))
+        except StorageError as fault:
+            self._failed("manifest", fault)  # blocks there will not match their checksums
+        per_extent = self._geometry.slots_per_extent
+        going = zip(*np.unique(slots // per_extent, return_counts=True), strict=True)
+        empty = [
+            int(number)
+            for number, count in going
+            if self._backing.between(number * per_extent, (number + 1) * per_extent) == count
+        ]
+        with reported(f"give disk space in {self.path} back"):
+            await self._run(partial(parts.extents.give_back, np.sort(slots), empty))
+
+    def _shares(self, slots: Slots) -> list[NDArray[np.intp]]:
+        """Places in a batch for each thread, neighbouring slots together."""
+        return np.array_split(np.argsort(slots), min(self._depth, len(slots)))
+
+    # Threads.
+
+    async def _run(self, job: Callable[[], T]) -> T:
+        return (await self._all(self._pool, [job]))[0]
+
+    async def _all(
+        self, pool: ThreadPoolExecutor | None, jobs: Sequence[Callable[[], T]]
+    ) -> list[T]:
+        """Run jobs in threads and wait for all, even if cancelled: buffers are in use until then.
+
+        Raises
+        ------
+        Exception
+            What the first of them raised, if any did.
+        """
+        if pool is None:
+            raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
+        return await run_all(pool, jobs)
