@@ -335,6 +335,8 @@ class SlotTier(Tier):
     async def resize(self, capacity_bytes: int) -> int:
         """As `Tier.resize`."""
         self._check_open()
+        if capacity_bytes < 0:
+            raise InputError(f"a tier's capacity is 0 bytes or more, not {capacity_bytes}")
         if capacity_bytes > self._capacity_bytes:
             await self._check_capacity(capacity_bytes)
         over = self.index.resize(self._slots_in(capacity_bytes), self.clock())
