@@ -267,11 +267,11 @@ class File:
 
     def read(self, buffers: Sequence[Bytes], offset: int) -> int:
         """See `OpenFile.read`."""
-        return os.preadv(self._descriptor, buffers, offset)
+        return os.preadv(self._descriptor, [buffer.data for buffer in buffers], offset)
 
     def write(self, buffers: Sequence[Bytes], offset: int) -> int:
         """See `OpenFile.write`."""
-        return os.pwritev(self._descriptor, buffers, offset)
+        return os.pwritev(self._descriptor, [buffer.data for buffer in buffers], offset)
 
     def sync(self) -> None:
         """See `OpenFile.sync`."""

@@ -63,8 +63,8 @@ processes may have more than 1,024 files open."""
 DEPTH = 4
 
 _MAPPED_SHARE = 256
-"""One part in so many of the data is left to the filesystem for finding it: if every 4 KiB page were
-mapped by itself, ext4 would take 12 bytes for each (ext4_extent) and xfs 16 (xfs_bmbt_rec)."""
+"""One part in so many of the data is left to the filesystem for finding it: if every 4 KiB page
+were mapped by itself, ext4 would take 12 bytes for each (ext4_extent) and xfs 16 (xfs_bmbt_rec)."""
 
 _FIXED_BYTES = 64 * 2**10
 """Left for the directory itself, the lock, and a page or two of map for each file of slots."""
@@ -187,7 +187,9 @@ class SsdTier(SlotTier):
         files: Files | None = None
         try:
             files = await self._run(partial(self._open_files, self.path))
-            found = await self._run(partial(find_blocks, files, self._geometry, self._start_empty))
+            found = await self._run(
+                partial(find_blocks, files, self._geometry, self._start_empty, 2 * self._depth)
+            )
             restored = self._restore(found)
             capacity_blocks = self.index.capacity_blocks
             extents, manifest = await self._run(partial(recover, found, restored, capacity_blocks))
@@ -257,6 +259,8 @@ class SsdTier(SlotTier):
 
     async def _read_slots(self, slots: Slots, into: Blocks) -> NDArray[np.bool_]:
         parts = self._opened
+        if len(slots) == 0:
+            return np.ones(0, np.bool_)
         buffers = self._rows(into)
         checksums = parts.manifest.of_slot["checksum"][slots].tolist()
         shares = self._shares(slots)
@@ -276,7 +280,7 @@ class SsdTier(SlotTier):
                 if outcome is Outcome.UNREADABLE:
                     self._failed("read", fault or OSError("it could not be read"))
                 elif outcome is Outcome.DAMAGED:
-                    self._failed("damaged", self._damaged_at(int(slots[place])))
+                    self._failed("checksum", self._damaged_at(int(slots[place])))
         return good
 
     def _damaged_at(self, slot: int) -> StorageError:
@@ -302,6 +306,8 @@ class SsdTier(SlotTier):
             await self._run(partial(manifest.append, freed(recorded)))
 
     async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
+        if len(slots) == 0:
+            return
         manifest = self._opened.manifest
         before = int(self.index.state.slots["parent"][slots[0]])
         parent = bytes(KEY_BYTES) if before == NONE else manifest.of_slot["key"][before].tobytes()
