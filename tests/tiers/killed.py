@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerContext
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
 
+from greencache.tiers.files import Directory
 from greencache.tiers.ssd import SsdTier
 from tests.tiers.chains import chain, store, verify
 
@@ -20,6 +25,21 @@ LONGEST = 10
 TASKS = 4
 
 EVERYTHING = CHAINS * LONGEST
+
+
+def process_context() -> ForkServerContext:
+    """Makes processes that have imported what they need already."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.tiers.killed"])
+    return context
+
+
+def hold_directory(path: Path, held: Event) -> None:
+    """Open a directory and keep it until killed."""
+    directory = Directory(path)
+    held.set()
+    signal.pause()
+    directory.close()
 
 
 def tier_in(path: Path) -> SsdTier:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import time
 from pathlib import Path
 
@@ -33,8 +32,7 @@ async def _check(path: Path, left: killed.Left) -> int:
 
 
 def _kill_often(tmp_path: Path, times: int, seed: int) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.tiers.killed"])
+    context = killed.process_context()
     random = np.random.default_rng(seed)
     blocks = steps = demanding = 0
     tmp_path.chmod(0o700)

@@ -44,7 +44,9 @@ class Run:
         await tier.open()
         assert self.disk is not None
         for _ in range(steps):
-            keys = chain(int(self.random.integers(CHAINS)), int(self.random.integers(1, LONGEST + 1)))
+            keys = chain(
+                int(self.random.integers(CHAINS)), int(self.random.integers(1, LONGEST + 1))
+            )
             doing = self.random.random()
             if doing < 0.55:
                 await store(tier, keys)
