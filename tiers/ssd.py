@@ -193,7 +193,9 @@ class SsdTier(SlotTier):
         files: Files | None = None
         try:
             files = await self._run(partial(self._open_files, self.path))
-            found = await self._run(partial(find_blocks, files, self._geometry, self._start_empty))
+            found = await self._run(
+                partial(find_blocks, files, self._geometry, self._start_empty, 2 * self._depth)
+            )
             restored = self._restore(found)
             capacity_blocks = self.index.capacity_blocks
             extents, manifest = await self._run(partial(recover, found, restored, capacity_blocks))
@@ -279,7 +281,7 @@ class SsdTier(SlotTier):
                 if outcome is Outcome.UNREADABLE:
                     self._failed("read", fault or OSError("it could not be read"))
                 elif outcome is Outcome.DAMAGED:
-                    self._failed("damaged", self._damaged_at(int(slots[place])))
+                    self._failed("checksum", self._damaged_at(int(slots[place])))
         return good
 
     def _damaged_at(self, slot: int) -> StorageError:
