@@ -303,7 +303,8 @@ class SlotTier(Tier):
     async def _commit(self, reservation: TierReservation) -> None:
         reserved = reservation.handle
         try:
-            await self._committed(reservation, reserved.slots)
+            if len(reserved):
+                await self._committed(reservation, reserved.slots)
         except BaseException as fault:
             self.index.abort(reserved, self.clock())
             if not isinstance(fault, TierError):
@@ -334,6 +335,8 @@ class SlotTier(Tier):
     async def resize(self, capacity_bytes: int) -> int:
         """As `Tier.resize`."""
         self._check_open()
+        if capacity_bytes < 0:
+            raise InputError(f"a tier's capacity is 0 bytes or more, not {capacity_bytes}")
         if capacity_bytes > self._capacity_bytes:
             await self._check_capacity(capacity_bytes)
         over = self.index.resize(self._slots_in(capacity_bytes), self.clock())
