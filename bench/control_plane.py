@@ -324,7 +324,10 @@ def _tables(result: dict[str, Any]) -> list[Table]:
     for row in result["lookups"]:
         lookups.add_row(
             f"{row['keys']:,} keys, the first {row['there']:,} there",
-            *(f"{row['ms'][side]['p50']:.3f} / {row['ms'][side]['p99']:.3f}" for side in (OURS, PLAIN)),
+            *(
+                f"{row['ms'][side]['p50']:.3f} / {row['ms'][side]['p99']:.3f}"
+                for side in (OURS, PLAIN)
+            ),
             f"{row['times_plain']:.2f}",
         )
     requests = _table(
