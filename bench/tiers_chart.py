@@ -66,7 +66,7 @@ def _draw(axes: Axes, cases: list[dict[str, Any]], operation: str) -> None:
 
 
 def control_plane_picture(result: dict[str, Any]) -> bytes:
-    """Memory of the index by part, and how long a request takes beside an ``OrderedDict``, as PNG."""
+    """Memory of the index by part, and how long requests take, as PNG."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, 6), layout="constrained")
         memory, requests = figure.subplots(2, 1)
@@ -97,6 +97,7 @@ def _draw_requests(axes: Axes, rows: list[dict[str, Any]]) -> None:
         us = [row["us_per_block"][name]["p50"] for row in rows]
         axes.bar(at + (place - 0.5) * 0.4, us, 0.38, color=_COLOURS[place], label=name)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     labels = [f"{row['what'].split(', ')[-1]}\n{row['blocks']:,} blocks" for row in rows]
     axes.set_xticks(at, labels, fontsize=8)
     axes.set_ylabel("us a block, median (log)")
