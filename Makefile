@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := build
 
-.PHONY: replay test lint format clean
+.PHONY: replay test soak lint format clean
 
 replay: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -13,6 +13,10 @@ replay: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
+
+# What takes minutes: killed two hundred times, the store loses nothing.
+soak: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m soak
 
 # Types are checked on an installed copy, because checkers do not follow the layout's mapping.
 lint: $(VENV)/.installed-dev

@@ -11,9 +11,12 @@ Sizes are scaled: tiers have as many blocks as in the replay, each of fewer byte
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import prepare, steering_of
 from greencache.bench.simulation import SimulatedRun, simulate
 from greencache.bench.storage import StorageSetup, block_costs, block_prices, load_flops
+from greencache.errors import InputError
 from greencache.tiers import CacheLease, DramTier, KeyDirectory, SsdTier, TieredCache, TierIndex
 from greencache.tiers.admission import Admission
 from greencache.tiers.learning import Learner
@@ -33,10 +37,22 @@ from greencache.tiers.policies import Policy
 from greencache.tiers.state import EVICTED, EVICTED_AGE_S, HELD, USED
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["LIVE_BLOCK_BYTES", "LiveRun", "run_live"]
+__all__ = ["LIVE_BLOCK_BYTES", "LIVE_COLUMNS", "LiveRun", "run_live", "run_live_plans"]
 
 LIVE_BLOCK_BYTES = 64 << 10
 """Bytes of a block, if nothing else is said: 16 TB of a 70B model's KV are then 6 GB."""
+
+LIVE_COLUMNS = (
+    "plan",
+    "starts",
+    "with other hits",
+    "blocks read",
+    "wrong",
+    "written to SSD",
+    "simulated",
+    "read GB/s",
+    "same",
+)
 
 _BATCHES_BETWEEN_REPORTS = 100
 
@@ -86,6 +102,21 @@ class LiveRun:
         """Whether the real store did as the simulated one, without a wrong byte."""
         written = self.written_blocks == self.simulated_written_blocks
         return self.different == self.wrong_blocks == 0 and written and not self.failures
+
+    def row(self) -> list[str]:
+        """The same for a table, as `LIVE_COLUMNS` names it."""
+        read_bytes = self.read_blocks * self.block_bytes
+        return [
+            self.plan,
+            f"{self.starts:,}",
+            f"{self.different:,}",
+            f"{self.read_blocks:,}",
+            f"{self.wrong_blocks:,}",
+            f"{self.written_blocks:,}",
+            f"{self.simulated_written_blocks:,}",
+            f"{read_bytes / self.read_s / 1e9:.2f}" if self.read_s else "-",
+            "yes" if self.same else "NO",
+        ]
 
     def as_json(self) -> dict[str, Any]:
         """The entry of this run in ``live``."""
@@ -257,7 +288,10 @@ def _cache(
         ssd,
         learner=learner,
         hbm=hbm,
+        # Candidates are drawn by their places, which the leases of writes behind would change.
+        write_through=storage.policy is Policy.CARBON,
         flush_s=None,
+        remembered_blocks=2**31 - 1,  # as the replay, which forgets none
         clock=clock,
     )
     return cache, hbm
@@ -318,3 +352,50 @@ async def run_live(
         for cause, count in stats.failures.items():
             result.failures[f"{name}: {cause}"] = count
     return result
+
+
+def run_live_plans(
+    setup: ReplaySetup,
+    plans: Sequence[Plan],
+    *,
+    folder: Path | None = None,
+    block_bytes: int = LIVE_BLOCK_BYTES,
+    on_progress: Callable[[str, float], None],
+) -> list[LiveRun]:
+    """Play all plans that store anything, one after the other, each from an empty store.
+
+    Parameters
+    ----------
+    folder:
+        Where to make folders for what is on SSD, which are removed afterwards; the system's folder
+        for temporary files by default.
+    setup, plans, block_bytes, on_progress:
+        As in `run_live`; of plans in hindsight none is played.
+
+    Raises
+    ------
+    InputError
+        If there is none to play, or the block's size is none.
+    TierError
+        If there is no room for the tiers here.
+    """
+    if block_bytes < 8 or block_bytes % 8:
+        raise InputError(f"a live block has a multiple of 8 bytes, not {block_bytes}")
+    playable = [
+        plan for plan in plans if not plan.hindsight and (plan.dram_bytes or plan.ssd_bytes)
+    ]
+    if not playable:
+        raise InputError(
+            "--live plays plans with DRAM or SSD and sizes known beforehand or controlled: full, "
+            "static:SIZE, greencache"
+        )
+    runs = []
+    for plan in playable:
+        with tempfile.TemporaryDirectory(prefix="greencache-live-", dir=folder) as made:
+            report = partial(on_progress, f"{plan.name}, live")
+            played = run_live(
+                setup, plan, folder=Path(made) / "ssd", block_bytes=block_bytes, on_progress=report
+            )
+            runs.append(asyncio.run(played))
+            report(1.0)
+    return runs

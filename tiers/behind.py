@@ -56,6 +56,8 @@ class WriteBehind:
         What is known of blocks, and what decides by it; without a learner all is stored.
     limit_bytes:
         What may wait; saves beyond are dropped.
+    through:
+        Whether to write while the caller waits instead.
     clock:
         The cache's.
 
@@ -79,11 +81,13 @@ class WriteBehind:
         learner: Learner | None,
         *,
         limit_bytes: int,
+        through: bool = False,
         clock: Callable[[], float],
     ) -> None:
         self._ssd, self._dram = ssd, dram
         self._directory, self._learner = directory, learner
         self.limit_bytes, self._clock = limit_bytes, clock
+        self._through = through
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
         self.declined_blocks = self.dropped_blocks = self.waiting_bytes = 0
 
@@ -113,7 +117,7 @@ class WriteBehind:
 
     async def _queued(self, room: TierReservation, keys: Sequence[bytes]) -> bool:
         """Let the write wait, if DRAM has all of it."""
-        if self._dram is None:
+        if self._dram is None or self._through:
             return False
         end = room.first + len(room)
         source = await self._dram.hold(keys[:end])

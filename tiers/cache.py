@@ -120,9 +120,15 @@ class TieredCache:
         storing.
     write_queue_bytes:
         What may wait to be written to SSD; saves beyond are dropped.
+    write_through:
+        Whether `store` waits until the SSD has what it is given. Otherwise it is written behind,
+        from DRAM where DRAM has it.
     flush_s:
         How often everything committed is made to outlast a loss of power; None for when it is asked
         for, and on closing.
+    remembered_blocks:
+        Blocks that are known at the most, held or not; by default four for each that the tiers have
+        room for, and 65,536 at the least.
     clock:
         Seconds that do not go back: that of the tiers.
 
@@ -149,7 +155,9 @@ class TieredCache:
         learner: Learner | None = None,
         hbm: TierIndex | None = None,
         write_queue_bytes: int = WRITE_QUEUE_BYTES,
+        write_through: bool = False,
         flush_s: float | None = FLUSH_S,
+        remembered_blocks: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dram, self.ssd = dram, ssd
@@ -166,11 +174,18 @@ class TieredCache:
         self.directory = next(iter(directories.values()), None) or KeyDirectory()
         self.learner, self._hbm = learner, hbm
         self._clock, self._flush_s = clock, flush_s
+        self._remembered_blocks = remembered_blocks
         self._behind: WriteBehind | None = None
         self._promoter: Promoter | None = None
         if ssd is not None:
             self._behind = WriteBehind(
-                ssd, dram, self.directory, learner, limit_bytes=write_queue_bytes, clock=clock
+                ssd,
+                dram,
+                self.directory,
+                learner,
+                limit_bytes=write_queue_bytes,
+                through=write_through,
+                clock=clock,
             )
         if ssd is not None and dram is not None:
             self._promoter = Promoter(ssd, dram)
@@ -427,7 +442,7 @@ class TieredCache:
         Done when there are too many, until half as many are left, so rarely.
         """
         slots = sum(tier.index.capacity_blocks for tier in self._slotted)
-        most = max(_FEWEST_IDS, _IDS_PER_SLOT * slots)
+        most = self._remembered_blocks or max(_FEWEST_IDS, _IDS_PER_SLOT * slots)
         if len(self.directory) + coming <= most:
             return
         unused = self._unused()

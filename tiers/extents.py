@@ -4,9 +4,8 @@ Slot s stands in file s // slots_per_extent at (s % slots_per_extent) * stride_b
 sparse: a slot takes disk space from `Extents.allocate` until `Extents.punch`. Everything here
 blocks, and is called from a tier's threads.
 
-Neighbouring slots are moved by one call. A batch goes in pieces of `PIECE_BYTES`, each checksummed
-right after it was read or before it is written: another thread's transfer keeps the disk busy
-meanwhile, and the bytes are still in the processor's cache.
+Neighbouring slots are moved by one call, `PIECE_BYTES` at most. Checksums are made by other threads
+than those that read and write, piece by piece: the disk never waits for them.
 """
 
 from __future__ import annotations
@@ -14,8 +13,10 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from enum import IntEnum
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +38,8 @@ from greencache.tiers.manifest import Geometry
 __all__ = ["Extents", "Outcome", "extent_name", "extent_number"]
 
 PIECE_BYTES = 4 * 2**20
-"""Most that one call moves. Larger ones read no faster, and leave the disk idle while they are
-checksummed; a multiple of `ALIGNMENT`."""
+"""Most that one call moves, a multiple of `ALIGNMENT`. The checksum of the last piece of a batch is
+what its reader waits for after the disk is done."""
 
 _PREFIX = "extent-"
 
@@ -67,6 +68,44 @@ class Piece(NamedTuple):
     end: int
     """Byte of the slot, or of the last one, to end before."""
 
+    @property
+    def length(self) -> int:
+        """Bytes on disk."""
+        return (self.stop - self.first) * (self.end - self.begin)
+
+    def parts(self, blocks: Sequence[Bytes]) -> list[Bytes]:
+        """What of each block's buffer is in it."""
+        return [block[self.begin : self.end] for block in blocks[self.first : self.stop]]
+
+    def alone(self) -> list[Piece]:
+        """Its blocks, each by itself."""
+        return [
+            self._replace(
+                slot=self.slot + place, first=self.first + place, stop=self.first + place + 1
+            )
+            for place in range(self.stop - self.first)
+        ]
+
+
+def _checksums(blocks: Sequence[Bytes]) -> list[bytes]:
+    return [xxhash.xxh3_128_digest(block.data) for block in blocks]
+
+
+def _mismatches(
+    arrived: SimpleQueue[Piece | None], blocks: Sequence[Bytes], checksums: Sequence[bytes]
+) -> list[int]:
+    """Places of blocks that do not match their checksums, as pieces arrive in order."""
+    found: list[int] = []
+    hashed = xxhash.xxh3_128()
+    for piece in iter(arrived.get, None):
+        for place, part in enumerate(piece.parts(blocks), piece.first):
+            hashed.update(part.data)
+            if piece.end >= len(blocks[place]):
+                if hashed.digest() != checksums[place]:
+                    found.append(place)
+                hashed.reset()
+    return found
+
 
 def extent_name(number: int) -> str:
     """Name of a file of slots."""
@@ -90,9 +129,13 @@ class Extents:
         The tier's directory.
     geometry:
         What slots are like.
+    threads:
+        Threads that make checksums: as many as there are to call `read` and `write` at a time.
     """
 
-    def __init__(self, files: Files, geometry: Geometry) -> None:
+    def __init__(self, files: Files, geometry: Geometry, threads: int) -> None:
+        # A reader waits for its checksums, and they for it: each needs a thread.
+        self._hashers = ThreadPoolExecutor(threads, "greencache-checksum")
         self._files, self._geometry = files, geometry
         self._open: dict[int, OpenFile] = {}
         self._dirty: set[int] = set()
@@ -123,23 +166,16 @@ class Extents:
         OSError
             If any cannot be written.
         """
-        checksums: list[bytes] = []
         in_place = self._fits(slots, blocks)
-        hashed = xxhash.xxh3_128()
+        hashing = self._hashers.submit(_checksums, blocks)
         try:
             for piece in self._pieces(slots):
-                parts = [
-                    block[piece.begin : piece.end] for block in blocks[piece.first : piece.stop]
-                ]
-                for part, block in zip(parts, blocks[piece.first : piece.stop], strict=True):
-                    hashed.update(part)
-                    if piece.end >= len(block):
-                        checksums.append(hashed.digest())
-                        hashed.reset()
+                parts = piece.parts(blocks)
                 self._move(
                     write_fully, piece, parts if in_place else [self._gathered(piece, parts)]
                 )
         finally:
+            checksums = hashing.result()
             # Only now: `sync` may have come in between, and has not seen all of it.
             with self._changing:
                 self._dirty.update(np.unique(slots // self._geometry.slots_per_extent).tolist())
@@ -157,28 +193,30 @@ class Extents:
         """
         outcomes = [Outcome.GOOD] * len(blocks)
         fault: OSError | None = None
+        arrived: SimpleQueue[Piece | None] = SimpleQueue()
+        hashing = self._hashers.submit(_mismatches, arrived, blocks, checksums)
         try:
             in_place = self._fits(slots, blocks)
-        except OSError as error:
+            waiting = list(self._pieces(slots))[::-1]
+            while waiting:
+                piece = waiting.pop()
+                try:
+                    self._fill(piece, blocks, in_place)
+                except OSError as error:
+                    if piece.stop - piece.first > 1:  # find out which of them it is
+                        waiting += piece.alone()[::-1]
+                        continue
+                    fault = fault or error
+                    outcomes[piece.first] = Outcome.UNREADABLE
+                arrived.put(piece)
+        except OSError as error:  # there is no such file
             return [Outcome.UNREADABLE] * len(blocks), error
-        hashed = xxhash.xxh3_128()
-        waiting = list(self._pieces(slots))[::-1]
-        while waiting:
-            piece = waiting.pop()
-            try:
-                self._fill(piece, blocks, in_place)
-            except OSError as error:
-                if piece.stop - piece.first > 1:  # find out which of them it is
-                    waiting += self._alone(piece)[::-1]
-                    continue
-                fault = fault or error
-                outcomes[piece.first] = Outcome.UNREADABLE
-            for place in range(piece.first, piece.stop):
-                hashed.update(blocks[place][piece.begin : piece.end])
-                if piece.end >= len(blocks[place]):
-                    if outcomes[place] is Outcome.GOOD and hashed.digest() != checksums[place]:
-                        outcomes[place] = Outcome.DAMAGED
-                    hashed.reset()
+        finally:
+            arrived.put(None)
+            damaged = hashing.result()
+        for place in damaged:
+            if outcomes[place] is Outcome.GOOD:
+                outcomes[place] = Outcome.DAMAGED
         return outcomes, fault
 
     def allocate(self, slots: Slots) -> None:
@@ -284,6 +322,7 @@ class Extents:
 
     def close(self) -> None:
         """Close all files."""
+        self._hashers.shutdown()
         with self._syncing, self._changing:
             for file in self._open.values():
                 file.close()
@@ -320,14 +359,6 @@ class Extents:
                     last = min(part + PIECE_BYTES, stride)
                     yield Piece(int(slots[first]), first, stop, part, last)
 
-    @staticmethod
-    def _alone(piece: Piece) -> list[Piece]:
-        """The blocks of a piece, each by itself."""
-        return [
-            Piece(piece.slot + place, piece.first + place, piece.first + place + 1, 0, piece.end)
-            for place in range(piece.stop - piece.first)
-        ]
-
     def _file(self, number: int, *, create: bool = False) -> OpenFile:
         file = self._open.get(number)
         if file is not None:
@@ -358,14 +389,9 @@ class Extents:
             self._staging.buffer = staging
         return staging[:length]
 
-    @staticmethod
-    def _length(piece: Piece) -> int:
-        """Bytes on disk of a piece."""
-        return (piece.stop - piece.first) * (piece.end - piece.begin)
-
     def _gathered(self, piece: Piece, parts: Sequence[Bytes]) -> Bytes:
         """A copy of a piece as it stands on disk."""
-        staged = self._staged(self._length(piece))
+        staged = self._staged(piece.length)
         length = piece.end - piece.begin
         for place, part in enumerate(parts):
             staged[place * length : place * length + len(part)] = part
@@ -374,11 +400,11 @@ class Extents:
 
     def _fill(self, piece: Piece, blocks: Sequence[Bytes], in_place: bool) -> None:
         """Read a piece into the buffers of its blocks."""
-        parts = [block[piece.begin : piece.end] for block in blocks[piece.first : piece.stop]]
+        parts = piece.parts(blocks)
         if in_place:
             self._move(read_fully, piece, parts)
             return
-        staged = self._staged(self._length(piece))
+        staged = self._staged(piece.length)
         self._move(read_fully, piece, [staged])
         length = piece.end - piece.begin
         for place, part in enumerate(parts):

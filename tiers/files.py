@@ -223,7 +223,7 @@ def _move(
     ended: str,
 ) -> None:
     """Repeat a read or write until every buffer is done."""
-    left = list(buffers)
+    left = [buffer for buffer in buffers if buffer.nbytes]
     while left:
         done = call(left[:_BUFFERS_A_CALL], offset)
         if done == 0:
@@ -244,7 +244,7 @@ def read_fully(file: OpenFile, buffers: Sequence[Bytes], offset: int) -> None:
     OSError
         If the file ends before, or cannot be read.
     """
-    _move(file.read, buffers, offset, "the file ends before its block does")
+    _move(file.read, buffers, offset, "the file ends too early")
 
 
 def write_fully(file: OpenFile, buffers: Sequence[Bytes], offset: int) -> None:
@@ -267,11 +267,11 @@ class File:
 
     def read(self, buffers: Sequence[Bytes], offset: int) -> int:
         """See `OpenFile.read`."""
-        return os.preadv(self._descriptor, buffers, offset)
+        return os.preadv(self._descriptor, [buffer.data for buffer in buffers], offset)
 
     def write(self, buffers: Sequence[Bytes], offset: int) -> int:
         """See `OpenFile.write`."""
-        return os.pwritev(self._descriptor, buffers, offset)
+        return os.pwritev(self._descriptor, [buffer.data for buffer in buffers], offset)
 
     def sync(self) -> None:
         """See `OpenFile.sync`."""

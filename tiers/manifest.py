@@ -186,7 +186,7 @@ def read_manifest(files: Files, geometry: Geometry) -> tuple[int, Records]:
             read_fully(file, [raw], 0)
         finally:
             file.close()
-    return _parse(memoryview(raw), files, geometry)
+    return _parse(raw.data, files, geometry)
 
 
 def _parse(raw: memoryview, files: Files, geometry: Geometry) -> tuple[int, Records]:
@@ -220,7 +220,7 @@ def _check_header(header: bytes, files: Files, geometry: Geometry) -> int:
     remedy = "name another directory, or remove this one to start empty"
     if (magic, version, record_bytes) != (MAGIC, VERSION, RECORD.itemsize):
         raise TierError(f"{here} of format {version}, and this reads format {VERSION}: {remedy}")
-    found = Geometry(*fields[3:6], fields[7])
+    found = Geometry(fields[3], fields[4], fields[5], fields[7])
     if found.namespace != geometry.namespace:
         raise TierError(f"{here} of another model, dtype or KV layout: {remedy}")
     if found != geometry:
@@ -277,6 +277,8 @@ class Manifest:
         """The latest record of each slot."""
         self._order = np.zeros(0, np.int64)
         self._appended = 0
+        self._end = self._room = 0
+        self._checksum = b""
         self._note(held)
         with self._appending:
             self._write_anew()

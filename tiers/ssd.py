@@ -164,8 +164,14 @@ class SsdTier(SlotTier):
             slots -= 1
         return slots
 
+    def bytes_for(self, blocks: int) -> int:
+        """As `SlotTier.bytes_for`: with all that belongs to them."""
+        needed = self._needed(blocks)
+        while self._slots_in(needed) < blocks:
+            needed += self.stride_bytes
+        return needed
+
     def _needed(self, slots: int) -> int:
-        """Disk space that so many slots take with all that belongs to them."""
         data = slots * self.stride_bytes
         return data + data // _MAPPED_SHARE + manifest_bytes(slots) + _FIXED_BYTES
 
@@ -187,7 +193,9 @@ class SsdTier(SlotTier):
         files: Files | None = None
         try:
             files = await self._run(partial(self._open_files, self.path))
-            found = await self._run(partial(find_blocks, files, self._geometry, self._start_empty))
+            found = await self._run(
+                partial(find_blocks, files, self._geometry, self._start_empty, 2 * self._depth)
+            )
             restored = self._restore(found)
             capacity_blocks = self.index.capacity_blocks
             extents, manifest = await self._run(partial(recover, found, restored, capacity_blocks))
@@ -273,7 +281,7 @@ class SsdTier(SlotTier):
                 if outcome is Outcome.UNREADABLE:
                     self._failed("read", fault or OSError("it could not be read"))
                 elif outcome is Outcome.DAMAGED:
-                    self._failed("damaged", self._damaged_at(int(slots[place])))
+                    self._failed("checksum", self._damaged_at(int(slots[place])))
         return good
 
     def _damaged_at(self, slot: int) -> StorageError:
