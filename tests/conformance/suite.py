@@ -19,7 +19,7 @@ from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from greencache.errors import BlockStateError, InputError, TierClosedError
-from greencache.tiers.base import Tier
+from greencache.tiers.base import Blocks, Tier
 from tests.conformance.machine import TierMachine
 from tests.conformance.prompts import check, load, prompt, settled, store, the_bytes, wrong_blocks
 
@@ -173,7 +173,7 @@ class TierConformance:
     async def test_buffers_that_are_not_blocks_are_refused(self, make: MakeTier) -> None:
         keys = prompt("a", "b")
         good = the_bytes(keys, BLOCK_BYTES)
-        misfits = [
+        misfits: list[Blocks] = [
             good[:, :-1],
             np.zeros((2, 1), np.uint8),
             np.zeros((2, BLOCK_BYTES), np.int8),
