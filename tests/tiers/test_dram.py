@@ -18,6 +18,7 @@ import pytest
 
 from greencache.errors import TierClosedError, TierError
 from greencache.quantities import GIB
+from greencache.tiers import dram
 from greencache.tiers.dram import DramTier
 from greencache.tiers.memory import available_memory_bytes
 from tests.conformance.prompts import check, load, prompt, settled, store, the_bytes
@@ -165,7 +166,7 @@ async def test_without_memory_nothing_is_reserved_and_it_is_counted(
 ) -> None:
     async with DramTier(MIB, 64 * MIB, prefault=False) as tier:
         await store(tier, prompt("a", "b"))
-        give = os.posix_fallocate
+        give = dram.allocate
         pieces = 0
 
         def full(descriptor: int, offset: int, length: int) -> None:
@@ -179,7 +180,7 @@ async def test_without_memory_nothing_is_reserved_and_it_is_counted(
         await tier.delete(prompt("a", "b"))  # so that what is free is in two pieces
         tier.release(lease)
         with monkeypatch.context() as failing:
-            failing.setattr(os, "posix_fallocate", full)
+            failing.setattr(dram, "allocate", full)
             for times in (1, 2):
                 pieces = 1
                 assert await store(tier, prompt("a", *range(9))) == 0
@@ -198,14 +199,14 @@ async def test_part_of_what_was_asked_for_is_given_back_if_the_rest_is_not_to_be
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with DramTier(MIB, 64 * MIB, prefault=False, extent_bytes=4 * MIB) as tier:
-        give = os.posix_fallocate
+        give = dram.allocate
 
         def scarce(descriptor: int, offset: int, length: int) -> None:
             if taken_bytes() >= 8 * MIB:
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             give(descriptor, offset, length)
 
-        monkeypatch.setattr(os, "posix_fallocate", scarce)
+        monkeypatch.setattr(dram, "allocate", scarce)
         assert await store(tier, prompt(*range(16))) == 0
         assert taken_bytes() == tier.stats().backed_bytes == 0
         assert await store(tier, prompt(*range(8))) == 8
@@ -213,6 +214,7 @@ async def test_part_of_what_was_asked_for_is_given_back_if_the_rest_is_not_to_be
 
 CHILD = """
 import asyncio, sys
+from greencache.tiers import dram
 from greencache.tiers.dram import DramTier
 from tests.conformance.prompts import prompt, store
 
