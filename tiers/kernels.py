@@ -161,7 +161,7 @@ def restore_blocks(
 ) -> None:
     """Fill an empty tier: ``parents`` are slots of blocks that come before, or `NONE`."""
     for i in range(len(ids)):
-        restore(state, int64(ids[i]), int64(parents[i]), int64(slots[i]), now_s)
+        restore(state, int64(ids[i]), int64(parents[i]), int64(slots[i]), int64(len(ids)), now_s)
     end_restoring(state, slots)
 
 
