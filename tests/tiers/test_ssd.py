@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,11 +103,12 @@ def test_buffers_of_another_size_are_refused_before_they_spoil_a_neighbour(tmp_p
     async def run() -> None:
         async with tier_in(tmp_path / "tier") as tier:
             reservation = await tier.reserve(chain(1, 2))
-            for wrong in (
+            wrongs: list[Any] = [
                 np.zeros((2, BLOCK_BYTES + 1), np.uint8),
                 np.zeros((2, BLOCK_BYTES), np.int16),
                 np.zeros((2, 2 * BLOCK_BYTES), np.uint8)[:, ::2],
-            ):
+            ]
+            for wrong in wrongs:
                 with pytest.raises(InputError, match="8,192 uint8"):
                     await tier.write(reservation, wrong)
             tier.abort(reservation)
