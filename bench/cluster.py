@@ -77,6 +77,7 @@ def _replica(engines: Engine, i: int) -> Engine:
         engines.bins[i],
         engines.clock[i],
         engines.counts[i],
+        engines.events[i],
         engines.prefilling[i],
         engines.decoding[i],
     )

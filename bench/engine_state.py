@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from greencache.compiled import subroutine
 from greencache.controller.performance import Rates
 from greencache.tiers.admission import Prices, Storing
 from greencache.tiers.reuse import Reuse
-from greencache.tiers.state import TierState
+from greencache.tiers.state import EVICTED, EVICTED_AGE_S, HELD, USED, TierState
 
-__all__ = ["BIN", "REQUEST", "Config", "Engine"]
+__all__ = ["BIN", "EVENT", "REQUEST", "Config", "Engine", "note_event"]
 
 # Positions in ``Engine.clock``.
 NOW_S = 0
@@ -33,7 +34,8 @@ FIRST_WAITING = 5  # ends of the queue, `NOBODY` if it is empty
 LAST_WAITING = 6
 BLOCKED = 7  # 1 while the first waiting request does not fit and nothing has been freed since
 STARTS = 8  # requests started so far, restarts included
-COUNT_LENGTH = 9
+EVENTS = 9  # what was asked of DRAM and SSD so far, whether or not it is kept
+COUNT_LENGTH = 10
 
 NOBODY = -1
 NO_EVENT = 2**62
@@ -118,6 +120,33 @@ BIN = np.dtype(
 """What is kept for each interval of ``bin_s``."""
 
 
+# Kinds of events.
+STARTED = 0  # a request acquires what DRAM and SSD have of its prompt
+STORED = 1  # its prompt is stored there, and what it acquired is released
+PREEMPTED = 2  # that is released before it was computed
+RESIZED = 3  # DRAM and SSD have other sizes from now on
+
+EVENT = np.dtype(
+    [
+        ("kind", np.int8),
+        ("dropped", np.bool_),  # the write to SSD was, because writing lagged
+        ("again", np.bool_),  # it had started before
+        ("request", np.int32),
+        ("now_s", np.float64),
+        ("dram_blocks", np.int64),  # found, added to what those before have; or the new size
+        ("ssd_blocks", np.int64),
+        ("wear_j", np.float64),  # what writing a block wears, from now on
+        # What the reuse model asks about HBM.
+        ("hbm_blocks", np.int64),  # found there
+        ("hbm_used", np.int64),
+        ("hbm_held", np.int64),
+        ("hbm_evicted", np.int64),
+        ("hbm_evicted_age_s", np.float64),
+    ]
+)
+"""What the engine asked of DRAM and SSD, in its order: enough to do the same to a real store."""
+
+
 class Engine(NamedTuple):
     """One engine, its tiers, and all requests of the run, of which it serves some."""
 
@@ -136,6 +165,30 @@ class Engine(NamedTuple):
     """A `BIN` record each."""
     clock: NDArray[np.float64]
     counts: NDArray[np.int64]
+    events: NDArray[np.void]
+    """Room for `EVENT` records; none to keep none."""
     prefilling: NDArray[np.int64]
     """Requests whose prompts are loaded or computed, in the order they started."""
     decoding: NDArray[np.int64]
+
+
+@subroutine
+def note_event(engine: Engine, kind: int, r: int) -> None:
+    """Keep what request ``r`` asks of DRAM and SSD now, if there is room for it."""
+    place = engine.counts[EVENTS]
+    engine.counts[EVENTS] = place + 1
+    if place >= len(engine.events):
+        return
+    event, request, hbm = engine.events[place], engine.requests[r], engine.hbm
+    event.kind = kind
+    event.request = r
+    event.now_s = engine.clock[NOW_S]
+    event.again = request.preemptions > 0
+    event.hbm_blocks = request.leased_hbm
+    event.dram_blocks = max(0, request.leased_dram - request.leased_hbm)
+    above = max(request.leased_hbm, request.leased_dram)
+    event.ssd_blocks = max(0, request.leased_ssd - above)
+    event.hbm_used = hbm.meta[USED]
+    event.hbm_held = hbm.meta[HELD]
+    event.hbm_evicted = hbm.meta[EVICTED]
+    event.hbm_evicted_age_s = hbm.weights[EVICTED_AGE_S]

@@ -21,10 +21,14 @@ from greencache.bench.engine_state import (
     LINK_FREE_S,
     NOBODY,
     NOW_S,
+    PREEMPTED,
     PREFILLING,
     SSD_READ_FREE_S,
+    STARTED,
     STARTS,
+    STORED,
     Engine,
+    note_event,
 )
 from greencache.bench.storing import learn_from, write_to_ssd
 from greencache.compiled import subroutine
@@ -89,6 +93,7 @@ def start(engine: Engine, r: int) -> bool:
     request.leased_hbm = in_hbm
     request.leased_dram = acquire(engine.dram, ids, reusable, now_s)
     request.leased_ssd = acquire(engine.ssd, ids, reusable, now_s)
+    note_event(engine, STARTED, r)
     from_dram = max(0, request.leased_dram - in_hbm)
     from_ssd = max(0, request.leased_ssd - max(in_hbm, request.leased_dram))
     if request.preemptions == 0:
@@ -145,6 +150,7 @@ def publish(engine: Engine, r: int) -> None:
         request.leased_hbm = full
         engine.counts[BLOCKED] = 0  # others may have stored the same blocks, or wait for them
     store(engine.dram, ids, full, now_s)
+    note_event(engine, STORED, r)
     write_to_ssd(engine, ids)
     _end_loads(engine, r)
 
@@ -193,6 +199,7 @@ def preempt_youngest(engine: Engine) -> int:
     else:
         counts[PREFILLING] = _without(engine.prefilling, counts[PREFILLING], youngest)
         engine.clock[BACKLOG] += request.computed
+        note_event(engine, PREEMPTED, youngest)
         _end_loads(engine, youngest)
     leave_hbm(engine, youngest)
     request.expected = request.input_tokens + request.generated

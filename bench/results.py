@@ -7,7 +7,8 @@ overloaded run, a saving against a plan that is not there or not valid.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,9 @@ from greencache.bench.sensitivity import Sensitivity
 from greencache.bench.simulation import BIN_S
 from greencache.bench.workload_statistics import WorkloadComparison
 from greencache.carbon import Scope
+
+if TYPE_CHECKING:
+    from greencache.bench.live import LiveRun
 
 __all__ = ["SCHEMA", "as_json", "run_summary"]
 
@@ -166,6 +170,7 @@ def as_json(
     wall_s: float,
     sensitivity: Sensitivity | None = None,
     comparison: WorkloadComparison | None = None,
+    live: Sequence[LiveRun] | None = None,
 ) -> dict[str, Any]:
     """Everything about a replay, ready for ``json.dump``.
 
@@ -176,6 +181,8 @@ def as_json(
     sensitivity, comparison:
         What else was found about it: how it moves with its factors, and what a composed stream is
         like beside its sources.
+    live:
+        What the real store did, if it was asked.
     """
     setup, simulated = replay.setup, replay.simulated
     trace, hardware, grid, composed = setup.trace, setup.hardware, setup.grid, setup.composed
@@ -226,6 +233,7 @@ def as_json(
         ),
         "factors": setup.factors.as_json(),
         "runs": [_run(replay, result) for result in replay.results],
+        "live": None if live is None else [each.as_json() for each in live],
         "sensitivity": None if sensitivity is None else sensitivity.as_json(),
         "wall_s": wall_s,
         "simulations": simulated.simulations,

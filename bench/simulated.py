@@ -27,6 +27,7 @@ __all__ = [
     "available_cores",
     "prepare",
     "simulate_plans",
+    "steering_of",
 ]
 
 COMPILING = "compiling"
@@ -82,7 +83,8 @@ _Memo = dict[tuple[StorageSetup, tuple[Sizes, ...]], Outcome]
 and the oracle try the same sizes."""
 
 
-def _steering(setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> Steering | None:
+def steering_of(setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> Steering | None:
+    """What changes the sizes of a plan, if anything does."""
     if plan.steered:
         return Controlled(setup, admitted, plan)
     if plan.schedule:
@@ -101,7 +103,7 @@ def _simulate_plan(
     known = None if plan.steered else memo.get((storage, plan.schedule))
     if known is not None:
         return replace(known, plan=plan)
-    steering = _steering(setup, admitted, plan)
+    steering = steering_of(setup, admitted, plan)
     run = simulate(
         admitted,
         setup.hardware,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from greencache.bench import engine_state as e
 from greencache.bench.cluster import advance, resize_tiers, settle
 from greencache.bench.sizes import SizesOverTime
-from greencache.bench.storage import StorageSetup, block_flops, block_prices, j_per_flop
+from greencache.bench.storage import StorageSetup, block_costs, block_prices, load_flops
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Sizes
 from greencache.errors import InputError
@@ -45,6 +45,11 @@ DRAIN_SHARE = 0.02
 """Every request must have its first token this long after the last arrival, or this share of the
 trace's span if that is longer; else the engine is overloaded: its queue grows as long as the trace
 lasts, and a latency read off it would only measure the trace."""
+
+_EVENTS_PER_REQUEST = 8
+"""A start and a storing, and as much again each time that it is preempted: thrice on average."""
+
+_MOST_RESIZES = 100_000
 
 _SLACK_S = 3600.0
 """No single step takes longer."""
@@ -124,6 +129,8 @@ class SimulatedRun:
     leases_left: int
     """Blocks still leased, written or held in any tier: 0 once every request is finished."""
     overloaded: str | None = None
+    events: NDArray[np.void] = field(default_factory=lambda: np.zeros(0, e.EVENT), repr=False)
+    """`greencache.bench.engine_state.EVENT` records, if they were to be kept."""
 
 
 def admit(trace: RequestTrace, hardware: ServingHardware) -> tuple[RequestTrace, Rejections]:
@@ -164,17 +171,14 @@ def _tier(
     hardware: ServingHardware,
     capacity_bytes: float,
     policy: Policy,
-    load_flops: float,
+    to_load: float,
 ) -> TierState:
     """An empty tier; costs are in operations."""
-    first, per_depth = block_flops(hardware)
     return allocate(
         int(capacity_bytes // hardware.layout.block_bytes),
         trace.unique_blocks,
         policy.code,
-        cost_base=first,
-        cost_per_depth=per_depth,
-        load_cost=load_flops,
+        **block_costs(hardware, to_load),
     )
 
 
@@ -232,6 +236,7 @@ def _engines(
     largest: Sizes,
     batching: Batching,
     replicas: int,
+    events: int,
 ) -> e.Engine:
     if hardware.layout.block_tokens != trace.block_tokens:
         raise InputError(
@@ -245,8 +250,8 @@ def _engines(
 
     reuse = _rows(new_reuse(trace.unique_blocks if config.learns else 0), replicas)
 
-    def tier(capacity_bytes: float, load_flops: float = 0.0) -> TierState:
-        one = _tier(trace, hardware, capacity_bytes, storage.policy, load_flops)
+    def tier(capacity_bytes: float, to_load: float = 0.0) -> TierState:
+        one = _tier(trace, hardware, capacity_bytes, storage.policy, to_load)
         return follow(_rows(one, replicas), reuse)
 
     engines = e.Engine(
@@ -254,7 +259,7 @@ def _engines(
         config=config,
         hbm=tier(hardware.kv_bytes),
         dram=tier(largest.dram_bytes),
-        ssd=tier(largest.ssd_bytes, config.prices.load_j / j_per_flop(hardware, storage.prices)),
+        ssd=tier(largest.ssd_bytes, load_flops(hardware, storage.prices)),
         reuse=reuse,
         storing=_rows(new_storing(tiers=3), replicas),
         requests=_requests(trace),
@@ -262,6 +267,7 @@ def _engines(
         bins=np.zeros((replicas, 0), e.BIN),
         clock=np.zeros((replicas, e.CLOCK_LENGTH)),
         counts=counts,
+        events=np.zeros((replicas, events), e.EVENT),
         prefilling=np.zeros((replicas, batching.max_running), np.int64),
         decoding=np.zeros((replicas, batching.max_running), np.int64),
     )
@@ -272,6 +278,19 @@ def _engines(
 def _resize(engines: e.Engine, storage: StorageSetup, hardware: ServingHardware) -> None:
     block_bytes = hardware.layout.block_bytes
     resize_tiers(engines, storage.dram_bytes // block_bytes, storage.ssd_bytes // block_bytes)
+
+
+def _note_resize(engines: e.Engine, storage: StorageSetup, hardware: ServingHardware) -> None:
+    block_bytes = hardware.layout.block_bytes
+    for i in range(len(engines.clock)):
+        place = engines.counts[i, e.EVENTS]
+        engines.counts[i, e.EVENTS] += 1
+        if place < engines.events.shape[1]:
+            event = engines.events[i, place]
+            event["kind"], event["now_s"] = e.RESIZED, engines.clock[i, e.NOW_S]
+            event["dram_blocks"] = storage.dram_bytes // block_bytes
+            event["ssd_blocks"] = storage.ssd_bytes // block_bytes
+            event["wear_j"] = engines.config.prices.wear_j
 
 
 def _with_bins(engines: e.Engine, until_s: float) -> e.Engine:
@@ -304,6 +323,7 @@ def simulate(
     replicas: int = 1,
     drain_s: float = DRAIN_S,
     steering: Steering | None = None,
+    keep_events: bool = False,
     on_progress: Callable[[float], None] | None = None,
 ) -> SimulatedRun:
     """Serve a trace of admissible requests (see `admit`) from cold caches.
@@ -321,12 +341,19 @@ def simulate(
         As for `deadline_s`.
     steering:
         What may change ``storage`` as time passes.
+    keep_events:
+        Whether to keep all that was asked of DRAM and SSD.
     on_progress:
         Called now and then with the share of requests finished.
     """
     batching = batching or Batching()
     largest = storage.sizes if steering is None else steering.largest
-    engines = _engines(trace, hardware, storage, largest, batching, replicas)
+    events = 0
+    if keep_events:
+        if replicas != 1:
+            raise InputError("events are kept of one engine, not of several")
+        events = _EVENTS_PER_REQUEST * len(trace) + _MOST_RESIZES
+    engines = _engines(trace, hardware, storage, largest, batching, replicas, events)
     sizes = SizesOverTime.of(storage.sizes)
     steer_s = math.inf if steering is None else steering.interval_s
     total, latest_s = len(trace), deadline_s(trace, drain_s)
@@ -347,6 +374,7 @@ def simulate(
             engines = engines._replace(config=_config(trace, hardware, storage, largest, batching))
             sizes = sizes.then(_latest_s(engines), storage.sizes)
             _resize(engines, storage, hardware)
+            _note_resize(engines, storage, hardware)
             steer_s += steering.interval_s
         if on_progress is not None:
             on_progress(finished / total)
@@ -368,4 +396,12 @@ def simulate(
             for tier in (engines.hbm, engines.dram, engines.ssd)
         ),
         overloaded=overloaded,
+        events=_kept_events(engines),
     )
+
+
+def _kept_events(engines: e.Engine) -> NDArray[np.void]:
+    happened, room = int(engines.counts[0, e.EVENTS]), engines.events.shape[1]
+    if 0 < room < happened:
+        raise InputError(f"{happened:,} events are more than the {room:,} there is room for")
+    return engines.events[0, :happened] if room else engines.events[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -12,7 +13,16 @@ from greencache.errors import InputError
 from greencache.tiers.admission import Admission, Prices
 from greencache.tiers.policies import Policy
 
-__all__ = ["StoragePrices", "StorageSetup", "block_flops", "block_prices", "j_per_flop"]
+__all__ = [
+    "BlockCosts",
+    "StoragePrices",
+    "StorageSetup",
+    "block_costs",
+    "block_flops",
+    "block_prices",
+    "j_per_flop",
+    "load_flops",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,14 @@ class StorageSetup:
         return Sizes(self.dram_bytes, self.ssd_bytes)
 
 
+class BlockCosts(TypedDict):
+    """Costs as `greencache.tiers.TierIndex` takes them."""
+
+    cost_base: float
+    cost_per_depth: float
+    load_cost: float
+
+
 def block_flops(hardware: ServingHardware) -> tuple[float, float]:
     """Operations to compute a block, and what each block before it adds through attention."""
     rates, tokens = hardware.rates, hardware.layout.block_tokens
@@ -104,3 +122,14 @@ def block_prices(hardware: ServingHardware, prices: StoragePrices) -> Prices:
         write_j=prices.ssd_write_j_per_byte * block_bytes,
         wear_j=prices.wear_j_per_byte * block_bytes,
     )
+
+
+def load_flops(hardware: ServingHardware, prices: StoragePrices) -> float:
+    """Operations that take as much energy as loading a block from SSD."""
+    return block_prices(hardware, prices).load_j / j_per_flop(hardware, prices)
+
+
+def block_costs(hardware: ServingHardware, to_load: float = 0.0) -> BlockCosts:
+    """What an index is told of costs, in operations; loading takes ``to_load`` of them."""
+    first, per_depth = block_flops(hardware)
+    return BlockCosts(cost_base=first, cost_per_depth=per_depth, load_cost=to_load)

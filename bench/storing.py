@@ -5,39 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.engine_state import NOW_S, SSD_WRITE_FREE_S, Engine
+from greencache.bench.engine_state import EVENTS, NOW_S, SSD_WRITE_FREE_S, Engine
 from greencache.compiled import subroutine
-from greencache.tiers.admission import (
-    admit,
-    draw,
-    foresee,
-    kept_s,
-    note_computed,
-    note_held,
-)
-from greencache.tiers.reuse import LEARNED_S, observe
+from greencache.tiers.admission import admit, draw, note_computed
+from greencache.tiers.learning import learn_from as learn_from_request
 from greencache.tiers.state import CAPACITY
 from greencache.tiers.transactions import match, store
-from greencache.tiers.worth import is_due, learn, rank
 
 __all__ = ["learn_from", "write_to_ssd"]
-
-HBM = 0  # rows of ``Storing.flow``
-DRAM = 1
-SSD = 2
-
-
-@subroutine
-def _tell_tiers(engine: Engine, seconds: float) -> None:
-    """Pass on what was learned, ``seconds`` after the last time."""
-    flow = engine.storing.flow
-    above_s = kept_s(engine.dram, flow[DRAM], seconds)
-    if engine.config.reuse_hbm:
-        above_s = max(above_s, kept_s(engine.hbm, flow[HBM], seconds))
-    own_s = kept_s(engine.ssd, flow[SSD], seconds)
-    foresee(engine.reuse, engine.storing, above_s, own_s, seconds)
-    if engine.config.ranks:
-        rank(engine.reuse)
 
 
 @subroutine
@@ -45,13 +20,18 @@ def learn_from(engine: Engine, ids: NDArray[np.int32], held: int) -> None:
     """Note that a request for ``ids`` has started, of which HBM or DRAM held ``ids[:held]``."""
     if not engine.config.learns:
         return
-    now_s, model = engine.clock[NOW_S], engine.reuse
-    note_held(engine.storing, model.seen, ids, held, now_s)
-    observe(model, ids, 0, len(ids), now_s)
-    if is_due(model, now_s):
-        seconds = now_s - model.clock[LEARNED_S]
-        learn(model, now_s)
-        _tell_tiers(engine, seconds)
+    learn_from_request(
+        engine.reuse,
+        engine.storing,
+        engine.hbm,
+        engine.dram,
+        engine.ssd,
+        engine.config.reuse_hbm,
+        engine.config.ranks,
+        ids,
+        held,
+        engine.clock[NOW_S],
+    )
 
 
 @subroutine
@@ -78,6 +58,8 @@ def write_to_ssd(engine: Engine, ids: NDArray[np.int32]) -> None:
     begin_s = max(now_s, clock[SSD_WRITE_FREE_S])
     if begin_s + missing_bytes / config.ssd_write_bytes_per_s > now_s + config.ssd_backlog_s:
         totals.dropped_bytes += missing_bytes
+        if engine.counts[EVENTS] <= len(engine.events):
+            engine.events[engine.counts[EVENTS] - 1].dropped = True  # of this prompt's `STORED`
         return
     new = store(engine.ssd, ids, stop, now_s)
     if config.by_value:

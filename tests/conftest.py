@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import os
 
 import hypothesis
@@ -15,6 +17,16 @@ from greencache.traces import RequestTrace, read_trace, sample_path
 # The first call of compiled code takes as long as compiling does: no test is timed.
 hypothesis.settings.register_profile("greencache", deadline=None)
 hypothesis.settings.load_profile("greencache")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run tests that are coroutines, each in an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    names = pyfuncitem._fixtureinfo.argnames
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
+    return True
 
 
 @pytest.fixture(autouse=True)

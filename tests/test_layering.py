@@ -38,15 +38,21 @@ MODULES = {
 LIVE = {
     f"greencache.tiers.{name}"
     for name in (
+        "backing",
         "base",
-        "slots",
+        "behind",
+        "cache",
         "dram",
+        "extents",
         "files",
         "manifest",
-        "extents",
+        "memory",
+        "promotion",
         "recovery",
+        "slots",
         "ssd",
-        "cache",
+        "syscalls",
+        "workers",
     )
 }
 """What moves bytes: it stands on the core, which knows nothing of it."""

@@ -8,18 +8,49 @@
 ``policies``          which candidate goes first: lru, lfu, gdsf, sieve, lcs, carbon
 ``admission``         what to store on SSD, by its worth against the wear of writing
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
+``learning``          what a cache learns from requests, for all of its tiers
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
 ====================  ===========================================================
 
-Nothing here does I/O or reads a clock: time is an argument. The replay and the live store run the
-same compiled functions on the same arrays.
+Nothing of this does I/O or reads a clock: time is an argument. The replay and the live store run
+the same compiled functions on the same arrays. What moves bytes stands on it:
+
+====================  ===========================================================
+``base``              ``Tier``, the contract of all tiers
+``slots``             what tiers share whose blocks stand in slots
+``dram``              ``DramTier``: the host's memory
+``ssd``               ``SsdTier``: extent files, a manifest, warm restart
+``cache``             ``TieredCache``: tiers as one cache
+``behind``            writes to SSD behind the engine
+``promotion``         what is on SSD alone gets into DRAM
+====================  ===========================================================
 """
 
 from greencache.tiers.admission import Admission
+from greencache.tiers.base import Tier, TierLease, TierReservation, TierStats
+from greencache.tiers.cache import CacheLease, CacheStats, TieredCache
 from greencache.tiers.directory import KeyDirectory
+from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex
 from greencache.tiers.policies import Policy
+from greencache.tiers.ssd import SsdTier
 
-__all__ = ["Admission", "KeyDirectory", "Lease", "Policy", "Reservation", "TierIndex"]
+__all__ = [
+    "Admission",
+    "CacheLease",
+    "CacheStats",
+    "DramTier",
+    "KeyDirectory",
+    "Lease",
+    "Policy",
+    "Reservation",
+    "SsdTier",
+    "Tier",
+    "TierIndex",
+    "TierLease",
+    "TierReservation",
+    "TierStats",
+    "TieredCache",
+]

@@ -22,15 +22,48 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Blocks", "Tier", "TierLease", "TierReservation", "TierStats"]
+from greencache.errors import InputError
+
+__all__ = [
+    "Addressable",
+    "Blocks",
+    "Tier",
+    "TierLease",
+    "TierReservation",
+    "TierStats",
+    "check_blocks",
+]
 
 Blocks: TypeAlias = "NDArray[np.uint8] | Sequence[NDArray[np.uint8]]"
 """Bytes of blocks in order: an array [blocks, block_bytes], or an array [block_bytes] for each."""
+
+
+def check_blocks(blocks: Blocks, block_bytes: int) -> None:
+    """Refuse buffers that are not blocks: numpy would fill a whole block with a single byte.
+
+    Raises
+    ------
+    InputError
+        If one is of another size or type, or its bytes do not follow one another.
+    """
+    if isinstance(blocks, np.ndarray):
+        fits = _is_bytes(blocks, (len(blocks), block_bytes))
+    else:
+        fits = all(_is_bytes(block, (block_bytes,)) for block in blocks)
+    if not fits:
+        raise InputError(
+            f"blocks are C-contiguous arrays of uint8, [blocks, {block_bytes}] or [{block_bytes}]"
+            " for each"
+        )
+
+
+def _is_bytes(array: NDArray[np.uint8], shape: tuple[int, ...]) -> bool:
+    return array.dtype == np.uint8 and array.shape == shape and bool(array.flags.c_contiguous)
 
 
 @dataclass(slots=True, eq=False)
@@ -57,6 +90,8 @@ class TierLease:
 class TierReservation:
     """Room for blocks that are to be written, invisible until committed.
 
+    Whoever reserves ends it by `Tier.commit` or `Tier.abort`, also when cancelled.
+
     Attributes
     ----------
     keys:
@@ -65,11 +100,14 @@ class TierReservation:
         Place of the first of them in the prompt: how many blocks the tier has before it.
     handle:
         The tier's own.
+    written:
+        Whether all were written, so that they can be committed.
     """
 
     keys: Sequence[bytes]
     first: int
     handle: Any = field(default=None, repr=False)
+    written: bool = False
     ended: bool = False
 
     def __len__(self) -> int:
@@ -161,6 +199,10 @@ class Tier(ABC):
     async def acquire(self, keys: Sequence[bytes]) -> TierLease:
         """Lease the longest prefix that is here, and count it as asked for."""
 
+    async def hold(self, keys: Sequence[bytes]) -> TierLease:
+        """Lease the longest prefix that is here; a tier that can does not count it as asked for."""
+        return await self.acquire(keys)
+
     @abstractmethod
     async def read(self, lease: TierLease, into: Blocks, first: int = 0) -> int:
         """Read the leased blocks from the ``first`` on into buffers, one each.
@@ -209,7 +251,7 @@ class Tier(ABC):
         Raises
         ------
         BlockStateError
-            If the reservation was committed or aborted before.
+            If it was not written, or was committed or aborted before.
         """
 
     @abstractmethod
@@ -219,7 +261,7 @@ class Tier(ABC):
         Raises
         ------
         BlockStateError
-            If the reservation was committed or aborted before.
+            If it was committed or aborted before, or is being written.
         """
 
     @abstractmethod
@@ -252,3 +294,14 @@ class Tier(ABC):
     @abstractmethod
     def stats(self) -> TierStats:
         """What the tier has and did."""
+
+
+@runtime_checkable
+class Addressable(Protocol):
+    """A tier whose bytes can be read and written where they stand, without a copy."""
+
+    def leased(self, lease: TierLease, first: int, count: int) -> Blocks:
+        """Leased blocks, to be read until the lease is released."""
+
+    def reserved(self, reservation: TierReservation) -> Blocks:
+        """Reserved blocks, to be written by the caller before they are committed."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from greencache.blocks import KEY_BYTES
 from greencache.compiled import kernel, subroutine
-from greencache.errors import InputError
+from greencache.errors import BlockStateError, InputError
 
 __all__ = ["KeyDirectory", "mixed"]
 
@@ -79,14 +79,33 @@ def _find_all(
 def _intern_all(
     state: DirectoryState,
     count: int,
+    free: NDArray[np.int32],
+    left: int,
     high: NDArray[np.uint64],
     low: NDArray[np.uint64],
     ids: NDArray[np.int32],
-) -> int:
+) -> tuple[int, int]:
+    """Ids of keys: new ones get those of ``free[:left]``, from its end, then from ``count`` on.
+
+    Returns what is the count then, and what is left.
+    """
     for i in range(len(low)):
-        ids[i] = _intern(state, count, high[i], low[i])
-        count = max(count, ids[i] + 1)
-    return count
+        following = free[left - 1] if left > 0 else count
+        ids[i] = _intern(state, following, high[i], low[i])
+        if ids[i] == following:
+            if left > 0:
+                left -= 1
+            else:
+                count += 1
+    return count, left
+
+
+@kernel
+def _enter_all(state: DirectoryState, live: NDArray[np.bool_]) -> None:
+    """Enter the keys of live ids into an empty table."""
+    for i in range(len(live)):
+        if live[i]:
+            state.table[_locate(state, state.high[i], state.low[i])] = i
 
 
 @kernel
@@ -118,8 +137,8 @@ _PIECE_NAMES = 2**20
 class KeyDirectory:
     """Gives every block key an id: 0 for the first one seen, and so on.
 
-    It holds the 128-bit keys in arrays, 24 to 48 bytes a key, and forgets none: an id stays valid
-    for good.
+    It holds the 128-bit keys in arrays, 24 to 48 bytes a key. An id stays valid until it is
+    forgotten; then another key may get it.
 
     Examples
     --------
@@ -134,12 +153,21 @@ class KeyDirectory:
         zero = np.zeros(8, np.uint64)
         self._state = DirectoryState(np.full(16, EMPTY, np.int32), zero, zero.copy())
         self._count = 0
+        self._free = np.zeros(0, np.int32)
+        """Ids that were forgotten; the first ``_left`` of them have not been given again."""
+        self._left = 0
 
     def __len__(self) -> int:
+        """Keys that have an id."""
+        return self._count - self._left
+
+    @property
+    def ids(self) -> int:
+        """All ids are below this."""
         return self._count
 
     def _make_room(self, keys: int) -> None:
-        wanted = self._count + keys
+        wanted = self._count + max(0, keys - self._left)
         if wanted <= len(self._state.low):
             return
         size = 1 << (wanted - 1).bit_length()
@@ -148,9 +176,15 @@ class KeyDirectory:
         state = DirectoryState(np.full(2 * size, EMPTY, np.int32), high, low)
         count = self._count
         if count:  # else there is nothing to carry over, and nothing to compile
-            known = np.empty(count, np.int32)
-            _intern_all(state, 0, self._state.high[:count], self._state.low[:count], known)
+            high[:count], low[:count] = self._state.high[:count], self._state.low[:count]
+            _enter_all(state, self.live_ids())
         self._state = state
+
+    def live_ids(self) -> NDArray[np.bool_]:
+        """Which ids, of those ever given, have a key."""
+        live = np.ones(self._count, np.bool_)
+        live[self._free[: self._left]] = False
+        return live
 
     @staticmethod
     def _split(keys: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
@@ -169,13 +203,34 @@ class KeyDirectory:
         """Ids of the keys; those not known get the next ones."""
         self._make_room(len(keys))
         ids = np.empty(len(keys), np.int32)
-        self._count = _intern_all(self._state, self._count, *self._split(keys), ids)
+        self._count, self._left = _intern_all(
+            self._state, self._count, self._free, self._left, *self._split(keys), ids
+        )
         return ids
+
+    def forget(self, ids: NDArray[np.int32]) -> None:
+        """Forget keys; their ids are given to others. Takes time in proportion to all keys.
+
+        Raises
+        ------
+        BlockStateError
+            If one of the ids has no key.
+        """
+        live = self.live_ids()
+        if len(ids) and (ids.min() < 0 or ids.max() >= self._count or not live[ids].all()):
+            raise BlockStateError("only ids that have a key can be forgotten")
+        live[ids] = False
+        self._free = np.flatnonzero(~live).astype(np.int32)
+        self._left = len(self._free)
+        self._state.table.fill(EMPTY)
+        _enter_all(self._state, live)
 
     def intern_chains(
         self, names: NDArray[np.int64], starts: NDArray[np.int64]
     ) -> NDArray[np.int32]:
         """Ids for the block names of a trace, chained: a name after another prefix is another id.
+
+        For a directory of which nothing is ever forgotten.
 
         Parameters
         ----------

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError, InputError
 from greencache.tiers import kernels
+from greencache.tiers.learning import Learner
 from greencache.tiers.policies import Policy
-from greencache.tiers.reuse import grow_reuse, new_reuse
+from greencache.tiers.reuse import SEEN, grow_reuse, new_reuse
 from greencache.tiers.state import (
     CAPACITY,
     EVICTED,
@@ -86,6 +87,9 @@ class TierIndex:
         For ``carbon``: what loading a block costs, in that unit.
     seed:
         Seed of the sampling in ``lcs`` and ``carbon``.
+    learner:
+        What learns from requests for several tiers; without one, an index under ``carbon`` learns
+        from its own.
 
     Examples
     --------
@@ -105,6 +109,7 @@ class TierIndex:
         cost_per_depth: float = 0.0,
         load_cost: float = 0.0,
         seed: int = 0,
+        learner: Learner | None = None,
     ) -> None:
         if capacity_blocks < 0:
             raise InputError(f"a tier's capacity is 0 blocks or more, not {capacity_blocks}")
@@ -118,7 +123,9 @@ class TierIndex:
             load_cost=load_cost,
             seed=seed,
         )
-        self._model = new_reuse(0) if self.policy is Policy.CARBON else None
+        self._learner = learner
+        alone = self.policy is Policy.CARBON and learner is None
+        self._model = new_reuse(0) if alone else None
 
     def __repr__(self) -> str:
         return f"<TierIndex {self.policy}: {len(self)}/{self.capacity_blocks} blocks>"
@@ -132,7 +139,9 @@ class TierIndex:
 
     @property
     def state(self) -> TierState:
-        """The arrays, for compiled callers; replaced when the index grows."""
+        """The arrays, for compiled callers; replaced when the index or its learner grows."""
+        if self._learner is not None and self._state.seen is not self._learner.model.seen:
+            self._follow(0)
         return self._state
 
     @property
@@ -158,9 +167,16 @@ class TierIndex:
         highest = int(ids.max()) + 1 if len(ids) else 0
         if slots > len(self._state.slots) or highest > len(self._state.slot_of):
             self._state = grow(self._state, slots, highest)
+        self._follow(highest)
+
+    def _follow(self, ids: int) -> None:
+        """Share what is known of blocks with ids below ``ids``, whose arrays may have moved."""
         if self._model is not None:
-            self._model = grow_reuse(self._model, highest)
+            self._model = grow_reuse(self._model, ids)
             self._state = follow(self._state, self._model)
+        elif self._learner is not None:
+            self._learner.make_room(max(ids, len(self._state.slot_of)))
+            self._state = follow(self._state, self._learner.model)
 
     def _known(self, ids: Ids) -> int:
         """How many leading ids the arrays know of at all; `KeyDirectory.find` gives -1 for none."""
@@ -179,13 +195,13 @@ class TierIndex:
 
     def match(self, ids: Ids) -> int:
         """Length of the longest prefix of ``ids`` that can be read here now."""
-        return int(kernels.match_blocks(self._state, ids, self._known(ids)))
+        return int(kernels.match_blocks(self.state, ids, self._known(ids)))
 
     def acquire(self, ids: Ids, now_s: float) -> Lease:
         """Find the longest prefix here, count it as accessed, and keep it until `release`."""
         known = self._known(ids)
         self._observe(ids[:known], now_s)
-        found = kernels.acquire_blocks(self._state, ids, known, now_s)
+        found = kernels.acquire_blocks(self.state, ids, known, now_s)
         return Lease(ids[:found].copy())
 
     def release(self, lease: Lease, now_s: float) -> None:
@@ -199,11 +215,11 @@ class TierIndex:
         if lease.released:
             raise BlockStateError("this lease was released before")
         lease.released = True
-        kernels.release_blocks(self._state, lease.ids, now_s)
+        kernels.release_blocks(self.state, lease.ids, now_s)
 
     def lease(self, ids: Ids) -> Lease:
         """Keep the longest prefix here until `release`; it does not count as accessed."""
-        found = kernels.lease_blocks(self._state, ids, self._known(ids))
+        found = kernels.lease_blocks(self.state, ids, self._known(ids))
         return Lease(ids[:found].copy())
 
     def reserve(self, ids: Ids, now_s: float) -> Reservation:
@@ -215,7 +231,7 @@ class TierIndex:
         self._ensure(ids)
         self._observe(ids, now_s, only_new=True)  # the others were when they were acquired
         slots = np.empty(len(ids), np.int32)
-        leased, reserved = kernels.reserve_blocks(self._state, ids, slots, now_s)
+        leased, reserved = kernels.reserve_blocks(self.state, ids, slots, now_s)
         taken = ids[leased : leased + reserved].copy()
         return Reservation(taken, slots[:reserved].copy(), Lease(ids[:leased].copy()))
 
@@ -235,7 +251,7 @@ class TierIndex:
         self._end(reservation)
         prefix = reservation._prefix.ids
         whole = np.concatenate([prefix, reservation.ids])
-        kernels.commit_blocks(self._state, prefix, reservation.slots, whole, now_s)
+        kernels.commit_blocks(self.state, prefix, reservation.slots, whole, now_s)
 
     def abort(self, reservation: Reservation, now_s: float) -> None:
         """Give all blocks of a reservation up; their slots are free again.
@@ -246,7 +262,7 @@ class TierIndex:
             If it was committed or aborted before.
         """
         self._end(reservation)
-        kernels.abort_blocks(self._state, reservation._prefix.ids, reservation.slots, now_s)
+        kernels.abort_blocks(self.state, reservation._prefix.ids, reservation.slots, now_s)
 
     def access(self, ids: Ids, now_s: float, *, reusable: int | None = None) -> int:
         """Serve one request with storing that takes no time: blocks hit; all of it is stored.
@@ -263,7 +279,7 @@ class TierIndex:
         self._ensure(ids)
         self._observe(ids, now_s)
         limit = len(ids) if reusable is None else min(reusable, len(ids))
-        return int(kernels.access_blocks(self._state, ids, limit, now_s))
+        return int(kernels.access_blocks(self.state, ids, limit, now_s))
 
     def drop(self, block_id: int) -> int:
         """Forget a block and all that builds on it; how many, 0 if any of them must stay.
@@ -271,20 +287,16 @@ class TierIndex:
         What is leased or being written must. Takes time in proportion to the tier.
         """
         slot = self.slot_of(block_id)
-        if slot == NONE:
-            return 0
-        slots = self._state.slots
-        held = np.flatnonzero(self.occupied_slots())
-        generation = np.array([slot])
-        generations = [generation]
-        while len(generation):
-            generation = held[np.isin(slots["parent"][held], generation)]
-            generations.append(generation)
-        going = np.concatenate(generations[::-1]).astype(np.int32)
-        if (slots["leases"][going] != 0).any():
-            return 0
-        kernels.drop_blocks(self._state, going)
-        return len(going)
+        if slot == NONE or self._state.slots[slot]["leases"] != 0:
+            return 0  # a lease of what builds on it, or a writer of that, counts as one of it too
+        before = len(self)
+        marks = np.zeros(int(self._state.meta[FRESH]), np.int8)
+        kernels.drop_block(self.state, slot, marks)
+        return before - len(self)
+
+    def order_free(self) -> None:
+        """Let free slots be taken from the lowest on, so that slots in use stand together."""
+        kernels.order_free_slots(self.state)
 
     def slot_of(self, block_id: int) -> int:
         """The slot that a block stands in, committed or not; -1 if it is not here."""
@@ -326,16 +338,28 @@ class TierIndex:
         if len(ids) == 0:
             return
         self._state = grow(self._state, int(slots.max()) + 1, int(ids.max()) + 1)
+        self._follow(int(ids.max()) + 1)
+        kernels.restore_blocks(self.state, ids, parents, slots, now_s)
+
+    def forget(self, ids: Ids) -> None:
+        """Forget what is known of blocks that are not here, as their ids will be given to others.
+
+        Raises
+        ------
+        BlockStateError
+            If one of them is here.
+        """
+        known = ids[ids < len(self._state.slot_of)]
+        if (self._state.slot_of[known] != NONE).any():
+            raise BlockStateError("blocks that are in a tier keep their ids")
         if self._model is not None:
-            self._model = grow_reuse(self._model, int(ids.max()) + 1)
-            self._state = follow(self._state, self._model)
-        kernels.restore_blocks(self._state, ids, parents, slots, now_s)
+            self._model.seen[known[known < len(self._model.seen)]] = np.zeros(1, SEEN)
 
     def hold(self, blocks: int, now_s: float) -> bool:
         """Set capacity aside for blocks without identity; False, and nothing evicted, if full."""
         if blocks < 0:
             raise BlockStateError(f"cannot hold {blocks} blocks")
-        return bool(kernels.hold_blocks(self._state, blocks, now_s))
+        return bool(kernels.hold_blocks(self.state, blocks, now_s))
 
     def unhold(self, blocks: int) -> None:
         """Give held capacity back.
@@ -360,4 +384,4 @@ class TierIndex:
         """
         if capacity_blocks < 0:
             raise InputError(f"a tier's capacity is 0 blocks or more, not {capacity_blocks}")
-        return int(kernels.resize_tier(self._state, capacity_blocks, now_s))
+        return int(kernels.resize_tier(self.state, capacity_blocks, now_s))

@@ -17,11 +17,12 @@ from greencache.tiers.transactions import (
     access,
     acquire,
     commit,
-    drop,
+    drop_with_all_beyond,
     end_restoring,
     hold,
     lease,
     match,
+    order_free,
     reserve,
     resize,
     restore,
@@ -35,11 +36,12 @@ __all__ = [
     "access_blocks",
     "acquire_blocks",
     "commit_blocks",
-    "drop_blocks",
+    "drop_block",
     "hold_blocks",
     "lease_blocks",
     "match_blocks",
     "observe_blocks",
+    "order_free_slots",
     "release_blocks",
     "reserve_blocks",
     "resize_tier",
@@ -135,10 +137,18 @@ def lease_blocks(state: TierState, ids: Ids, stop: int) -> int:
 
 
 @kernel
-def drop_blocks(state: TierState, slots: NDArray[np.int32]) -> None:
-    """Forget the blocks in ``slots``, children before parents; nobody leases or writes them."""
-    for i in range(len(slots)):
-        drop(state, int64(slots[i]))
+def drop_block(state: TierState, slot: int, marks: NDArray[np.int8]) -> None:
+    """Forget a block and all that builds on it; nobody leases or writes any of that.
+
+    ``marks`` has a zero for each slot that was ever used.
+    """
+    drop_with_all_beyond(state, slot, marks)
+
+
+@kernel
+def order_free_slots(state: TierState) -> None:
+    """Let free slots be taken from the lowest on."""
+    order_free(state)
 
 
 @kernel

@@ -19,19 +19,31 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError, InputError, TierClosedError, TierError
-from greencache.tiers.base import Blocks, Tier, TierLease, TierReservation, TierStats
+from greencache.tiers.backing import Backing
+from greencache.tiers.base import (
+    Blocks,
+    Tier,
+    TierLease,
+    TierReservation,
+    TierStats,
+    check_blocks,
+)
 from greencache.tiers.directory import KeyDirectory
-from greencache.tiers.index import Lease, Reservation, TierIndex
+from greencache.tiers.index import TierIndex
 from greencache.tiers.policies import Policy
+from greencache.tiers.workers import run_all, uninterrupted
 
 __all__ = ["SlotTier", "Slots"]
 
 Slots = NDArray[np.int32]
+T = TypeVar("T")
 
 _log = logging.getLogger("greencache.tiers")
 
@@ -83,10 +95,11 @@ class SlotTier(Tier):
         self.clock = clock
         self._capacity_bytes = capacity_bytes
         self._threads = threads
+        self._opened = False
         self._pool: ThreadPoolExecutor | None = None
         self._space = asyncio.Lock()
-        self._backed = np.zeros(0, np.bool_)
-        self._backed_slots = 0
+        self._backing = Backing()
+        self._writing: set[TierReservation] = set()
         self._damaged: set[int] = set()
         """Ids of blocks that are no longer found, and go once nobody leases them."""
         self._giving_back: asyncio.Task[None] | None = None
@@ -147,11 +160,18 @@ class SlotTier(Tier):
         """Bytes that the tier occupies beside slots."""
         return 0
 
+    def bytes_for(self, blocks: int) -> int:
+        """The least capacity that has room for so many blocks."""
+        return blocks * self.stride_bytes
+
     # The contract.
 
     async def open(self) -> None:
         """As `Tier.open`."""
+        if self._opened:
+            raise TierClosedError(f"tier {self.name} was opened before: make another one")
         await self._check_capacity(self._capacity_bytes)
+        self._opened = True
         self._pool = ThreadPoolExecutor(self._threads, f"greencache-{self.name}")
         self.index.resize(self._slots_in(self._capacity_bytes), self.clock())
         try:
@@ -170,29 +190,32 @@ class SlotTier(Tier):
         try:
             await self.flush()
         finally:
-            pool, self._pool = self._pool, None
+            await uninterrupted(self._close())
+
+    async def _close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:  # else it was closed meanwhile
+            await asyncio.to_thread(pool.shutdown)  # waits for what is being moved
             await self._stop()
-            pool.shutdown()
 
     async def match(self, keys: Sequence[bytes]) -> int:
         """As `Tier.match`."""
-        ids = self.directory.find(list(keys))
-        return self._sound(ids, self.index.match(ids))
+        self._check_open()
+        return self.index.match(self._sound(self.directory.find(list(keys))))
 
     async def acquire(self, keys: Sequence[bytes]) -> TierLease:
         """As `Tier.acquire`."""
         self._check_open()
-        ids = self.directory.find(list(keys))
-        found = self._sound(ids, self.index.match(ids))
-        lease = self.index.acquire(ids[:found], self.clock())
-        self._counts.hit_blocks += found
-        self._counts.missed_blocks += len(keys) - found
-        return TierLease(keys[:found], lease)
+        ids = self._sound(self.directory.find(list(keys)))
+        lease = self.index.acquire(ids, self.clock())
+        self._counts.hit_blocks += len(lease)
+        self._counts.missed_blocks += len(keys) - len(lease)
+        return TierLease(keys[: len(lease)], lease)
 
-    def hold(self, keys: Sequence[bytes]) -> TierLease:
-        """As `acquire`, but not counted as asked for: for the cache's own copies."""
-        ids = self.directory.find(list(keys))
-        lease = self.index.lease(ids[: self._sound(ids, self.index.match(ids))])
+    async def hold(self, keys: Sequence[bytes]) -> TierLease:
+        """As `Tier.hold`."""
+        self._check_open()
+        lease = self.index.lease(self._sound(self.directory.find(list(keys))))
         return TierLease(keys[: len(lease)], lease)
 
     async def read(self, lease: TierLease, into: Blocks, first: int = 0) -> int:
@@ -200,12 +223,15 @@ class SlotTier(Tier):
         self._check_open()
         if lease.released:
             raise BlockStateError("this lease was released before")
-        ids = self._index_lease(lease).ids[first : first + len(into)]
+        ids = lease.handle.ids[first : first + len(into)]
         if len(ids) < len(into):
-            raise BlockStateError(
-                f"a lease of {len(lease)} blocks has no {len(into)} from {first} on"
-            )
+            raise BlockStateError(f"{len(lease)} blocks are leased, not {first + len(into)}")
+        check_blocks(into, self.block_bytes)
+        if len(ids) == 0:
+            return 0
         good = await self._read_slots(self.index.state.slot_of[ids], into)
+        if lease.released:
+            raise BlockStateError("this lease was released while it was being read")
         if good.all():
             self._counts.read_bytes += len(ids) * self.block_bytes
             return len(ids)
@@ -219,7 +245,7 @@ class SlotTier(Tier):
         if lease.released:
             raise BlockStateError("this lease was released before")
         lease.released = True
-        self.index.release(self._index_lease(lease), self.clock())
+        self.index.release(lease.handle, self.clock())
         self._settle()
 
     async def reserve(self, keys: Sequence[bytes]) -> TierReservation:
@@ -231,8 +257,14 @@ class SlotTier(Tier):
         reserved = self.index.reserve(ids, self.clock())
         first = reserved.first
         reservation = TierReservation(keys[first : first + len(reserved)], first, reserved)
-        if len(reserved) and not await self._claim(reserved.slots):
+        try:
+            if len(reserved):
+                await uninterrupted(self._claim(reserved.slots))
+        except BaseException as fault:
             self.abort(reservation)
+            if not isinstance(fault, TierError):
+                raise
+            self._failed("claim", fault)
             return TierReservation((), first, None)
         return reservation
 
@@ -241,42 +273,56 @@ class SlotTier(Tier):
         self._check_open()
         self._check_running(reservation)
         if len(blocks) != len(reservation):
-            raise BlockStateError(
-                f"{len(reservation)} blocks are reserved and {len(blocks)} given to write"
-            )
+            raise BlockStateError(f"{len(reservation)} blocks are reserved, not {len(blocks)}")
+        check_blocks(blocks, self.block_bytes)
         if len(reservation) == 0:
             return True
+        self._writing.add(reservation)
         try:
-            await self._write_slots(self._index_reservation(reservation).slots, blocks)
+            await self._write_slots(reservation.handle.slots, blocks)
         except TierError as fault:
             self._failed("write", fault)
+            self._writing.discard(reservation)
             self.abort(reservation)
             return False
+        finally:
+            self._writing.discard(reservation)
+        reservation.written = True
         self._counts.written_bytes += len(reservation) * self.block_bytes
         return True
 
     async def commit(self, reservation: TierReservation) -> None:
         """As `Tier.commit`."""
         self._check_running(reservation)
+        if len(reservation) and not reservation.written:
+            raise BlockStateError("only blocks that were written can be committed")
         reservation.ended = True
-        if reservation.handle is None:
-            return
-        reserved = self._index_reservation(reservation)
+        if reservation.handle is not None:
+            await uninterrupted(self._commit(reservation))
+
+    async def _commit(self, reservation: TierReservation) -> None:
+        reserved = reservation.handle
         try:
-            await self._committed(reservation, reserved.slots)
-        except TierError as fault:
-            self._failed("commit", fault)
+            if len(reserved):
+                await self._committed(reservation, reserved.slots)
+        except BaseException as fault:
             self.index.abort(reserved, self.clock())
+            if not isinstance(fault, TierError):
+                raise
+            self._failed("commit", fault)
         else:
             self.index.commit(reserved, self.clock())
-        self._settle()
+        finally:
+            self._settle()
 
     def abort(self, reservation: TierReservation) -> None:
         """As `Tier.abort`."""
         self._check_running(reservation)
+        if reservation in self._writing:
+            raise BlockStateError("this reservation is being written: wait for the end of that")
         reservation.ended = True
         if reservation.handle is not None:
-            self.index.abort(self._index_reservation(reservation), self.clock())
+            self.index.abort(reservation.handle, self.clock())
         self._settle()
 
     async def delete(self, keys: Sequence[bytes]) -> int:
@@ -293,10 +339,10 @@ class SlotTier(Tier):
             raise InputError(f"a tier's capacity is 0 bytes or more, not {capacity_bytes}")
         if capacity_bytes > self._capacity_bytes:
             await self._check_capacity(capacity_bytes)
-        self._capacity_bytes = capacity_bytes
         over = self.index.resize(self._slots_in(capacity_bytes), self.clock())
-        async with self._space:
-            await self._trim(0)
+        self._capacity_bytes = capacity_bytes
+        self.index.order_free()
+        await uninterrupted(self._shrink())
         return over * self.stride_bytes
 
     async def flush(self) -> None:
@@ -304,85 +350,84 @@ class SlotTier(Tier):
 
     def stats(self) -> TierStats:
         """As `Tier.stats`."""
-        counts = self._counts
-        return TierStats(
+        return replace(
+            self._counts,
             capacity_bytes=self._capacity_bytes,
             used_bytes=len(self.index) * self.stride_bytes,
-            backed_bytes=self._backed_slots * self.stride_bytes + self._own_bytes(),
+            backed_bytes=len(self._backing) * self.stride_bytes + self._own_bytes(),
             blocks=len(self.index),
-            hit_blocks=counts.hit_blocks,
-            missed_blocks=counts.missed_blocks,
-            read_bytes=counts.read_bytes,
-            written_bytes=counts.written_bytes,
             evicted_blocks=self.index.evicted_blocks,
-            failures=Counter(counts.failures),
+            failures=Counter(self._counts.failures),
         )
 
     # Slots.
 
-    async def _claim(self, slots: Slots) -> bool:
-        """Make slots ready to be written; False, counted, if that cannot be."""
+    async def _in_threads(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+        """Run calls in the tier's threads and wait for all; see `run_all`."""
+        self._check_open()
+        assert self._pool is not None
+        return await run_all(self._pool, calls)
+
+    async def _claim(self, slots: Slots) -> None:
+        """Make slots ready to be written."""
         async with self._space:
-            try:
-                self._make_room_for(int(slots.max()) + 1)
-                new = slots[~self._backed[slots]]
-                await self._trim(len(new))
-                await self._taken(slots)
-                if len(new):
-                    await self._back(new)
-                    self._backed[new] = True
-                    self._backed_slots += len(new)
-            except TierError as fault:
-                self._failed("claim", fault)
-                return False
-        return True
+            new = self._backing.missing(slots)
+            await self._trim(len(new))
+            await self._taken(slots)
+            await self._back_slots(new)
 
-    def _make_room_for(self, slots: int) -> None:
-        if slots > len(self._backed):
-            more = np.zeros(max(slots, 2 * len(self._backed)) - len(self._backed), np.bool_)
-            self._backed = np.concatenate([self._backed, more])
+    async def _back_slots(self, slots: Slots) -> None:
+        """Put memory or disk behind slots that have none; called under the lock."""
+        if len(slots):
+            await self._back(slots)
+            self._backing.add(slots)
 
-    async def _trim(self, coming: int) -> None:
-        """Give free slots back until ``coming`` more may be backed; called under the lock."""
-        allowed = max(self.index.capacity_blocks, len(self.index))
-        over = self._backed_slots + coming - allowed
-        if over <= 0:
-            return
-        occupied = self.index.occupied_slots()
-        free = np.flatnonzero(self._backed[: len(occupied)] & ~occupied)
-        going = free[-over:].astype(np.int32)  # the last ones, so that whole extents become free
+    async def _trim(self, coming: int) -> int:
+        """Give free slots back until ``coming`` more may be backed; how many; called in the lock.
+
+        The last ones go, so that whole extents become free.
+        """
+        over = max(0, self._surplus() + coming)
+        going = self._backing.highest_free(over, self.index.occupied_slots())
         if len(going):
-            self._backed[going] = False
-            self._backed_slots -= len(going)
             await self._give_back(going)
+            self._backing.remove(going)
+        return len(going)
+
+    def _surplus(self) -> int:
+        """Slots that are backed beyond what the capacity allows or blocks need."""
+        return len(self._backing) - max(self.index.capacity_blocks, len(self.index))
 
     def _settle(self) -> None:
         """After a lease or a reservation ended: let go what waited for that."""
         for block in list(self._damaged):
             if self.index.drop(block) or self.index.slot_of(block) < 0:
                 self._damaged.discard(block)
-        over = self._backed_slots > max(self.index.capacity_blocks, len(self.index))
-        if over and self._pool is not None and self._giving_back is None:
-            self._giving_back = asyncio.get_running_loop().create_task(self._trim_later())
+        if (
+            self._surplus() > 0
+            and self._pool is not None
+            and (self._giving_back is None or self._giving_back.done())
+        ):
+            self._giving_back = asyncio.get_running_loop().create_task(self._shrink())
 
-    async def _trim_later(self) -> None:
-        try:
-            async with self._space:
-                await self._trim(0)
-        except TierError as fault:
-            self._failed("give back", fault)
-        finally:
-            self._giving_back = None
+    async def _shrink(self) -> None:
+        """Give back what is no longer needed; what cannot be is counted."""
+        async with self._space:
+            try:
+                while await self._trim(0):
+                    pass  # more may have been let go meanwhile
+            except TierError as fault:
+                self._failed("give back", fault)
 
     # Blocks that are no good.
 
-    def _sound(self, ids: NDArray[np.int32], found: int) -> int:
-        """How many of the leading blocks may be found, of those that the index has."""
+    def _sound(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+        """The leading blocks before the first that may no longer be found."""
         if self._damaged:
-            for place, block in enumerate(ids[:found].tolist()):
+            for place, block in enumerate(ids.tolist()):
                 if block in self._damaged:
-                    return place
-        return found
+                    return ids[:place]
+        return ids
 
     def _damage(self, ids: NDArray[np.int32]) -> int:
         """Let blocks be found no longer, and drop them as soon as they can be; how many went."""
@@ -397,8 +442,6 @@ class SlotTier(Tier):
             _log.warning("%s: %s failed: %s; counted from now on", self.name, cause, fault)
         self._counts.failures[cause] += 1
 
-    # Handles.
-
     def _check_open(self) -> None:
         if self._pool is None:
             raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
@@ -407,13 +450,3 @@ class SlotTier(Tier):
     def _check_running(reservation: TierReservation) -> None:
         if reservation.ended:
             raise BlockStateError("this reservation was committed or aborted before")
-
-    @staticmethod
-    def _index_lease(lease: TierLease) -> Lease:
-        assert isinstance(lease.handle, Lease)
-        return lease.handle
-
-    @staticmethod
-    def _index_reservation(reservation: TierReservation) -> Reservation:
-        assert isinstance(reservation.handle, Reservation)
-        return reservation.handle

@@ -23,7 +23,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,7 +36,7 @@ from greencache.errors import InputError, StorageError, TierClosedError, TierErr
 from greencache.tiers.base import Blocks, TierReservation
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.extents import Extents, Outcome, extent_name
-from greencache.tiers.files import ALIGNMENT, Bytes, Directory, Files, filesystem_bytes, reported
+from greencache.tiers.files import ALIGNMENT, Directory, Files, filesystem_bytes, reported
 from greencache.tiers.index import TierIndex
 from greencache.tiers.manifest import (
     RECORD,
@@ -51,6 +50,7 @@ from greencache.tiers.policies import Policy
 from greencache.tiers.recovery import LOST, Found, find_blocks, parents_of, recover
 from greencache.tiers.slots import Slots, SlotTier
 from greencache.tiers.state import NONE
+from greencache.tiers.workers import run_all
 
 __all__ = ["SsdTier"]
 
@@ -64,7 +64,7 @@ DEPTH = 4
 
 _MAPPED_SHARE = 256
 """One part in so many of the data is left to the filesystem for finding it: if every 4 KiB page
-were mapped by itself, ext4 would take 12 bytes for each (ext4_extent) and xfs 16 (xfs_bmbt_rec)."""
+were mapped by itself, ext4 would take 12 bytes for each (ext4_extent), xfs 16 (xfs_bmbt_rec)."""
 
 _FIXED_BYTES = 64 * 2**10
 """Left for the directory itself, the lock, and a page or two of map for each file of slots."""
@@ -164,8 +164,14 @@ class SsdTier(SlotTier):
             slots -= 1
         return slots
 
+    def bytes_for(self, blocks: int) -> int:
+        """As `SlotTier.bytes_for`: with all that belongs to them."""
+        needed = self._needed(blocks)
+        while self._slots_in(needed) < blocks:
+            needed += self.stride_bytes
+        return needed
+
     def _needed(self, slots: int) -> int:
-        """Disk space that so many slots take with all that belongs to them."""
         data = slots * self.stride_bytes
         return data + data // _MAPPED_SHARE + manifest_bytes(slots) + _FIXED_BYTES
 
@@ -199,10 +205,7 @@ class SsdTier(SlotTier):
             await self._stop()
             raise
         self._parts = _Parts(files, extents, manifest)
-        occupied = self.index.occupied_slots()
-        self._make_room_for(len(occupied))
-        self._backed[: len(occupied)] = occupied
-        self._backed_slots = int(occupied.sum())
+        self._backing.add(np.flatnonzero(self.index.occupied_slots()).astype(np.int32))
 
     def _restore(self, found: Found) -> NDArray[np.intp]:
         """Fill the index with what was found; which of it is there then."""
@@ -225,7 +228,7 @@ class SsdTier(SlotTier):
             self._parts = None
 
     @property
-    def _opened(self) -> _Parts:
+    def _in_use(self) -> _Parts:
         if self._parts is None:
             raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
         return self._parts
@@ -238,7 +241,7 @@ class SsdTier(SlotTier):
         StorageError
             If the disk fails; the next call tries again.
         """
-        parts = self._opened
+        parts = self._in_use
         async with self._space:  # no slot is taken meanwhile
             gone = parts.manifest.held_slots()
             occupied = self.index.occupied_slots()[: len(gone)]
@@ -251,17 +254,15 @@ class SsdTier(SlotTier):
     async def resize(self, capacity_bytes: int) -> int:
         """As `Tier.resize`; the manifest's size follows."""
         left_bytes = await super().resize(capacity_bytes)
-        manifest = self._opened.manifest
+        manifest = self._in_use.manifest
         await self._run(partial(manifest.resize, self.index.capacity_blocks))
         return left_bytes
 
     # Slots.
 
     async def _read_slots(self, slots: Slots, into: Blocks) -> NDArray[np.bool_]:
-        parts = self._opened
-        if len(slots) == 0:
-            return np.ones(0, np.bool_)
-        buffers = self._rows(into)
+        parts = self._in_use
+        buffers = list(into)
         checksums = parts.manifest.of_slot["checksum"][slots].tolist()
         shares = self._shares(slots)
         jobs = [
@@ -288,8 +289,8 @@ class SsdTier(SlotTier):
         return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
 
     async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        extents = self._opened.extents
-        buffers = self._rows(blocks)
+        extents = self._in_use.extents
+        buffers = list(blocks)
         shares = self._shares(slots)
         jobs = [partial(extents.write, slots[s], [buffers[i] for i in s]) for s in shares]
         with reported(f"write to {self.path}"):
@@ -298,7 +299,7 @@ class SsdTier(SlotTier):
             self._checksums.update(zip(slots[share].tolist(), checksums, strict=True))
 
     async def _taken(self, slots: Slots) -> None:
-        manifest = self._opened.manifest
+        manifest = self._in_use.manifest
         for slot in slots.tolist():
             self._checksums.pop(slot, None)
         recorded = manifest.recorded(slots)
@@ -306,9 +307,7 @@ class SsdTier(SlotTier):
             await self._run(partial(manifest.append, freed(recorded)))
 
     async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
-        if len(slots) == 0:
-            return
-        manifest = self._opened.manifest
+        manifest = self._in_use.manifest
         before = int(self.index.state.slots["parent"][slots[0]])
         parent = bytes(KEY_BYTES) if before == NONE else manifest.of_slot["key"][before].tobytes()
         checksums = [self._checksums.pop(slot) for slot in slots.tolist()]
@@ -318,10 +317,10 @@ class SsdTier(SlotTier):
 
     async def _back(self, slots: Slots) -> None:
         with reported(f"take disk space in {self.path}"):
-            await self._run(partial(self._opened.extents.allocate, np.sort(slots)))
+            await self._run(partial(self._in_use.extents.allocate, np.sort(slots)))
 
     async def _give_back(self, slots: Slots) -> None:
-        parts = self._opened
+        parts = self._in_use
         try:
             recorded = parts.manifest.recorded(slots)
             if len(recorded):
@@ -329,33 +328,18 @@ class SsdTier(SlotTier):
         except StorageError as fault:
             self._failed("manifest", fault)  # blocks there will not match their checksums
         per_extent = self._geometry.slots_per_extent
-        numbers = np.unique(slots // per_extent).tolist()
-        empty = [n for n in numbers if not self._backed[n * per_extent :][:per_extent].any()]
-        try:
-            with reported(f"give disk space in {self.path} back"):
-                await self._run(partial(parts.extents.give_back, np.sort(slots), empty))
-        except StorageError:
-            self._backed[slots] = True
-            self._backed_slots += len(slots)
-            raise
+        going = zip(*np.unique(slots // per_extent, return_counts=True), strict=True)
+        empty = [
+            int(number)
+            for number, count in going
+            if self._backing.between(number * per_extent, (number + 1) * per_extent) == count
+        ]
+        with reported(f"give disk space in {self.path} back"):
+            await self._run(partial(parts.extents.give_back, np.sort(slots), empty))
 
     def _shares(self, slots: Slots) -> list[NDArray[np.intp]]:
         """Places in a batch for each thread, neighbouring slots together."""
         return np.array_split(np.argsort(slots), min(self._depth, len(slots)))
-
-    def _rows(self, blocks: Blocks) -> list[Bytes]:
-        rows = [np.asarray(block) for block in blocks]
-        for row in rows:
-            if (
-                row.shape != (self.block_bytes,)
-                or row.dtype != np.uint8
-                or not row.flags.c_contiguous
-            ):
-                raise InputError(
-                    f"a block's buffer is a contiguous array of {self.block_bytes:,} uint8, not"
-                    f" {row.dtype} {row.shape}"
-                )
-        return rows
 
     # Threads.
 
@@ -372,20 +356,6 @@ class SsdTier(SlotTier):
         Exception
             What the first of them raised, if any did.
         """
-        loop = asyncio.get_running_loop()
-        running = asyncio.gather(
-            *(loop.run_in_executor(pool, job) for job in jobs), return_exceptions=True
-        )
-        try:
-            results = await asyncio.shield(running)
-        except asyncio.CancelledError:
-            while not running.done():
-                with suppress(asyncio.CancelledError):
-                    await asyncio.wait([running])
-            raise
-        done: list[T] = []
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-            done.append(result)
-        return done
+        if pool is None:
+            raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
+        return await run_all(pool, jobs)

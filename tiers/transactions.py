@@ -52,13 +52,14 @@ __all__ = [
     "acquire",
     "commit",
     "count_hits",
-    "drop",
+    "drop_with_all_beyond",
     "end_restoring",
     "evict_one",
     "hold",
     "lease",
     "make_room",
     "match",
+    "order_free",
     "reserve",
     "resize",
     "restore",
@@ -328,11 +329,39 @@ def abort(state: TierState, slot: int) -> None:
     _remove(state, slot)
 
 
+@inlined
+def _is_free(state: TierState, slot: int) -> bool:
+    """Whether no block is in a slot that was used before."""
+    block_id = int64(state.slots[slot].id)
+    return block_id == NONE or state.slot_of[block_id] != slot
+
+
 @subroutine
-def drop(state: TierState, slot: int) -> None:
-    """Forget a block that nobody leases or writes and nothing builds on."""
-    discard(state, slot, keeps_order(state))
-    _remove(state, slot)
+def drop_with_all_beyond(state: TierState, slot: int, marks: NDArray[np.int8]) -> None:
+    """Forget a block and all that builds on it; nobody leases or writes any of that.
+
+    ``marks`` has a zero for each slot that was ever used.
+    """
+    marks[slot] = 1
+    for start in range(len(marks)):
+        # Up to the next block that is known to go or to stay, then that is noted on all below it.
+        above = int64(start)
+        while above != NONE and marks[above] == 0 and not _is_free(state, above):
+            above = int64(state.slots[above].parent)
+        mark = marks[above] if above != NONE and not _is_free(state, above) else 2
+        below = int64(start)
+        while below != above and not _is_free(state, below):
+            marks[below] = mark
+            below = int64(state.slots[below].parent)
+    for start in range(len(marks)):
+        # A leaf, and what has become one by that.
+        leaf = int64(start)
+        while leaf != NONE and marks[leaf] == 1 and state.slots[leaf].children == 0:
+            marks[leaf] = 2
+            parent = int64(state.slots[leaf].parent)
+            discard(state, leaf, keeps_order(state))
+            _remove(state, leaf)
+            leaf = parent
 
 
 @subroutine
@@ -354,16 +383,22 @@ def restore(state: TierState, block_id: int, parent: int, slot: int, now_s: floa
 
 
 @subroutine
+def order_free(state: TierState) -> None:
+    """Let free slots be taken from the lowest on, those that were never used at last."""
+    state.meta[FREED] = NONE
+    for slot in range(state.meta[FRESH] - 1, -1, -1):
+        if _is_free(state, int64(slot)):
+            state.slots[slot].id = NONE
+            state.slots[slot].parent = state.meta[FREED]
+            state.meta[FREED] = slot
+
+
+@subroutine
 def end_restoring(state: TierState, slots: NDArray[np.int32]) -> None:
     """Enter what was restored to ``slots`` among the candidates, and the slots between as free."""
     for i in range(len(slots)):
         _settle(state, int64(slots[i]))
-    for slot in range(state.meta[FRESH] - 1, -1, -1):
-        block_id = int64(state.slots[slot].id)
-        if block_id == NONE or state.slot_of[block_id] != slot:
-            state.slots[slot].id = NONE
-            state.slots[slot].parent = state.meta[FREED]
-            state.meta[FREED] = slot
+    order_free(state)
 
 
 @subroutine

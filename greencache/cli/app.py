@@ -203,6 +203,21 @@ def replay(
             "power factor, and between the scopes. Takes about ten times as long.",
         ),
     ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Also play each plan with DRAM or SSD against the real store on this machine, "
+            "with smaller blocks, check every byte, and compare every hit with the simulated one.",
+        ),
+    ] = False,
+    live_block: Annotated[
+        str, typer.Option(help="Bytes of a block there; tiers have as many blocks as simulated.")
+    ] = "64KiB",
+    live_dir: Annotated[
+        Path | None,
+        typer.Option(help="Folder for what is on SSD there; default the one for temporary files."),
+    ] = None,
     json: Annotated[Path | None, _JSON] = None,
     html: Annotated[
         Path | None, typer.Option(help="Write a report with plots to this file.")
@@ -224,13 +239,17 @@ def replay(
       greencache replay my.jsonl.gz --model llama-3.1-70b --hardware 8xH100 --plans hbm-only,full
 
       greencache replay --workload conversation --load m-large --load-fraction 0.6 --hours 24
+
+      greencache replay --plans full --live
     """
     options = locals()
     outputs = {name: options.pop(name) for name in ("sensitivity", "json", "html", "png")}
+    wanted = {name: options.pop(name) for name in ("live", "live_block", "live_dir")}
     from greencache.bench.scenario import Scenario
     from greencache.cli import replay as command
 
-    command.run(Scenario(**options), command.Outputs(**outputs))
+    real = command.Live(wanted["live_block"], wanted["live_dir"]) if wanted["live"] else None
+    command.run(Scenario(**options), command.Outputs(**outputs, live=real))
 
 
 @app.command()

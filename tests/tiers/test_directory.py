@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from greencache.errors import InputError
+from greencache.errors import BlockStateError, InputError
 from greencache.tiers import KeyDirectory
 
 keys = st.lists(st.binary(min_size=16, max_size=16), max_size=60)
@@ -41,3 +41,35 @@ def test_chains_are_equal_where_their_whole_prefix_is(requests: list[list[int]])
 def test_a_key_of_another_length_is_refused() -> None:
     with pytest.raises(InputError, match="16 bytes"):
         KeyDirectory().intern([b"short"])
+
+
+@given(st.lists(st.tuples(few_keys | keys, few_keys), max_size=8))
+def test_forgotten_keys_give_their_ids_to_others(
+    steps: list[tuple[list[bytes], list[bytes]]],
+) -> None:
+    directory = KeyDirectory()
+    known: dict[bytes, int] = {}
+    most = 0
+    for learned, forgotten in steps:
+        for key, number in zip(learned, directory.intern(learned).tolist(), strict=True):
+            assert known.setdefault(key, number) == number
+        most = max(most, len(known))
+        assert len(set(known.values())) == len(known) == len(directory)
+        going = sorted({known.pop(key) for key in forgotten if key in known})
+        directory.forget(np.array(going, np.int32))
+        assert directory.find(list(known)).tolist() == list(known.values())
+        assert (directory.find([key for key in forgotten if key not in known]) == -1).all()
+    # What was forgotten is used again before anything new: ids stay dense.
+    assert directory.ids <= max(most, 1) or not steps
+
+
+def test_only_what_is_known_can_be_forgotten() -> None:
+    directory = KeyDirectory()
+    ids = directory.intern([b"a" * 16, b"b" * 16])
+    directory.forget(ids[:1])
+    with pytest.raises(BlockStateError):
+        directory.forget(ids[:1])
+    with pytest.raises(BlockStateError):
+        directory.forget(np.array([7], np.int32))
+    with pytest.raises(BlockStateError):
+        directory.forget(np.array([-1], np.int32))

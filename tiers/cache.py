@@ -1,0 +1,465 @@
+"""``TieredCache``: DRAM and SSD as one cache of KV blocks.
+
+What it does with a request is what the replay's engines do (`greencache.bench.occupancy`), with
+the same index, policies and admission: `acquire` when the request starts, `read` what was found,
+`store` when its prompt is computed, `release`. Blocks are inserted into DRAM at once and written to
+SSD behind, as far as admission finds them worth it. What a hit found on SSD alone gets into DRAM
+with the rest of its prompt by `store`, or before that by `prefetch` and `load`, which read a block
+once however many ask for it.
+
+The engine comes first: a store that cannot keep up drops saves, and what fails is a miss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.errors import BlockStateError, GreenCacheError, InputError, UnknownNameError
+from greencache.tiers.base import Blocks, Tier, TierLease, TierStats
+from greencache.tiers.behind import WriteBehind, insert
+from greencache.tiers.directory import KeyDirectory
+from greencache.tiers.index import TierIndex
+from greencache.tiers.learning import Learner
+from greencache.tiers.promotion import Promoter
+from greencache.tiers.slots import SlotTier
+from greencache.tiers.state import TierState
+
+__all__ = ["CacheLease", "CacheStats", "TieredCache"]
+
+WRITE_QUEUE_BYTES = 1 << 30
+"""What may wait to be written to SSD, if nothing else is said: it stays leased in DRAM until then.
+A drive of today takes it in a fraction of a second."""
+
+FLUSH_S = 5.0
+"""What is committed outlasts a loss of power after this long, if nothing else is said."""
+
+_FEWEST_IDS = 1 << 16
+_IDS_PER_SLOT = 4
+"""Blocks that are remembered for each one that can be held: those that come again soon after they
+went are what the reuse model learns most from."""
+
+_log = logging.getLogger("greencache.tiers")
+
+
+@dataclass(slots=True, eq=False)
+class CacheLease:
+    """What a request found, readable until it is released.
+
+    Attributes
+    ----------
+    keys:
+        The blocks asked for.
+    parts:
+        What each tier holds of them, in the cache's order.
+    """
+
+    keys: Sequence[bytes]
+    parts: dict[str, TierLease]
+    released: bool = False
+
+    def __len__(self) -> int:
+        """Leading blocks that can be read."""
+        return max(map(len, self.parts.values()), default=0)
+
+    def found_by_tier(self, held: int = 0) -> dict[str, int]:
+        """What each tier adds to what those before it, or the engine's ``held`` blocks, have."""
+        added: dict[str, int] = {}
+        for name, part in self.parts.items():
+            added[name] = max(0, len(part) - held)
+            held = max(held, len(part))
+        return added
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """What the tiers have, and what the cache did besides.
+
+    Attributes
+    ----------
+    tiers:
+        By name.
+    declined_blocks:
+        Not written to SSD because they were not worth it.
+    dropped_blocks:
+        Not written because too much was waiting, or the write failed.
+    promoted_blocks:
+        Read from SSD into DRAM by `TieredCache.prefetch` and `TieredCache.load`.
+    waiting_bytes:
+        Still to be written to SSD.
+    """
+
+    tiers: dict[str, TierStats]
+    declined_blocks: int = 0
+    dropped_blocks: int = 0
+    promoted_blocks: int = 0
+    waiting_bytes: int = 0
+
+
+class TieredCache:
+    """A cache over DRAM and SSD, either of which may be missing.
+
+    Parameters
+    ----------
+    dram, ssd:
+        The tiers, opened and closed with the cache. Tiers of slots share a directory.
+    learner:
+        What decides about storing on SSD, and under ``carbon`` about eviction, if anything does:
+        without one all that is computed is stored. The tiers' indexes follow the same one.
+    hbm:
+        The engine's own prefix cache, if it is mirrored: only what it does not have is worth
+        storing.
+    write_queue_bytes:
+        What may wait to be written to SSD; saves beyond are dropped.
+    write_through:
+        Whether `store` waits until the SSD has what it is given. Otherwise it is written behind,
+        from DRAM where DRAM has it.
+    flush_s:
+        How often everything committed is made to outlast a loss of power; None for when it is asked
+        for, and on closing.
+    remembered_blocks:
+        Blocks that are known at the most, held or not; by default four for each that the tiers have
+        room for, and 65,536 at the least.
+    clock:
+        Seconds that do not go back: that of the tiers.
+
+    Examples
+    --------
+    >>> import asyncio, numpy as np
+    >>> from greencache.tiers import DramTier, TieredCache
+    >>> async def main():
+    ...     dram = DramTier(block_bytes=4096, capacity_bytes=1 << 20)
+    ...     async with TieredCache(dram) as cache:
+    ...         keys = [bytes([i]) * 16 for i in range(3)]
+    ...         await cache.store(keys, np.full((3, 4096), 7, np.uint8))
+    ...         into = np.empty((3, 4096), np.uint8)
+    ...         return await cache.load(keys, into), int(into[2, 0])
+    >>> asyncio.run(main())
+    (3, 7)
+    """
+
+    def __init__(
+        self,
+        dram: Tier | None = None,
+        ssd: Tier | None = None,
+        *,
+        learner: Learner | None = None,
+        hbm: TierIndex | None = None,
+        write_queue_bytes: int = WRITE_QUEUE_BYTES,
+        write_through: bool = False,
+        flush_s: float | None = FLUSH_S,
+        remembered_blocks: int | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.dram, self.ssd = dram, ssd
+        self.tiers = {tier.name: tier for tier in (dram, ssd) if tier is not None}
+        if not self.tiers:
+            raise InputError("a cache needs a tier")
+        self.block_bytes = next(iter(self.tiers.values())).block_bytes
+        if any(tier.block_bytes != self.block_bytes for tier in self.tiers.values()):
+            raise InputError("all tiers of a cache have blocks of the same size")
+        self._slotted = [tier for tier in self.tiers.values() if isinstance(tier, SlotTier)]
+        directories = {id(tier.directory): tier.directory for tier in self._slotted}
+        if len(directories) > 1:
+            raise InputError("all tiers of a cache share one KeyDirectory")
+        self.directory = next(iter(directories.values()), None) or KeyDirectory()
+        self.learner, self._hbm = learner, hbm
+        self._clock, self._flush_s = clock, flush_s
+        self._remembered_blocks = remembered_blocks
+        self._behind: WriteBehind | None = None
+        self._promoter: Promoter | None = None
+        if ssd is not None:
+            self._behind = WriteBehind(
+                ssd,
+                dram,
+                self.directory,
+                learner,
+                limit_bytes=write_queue_bytes,
+                through=write_through,
+                clock=clock,
+            )
+        if ssd is not None and dram is not None:
+            self._promoter = Promoter(ssd, dram)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._open: AsyncExitStack | None = None
+        self._nothing = TierIndex(0).state
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            for tier in self.tiers.values():
+                await stack.enter_async_context(tier)
+            self._open = stack.pop_all()
+        work = [self._behind.run()] if self._behind else []
+        if self._flush_s is not None:
+            work.append(self._flush_often(self._flush_s))
+        self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Write what waits, flush, and close the tiers. Calling it twice does nothing."""
+        if self._open is None:
+            return
+        stack, self._open = self._open, None
+        await self.drain()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await stack.aclose()
+
+    @property
+    def write_queue_bytes(self) -> int:
+        """What may wait to be written to SSD; below 0, nothing is written there."""
+        return self._behind.limit_bytes if self._behind else 0
+
+    @write_queue_bytes.setter
+    def write_queue_bytes(self, limit_bytes: int) -> None:
+        if self._behind is not None:
+            self._behind.limit_bytes = limit_bytes
+
+    async def lookup(self, keys: Sequence[bytes]) -> dict[str, int]:
+        """Length of the prefix that each tier has now; not counted as asked for."""
+        return {name: await tier.match(keys) for name, tier in self.tiers.items()}
+
+    async def acquire(
+        self,
+        keys: Sequence[bytes],
+        *,
+        held: int = 0,
+        reusable: int | None = None,
+        learn: bool = True,
+    ) -> CacheLease:
+        """Find what a request can load, and keep it until `release`.
+
+        Parameters
+        ----------
+        keys:
+            All full blocks of its prompt.
+        held:
+            Leading blocks that the engine has already.
+        reusable:
+            Leading blocks that may be loaded; all, if nothing is said. One token at least is to be
+            computed.
+        learn:
+            Whether the request counts as one; not where it had begun before and was preempted.
+        """
+        self._forget_unused(len(keys))
+        reach = keys[:reusable]
+        parts = {name: await tier.acquire(reach) for name, tier in self.tiers.items()}
+        if self.learner is not None and learn:
+            above = max(held, len(parts[self.dram.name]) if self.dram else 0)
+            self.learner.learn(
+                self.directory.intern(list(keys)),
+                above,
+                self._clock(),
+                hbm=self._nothing if self._hbm is None else self._hbm.state,
+                dram=self._state_of(self.dram),
+                ssd=self._state_of(self.ssd),
+            )
+        return CacheLease(keys, parts)
+
+    async def read(self, lease: CacheLease, into: Blocks, first: int = 0) -> int:
+        """Read leased blocks from the ``first`` on, each from the fastest tier that has it.
+
+        Returns
+        -------
+        int
+            How many, from the first one, are good.
+        """
+        wanted, begin, at = first + len(into), first, []
+        if wanted > len(lease):
+            raise BlockStateError(f"a lease of {len(lease)} blocks has no {wanted}")
+        for name, part in lease.parts.items():
+            end = min(wanted, len(part))
+            if end > begin:
+                at.append((self.tiers[name], part, begin, end))
+                begin = end
+        reads = [
+            tier.read(part, into[begin - first : end - first], begin)
+            for tier, part, begin, end in at
+        ]
+        done = 0
+        for good, (_, _, begin, end) in zip(await asyncio.gather(*reads), at, strict=True):
+            done += good
+            if good < end - begin:
+                break
+        return done
+
+    def release(self, lease: CacheLease) -> None:
+        """End a lease.
+
+        Raises
+        ------
+        BlockStateError
+            If it was released before.
+        """
+        if lease.released:
+            raise BlockStateError("this lease was released before")
+        lease.released = True
+        for name, part in lease.parts.items():
+            self.tiers[name].release(part)
+
+    async def pin(self, keys: Sequence[bytes]) -> CacheLease:
+        """Keep what there is of a prefix until `release`, without asking for it."""
+        return CacheLease(keys, {name: await tier.hold(keys) for name, tier in self.tiers.items()})
+
+    async def load(self, keys: Sequence[bytes], into: Blocks, *, promote: bool = True) -> int:
+        """Read the longest prefix there is into buffers; how many blocks are good.
+
+        Parameters
+        ----------
+        keys:
+            The blocks wanted, from the start of the prompt, one for each buffer.
+        into:
+            The buffers.
+        promote:
+            Whether what is only on SSD gets into DRAM on the way.
+        """
+        lease = await self.acquire(keys)
+        try:
+            if promote:
+                await self._promote(lease)
+            return await self.read(lease, into[: len(lease)])
+        finally:
+            self.release(lease)
+
+    async def prefetch(self, keys: Sequence[bytes]) -> int:
+        """Get what is on SSD of a prefix into DRAM; how many leading blocks are in DRAM then."""
+        lease = await self.pin(keys)
+        try:
+            await self._promote(lease)
+            return len(lease.parts[self.dram.name]) if self.dram is not None else 0
+        finally:
+            self.release(lease)
+
+    async def store(self, keys: Sequence[bytes], blocks: Blocks, first: int = 0) -> None:
+        """Store a prompt that was computed.
+
+        Parameters
+        ----------
+        keys:
+            All its full blocks.
+        blocks:
+            Bytes of those from ``first`` on. What the tiers have already is not written again.
+        first:
+            Place of the first block given. What a tier lacks before it, it stores nothing behind.
+        """
+        if first + len(blocks) != len(keys):
+            raise BlockStateError(
+                f"{len(keys)} blocks from {first} on need {len(keys) - first} buffers, not "
+                f"{len(blocks)}"
+            )
+        self._forget_unused(len(keys))
+        if self.dram is not None:
+            await insert(self.dram, await self.dram.reserve(keys), blocks, first)
+        if self._behind is not None:
+            await self._behind.store(keys, blocks, first)
+
+    async def drain(self) -> None:
+        """Wait until everything that is to be written to SSD is."""
+        if self._behind is not None:
+            await self._behind.drain()
+
+    async def resize(self, **capacity_bytes: int) -> dict[str, int]:
+        """Change tiers' capacities while in use: ``resize(dram=..., ssd=...)``.
+
+        Returns
+        -------
+        dict
+            For each of them, bytes still to be given back once leases end.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such tier.
+        TierError
+            If a capacity cannot be had; that tier is as before.
+        """
+        for name in capacity_bytes:
+            if name not in self.tiers:
+                raise UnknownNameError("tier", name, self.tiers)
+        return {name: await self.tiers[name].resize(size) for name, size in capacity_bytes.items()}
+
+    async def flush(self) -> None:
+        """Write what waits, and make it outlast a loss of power where a tier can."""
+        await self.drain()
+        for tier in self.tiers.values():
+            await tier.flush()
+
+    def stats(self) -> CacheStats:
+        """What the tiers have, and what was done."""
+        behind, promoter = self._behind, self._promoter
+        return CacheStats(
+            tiers={name: tier.stats() for name, tier in self.tiers.items()},
+            declined_blocks=behind.declined_blocks if behind else 0,
+            dropped_blocks=behind.dropped_blocks if behind else 0,
+            promoted_blocks=promoter.promoted_blocks if promoter else 0,
+            waiting_bytes=behind.waiting_bytes if behind else 0,
+        )
+
+    async def _flush_often(self, flush_s: float) -> None:
+        while True:
+            await asyncio.sleep(flush_s)
+            for name, tier in self.tiers.items():
+                try:
+                    await tier.flush()
+                except GreenCacheError as fault:
+                    _log.warning("%s could not be flushed: %s", name, fault)
+
+    async def _promote(self, lease: CacheLease) -> None:
+        """Get what a lease found on SSD alone into DRAM; the lease has it there then."""
+        if self._promoter is None or self.dram is None or self.ssd is None:
+            return
+        source, had = lease.parts[self.ssd.name], lease.parts[self.dram.name]
+        if len(source) > len(had):
+            lease.parts[self.dram.name] = await self._promoter.promote(source)
+            self.dram.release(had)
+
+    # Bookkeeping.
+
+    def _state_of(self, tier: Tier | None) -> TierState:
+        return tier.index.state if isinstance(tier, SlotTier) else self._nothing
+
+    def _forget_unused(self, coming: int) -> None:
+        """Forget the blocks that no tier has and nobody asked for in the longest time.
+
+        Done when there are too many, until half as many are left, so rarely.
+        """
+        slots = sum(tier.index.capacity_blocks for tier in self._slotted)
+        most = self._remembered_blocks or max(_FEWEST_IDS, _IDS_PER_SLOT * slots)
+        if len(self.directory) + coming <= most:
+            return
+        unused = self._unused()
+        too_many = len(self.directory) + coming - most // 2
+        if self.learner is not None:
+            last_s = self.learner.last_asked_s(unused)
+            unused = unused[np.argsort(last_s, kind="stable")]
+        going = unused[:too_many]
+        self.directory.forget(going)
+        if self.learner is not None:
+            self.learner.forget(going)
+        for tier in self._slotted:
+            tier.index.forget(going)
+
+    def _unused(self) -> NDArray[np.int32]:
+        used = ~self.directory.live_ids()
+        for index in [tier.index for tier in self._slotted] + ([self._hbm] if self._hbm else []):
+            slot_of = index.state.slot_of[: len(used)]
+            used[: len(slot_of)] |= slot_of >= 0
+        return np.flatnonzero(~used).astype(np.int32)

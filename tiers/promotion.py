@@ -1,0 +1,64 @@
+"""Promotion: what is on SSD alone gets into DRAM, once however many ask for it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from greencache.tiers.base import Addressable, Blocks, Tier, TierLease, TierReservation
+
+__all__ = ["Promoter"]
+
+
+class Promoter:
+    """Copies leased blocks from SSD to DRAM.
+
+    Attributes
+    ----------
+    promoted_blocks:
+        How many it has.
+    """
+
+    def __init__(self, ssd: Tier, dram: Tier) -> None:
+        self._ssd, self._dram = ssd, dram
+        self._on_their_way: dict[bytes, asyncio.Future[None]] = {}
+        self.promoted_blocks = 0
+
+    async def promote(self, source: TierLease) -> TierLease:
+        """Copy what DRAM lacks of a lease on SSD; a lease of what DRAM has of it then."""
+        keys = source.keys
+        while True:
+            room = await self._dram.reserve(keys)
+            if len(room):
+                await self._copy(room, source)
+                break
+            self._dram.abort(room)
+            missing = keys[room.first : room.first + 1]
+            other = self._on_their_way.get(missing[0]) if missing else None
+            if other is None:
+                break  # DRAM has all, has no room, or a prompt is being stored
+            await asyncio.shield(other)
+        return await self._dram.hold(keys)
+
+    async def _copy(self, room: TierReservation, source: TierLease) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self._on_their_way |= dict.fromkeys(room.keys, done)
+        try:
+            if await self._filled(room, source):
+                await self._dram.commit(room)
+                self.promoted_blocks += len(room)
+        finally:
+            if not room.ended:
+                self._dram.abort(room)
+            for key in room.keys:
+                del self._on_their_way[key]
+            done.set_result(None)
+
+    async def _filled(self, room: TierReservation, source: TierLease) -> bool:
+        """Read reserved blocks from SSD, where they will stand if they can be addressed there."""
+        if isinstance(self._dram, Addressable):
+            return await self._ssd.read(source, self._dram.reserved(room), room.first) == len(room)
+        blocks: Blocks = np.empty((len(room), self._ssd.block_bytes), np.uint8)
+        good = await self._ssd.read(source, blocks, room.first)
+        return good == len(room) and await self._dram.write(room, blocks)

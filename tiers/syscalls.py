@@ -1,0 +1,60 @@
+"""Calls of Linux that Python has none for. Other threads run while they last."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import functools
+import os
+from collections.abc import Callable
+
+__all__ = ["populate", "punch_hole"]
+
+_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
+"""fallocate(2), linux/falloc.h: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
+
+_MADV_POPULATE_WRITE = 23
+"""madvise(2), linux/mman.h; since Linux 5.14."""
+
+
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return libc
+
+
+def _check(call: Callable[..., int], *arguments: int) -> None:
+    while call(*arguments) != 0:
+        code = ctypes.get_errno()
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code))
+
+
+def punch_hole(descriptor: int, offset: int, length: int) -> None:
+    """Give the memory or disk space of a range of a file back; the file's length stays.
+
+    Raises
+    ------
+    OSError
+        As fallocate(2) does.
+    """
+    _check(_libc().fallocate, descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, length)
+
+
+def populate(address: int, length: int) -> None:
+    """Put pages behind a range of mapped memory now, so that writing there meets no page fault.
+
+    Before Linux 5.14 it does nothing, and whoever writes there first meets them.
+
+    Raises
+    ------
+    OSError
+        As madvise(2) does.
+    """
+    try:
+        _check(_libc().madvise, address, length, _MADV_POPULATE_WRITE)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
