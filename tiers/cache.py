@@ -32,7 +32,7 @@ from greencache.tiers.promotion import Promoter
 from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import TierState
 
-__all__ = ["CacheLease", "CacheStats", "TieredCache"]
+__all__ = ["IDS_PER_SLOT", "CacheLease", "CacheStats", "TieredCache"]
 
 WRITE_QUEUE_BYTES = 1 << 30
 """What may wait to be written to SSD, if nothing else is said: it stays leased in DRAM until then.
@@ -42,7 +42,7 @@ FLUSH_S = 5.0
 """What is committed outlasts a loss of power after this long, if nothing else is said."""
 
 _FEWEST_IDS = 1 << 16
-_IDS_PER_SLOT = 4
+IDS_PER_SLOT = 4
 """Blocks that are remembered for each one that can be held: those that come again soon after they
 went are what the reuse model learns most from."""
 
@@ -438,7 +438,7 @@ class TieredCache:
         """Forget blocks that no tier has if with ``coming`` more there would be too many."""
         indexes = [tier.index for tier in self._slotted]
         slots = sum(index.capacity_blocks for index in indexes)
-        most = self._remembered_blocks or max(_FEWEST_IDS, _IDS_PER_SLOT * slots)
+        most = self._remembered_blocks or max(_FEWEST_IDS, IDS_PER_SLOT * slots)
         if len(self.directory) + coming > most:
             if self._hbm is not None:
                 indexes.append(self._hbm)
