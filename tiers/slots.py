@@ -385,7 +385,9 @@ class SlotTier(Tier):
 
         The last ones go, so that whole extents become free.
         """
-        over = max(0, self._surplus() + coming)
+        over = self._surplus() + coming
+        if over <= 0:  # as nearly always: no need to look at all slots
+            return 0
         going = self._backing.highest_free(over, self.index.occupied_slots())
         if len(going):
             await self._give_back(going)
