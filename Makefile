@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := build
 
-.PHONY: replay test soak lint format clean
+.PHONY: replay test soak lint format clean lmcache-env
 
 replay: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -30,8 +30,18 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# LMCache, for `python -m greencache.bench.tiers --lmcache .venv-lmcache/bin/python`. It pins other
+# versions than ours; its own list would bring in what only GPUs need. PyTorch's build for CPUs is not on
+# PyPI: give pip its index by PIP_EXTRA_INDEX_URL.
+lmcache-env: .venv-lmcache/.installed
+
+.venv-lmcache/.installed: bench/lmcache.txt
+	$(PYTHON) -m venv .venv-lmcache
+	.venv-lmcache/bin/python -m pip install --quiet --no-deps --requirement bench/lmcache.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(OUT) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lmcache $(OUT) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GreenCache needs Python 3.11 or newer")'

@@ -9,6 +9,7 @@
 ``admission``         what to store on SSD, by its worth against the wear of writing
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
 ``learning``          what a cache learns from requests, for all of its tiers
+``forgetting``        forgetting blocks that no tier has
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on

@@ -166,6 +166,11 @@ class KeyDirectory:
         """All ids are below this."""
         return self._count
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its arrays."""
+        return sum(array.nbytes for array in self._state) + self._free.nbytes
+
     def _make_room(self, keys: int) -> None:
         wanted = self._count + max(0, keys - self._left)
         if wanted <= len(self._state.low):

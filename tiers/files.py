@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.errors import StorageError, TierBusyError, TierError
-from greencache.tiers import syscalls
+from greencache.tiers.syscalls import allocate, direct_io_alignment, punch_hole
 
 __all__ = [
     "ALIGNMENT",
@@ -161,6 +161,12 @@ def reported(doing: str) -> Iterator[None]:
         ) from error
 
 
+def _address_alignment(descriptor: int) -> int:
+    """What addresses for direct I/O on a file are multiples of; `ALIGNMENT` always does."""
+    known = direct_io_alignment(descriptor)
+    return ALIGNMENT if known is None else min(known, ALIGNMENT)
+
+
 def _move(
     call: Callable[[Sequence[Bytes], int], int],
     buffers: Sequence[Bytes],
@@ -207,9 +213,7 @@ class File:
     """A real file; made by `Directory.open`."""
 
     def __init__(self, descriptor: int, *, direct: bool) -> None:
-        self.address_alignment = (
-            min(syscalls.direct_alignment(descriptor) or ALIGNMENT, ALIGNMENT) if direct else 1
-        )
+        self.address_alignment = _address_alignment(descriptor) if direct else 1
         self._descriptor = descriptor
 
     def read(self, buffers: Sequence[Bytes], offset: int) -> int:
@@ -227,14 +231,14 @@ class File:
     def allocate(self, offset: int, length: int) -> None:
         """See `OpenFile.allocate`."""
         try:
-            syscalls.allocate(self._descriptor, offset, length)
+            allocate(self._descriptor, offset, length)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise
 
     def punch(self, offset: int, length: int) -> None:
         """See `OpenFile.punch`."""
-        syscalls.punch_hole(self._descriptor, offset, length)
+        punch_hole(self._descriptor, offset, length)
 
     def truncate(self, length: int) -> None:
         """See `OpenFile.truncate`."""

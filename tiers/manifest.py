@@ -35,6 +35,7 @@ from greencache.tiers.files import Files, OpenFile, read_fully, reported, write_
 
 __all__ = [
     "MANIFEST",
+    "BYTES_OF_SLOT",
     "RECORD",
     "Geometry",
     "Manifest",
@@ -61,6 +62,9 @@ RECORD = np.dtype(
     ]
 )
 """What a frame says of a slot."""
+
+BYTES_OF_SLOT = RECORD.itemsize + np.dtype(np.int64).itemsize
+"""Memory that a manifest takes for each slot: its record, and when it was written."""
 
 _HEADER = struct.Struct("<8sIIQQQQ16s")
 """Magic, version, bytes of a record, of a block, of a slot, slots to an extent, generation,

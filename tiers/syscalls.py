@@ -9,7 +9,7 @@ import os
 import struct
 from collections.abc import Callable
 
-__all__ = ["allocate", "direct_alignment", "populate", "punch_hole"]
+__all__ = ["allocate", "direct_io_alignment", "populate", "punch_hole"]
 
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 """fallocate(2), linux/falloc.h: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
@@ -17,19 +17,24 @@ _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _MADV_POPULATE_WRITE = 23
 """madvise(2), linux/mman.h; since Linux 5.14."""
 
+# statx(2), linux/stat.h
 _AT_EMPTY_PATH = 0x1000
 _STATX_DIOALIGN = 0x2000
 _STATX_BYTES = 256
-_STATX_DIO_MEM_ALIGN_AT = 0x98
-"""statx(2), linux/fcntl.h and linux/stat.h; since Linux 6.1."""
+_STATX_DIO_MEM_ALIGN_OFFSET = 0x98
 
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    path, flags, mask, found = ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_char_p
-    libc.statx.argtypes = [ctypes.c_int, path, flags, mask, found]
+    libc.statx.argtypes = [
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_char_p,
+    ]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return libc
 
@@ -41,6 +46,19 @@ def _check(call: Callable[..., int], *arguments: int) -> None:
             raise OSError(code, os.strerror(code))
 
 
+def allocate(descriptor: int, offset: int, length: int) -> None:
+    """Set memory or disk space aside for a range of a file, which becomes as long as that.
+
+    Unlike `os.posix_fallocate` it fails where the filesystem cannot, instead of writing zeros.
+
+    Raises
+    ------
+    OSError
+        As fallocate(2) does.
+    """
+    _check(_libc().fallocate, descriptor, 0, offset, length)
+
+
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
     """Give the memory or disk space of a range of a file back; the file's length stays.
 
@@ -50,30 +68,6 @@ def punch_hole(descriptor: int, offset: int, length: int) -> None:
         As fallocate(2) does.
     """
     _check(_libc().fallocate, descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, length)
-
-
-def allocate(descriptor: int, offset: int, length: int) -> None:
-    """Put memory or disk space behind a range of a file; a file that ends before becomes longer.
-
-    Raises
-    ------
-    OSError
-        As fallocate(2) does: ENOSPC if there is not so much, EOPNOTSUPP if the filesystem cannot.
-    """
-    _check(_libc().fallocate, descriptor, 0, offset, length)
-
-
-def direct_alignment(descriptor: int) -> int | None:
-    """What addresses of buffers are multiples of in direct I/O on a file; None if it is not said.
-
-    Before Linux 6.1 it never is.
-    """
-    found = ctypes.create_string_buffer(_STATX_BYTES)
-    if _libc().statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found) != 0:
-        return None
-    (told,) = struct.unpack_from("I", found, 0)
-    (alignment,) = struct.unpack_from("I", found, _STATX_DIO_MEM_ALIGN_AT)
-    return int(alignment) if told & _STATX_DIOALIGN and alignment else None
 
 
 def populate(address: int, length: int) -> None:
@@ -91,3 +85,16 @@ def populate(address: int, length: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+
+
+def direct_io_alignment(descriptor: int) -> int | None:
+    """What the kernel asks of addresses for direct I/O on a file.
+
+    None if it does not say: it does since Linux 6.1.
+    """
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    if _libc().statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found) != 0:
+        return None
+    (mask,) = struct.unpack_from("I", found, 0)
+    (alignment,) = struct.unpack_from("I", found, _STATX_DIO_MEM_ALIGN_OFFSET)
+    return int(alignment) if mask & _STATX_DIOALIGN and alignment > 0 else None

@@ -1,0 +1,160 @@
+"""Sides of the tier benchmark that live in this process: our tiers, and copies between buffers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Coroutine
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.bench.tier_rounds import Batch, Case, Checked, Side, SideError, buffer
+from greencache.blocks import KEY_BYTES
+from greencache.errors import GreenCacheError
+from greencache.tiers.base import Tier
+
+__all__ = ["MEMCPY", "MemcpySide", "TierSide"]
+
+MEMCPY = "memcpy"
+
+Result = TypeVar("Result")
+
+
+class MemcpySide(Side):
+    """Copies between warm buffers: nothing is looked up, nothing can be missed.
+
+    Parameters
+    ----------
+    by_block:
+        Whether each block is a copy of its own, in a loop in Python, or a batch is one.
+    """
+
+    def __init__(self, *, by_block: bool = False) -> None:
+        self.name = f"{MEMCPY}, block by block" if by_block else MEMCPY
+        self._by_block = by_block
+
+    def prepare(self, case: Case, batch: Batch) -> None:
+        """As `Side.prepare`."""
+        self._blocks = Checked(batch, case.batches)
+        shape = (case.batches, case.blocks, case.block_bytes)
+        self._arena = buffer(case.store_bytes).reshape(shape)
+
+    def _copy(self, into: NDArray[np.uint8], blocks: NDArray[np.uint8]) -> float:
+        began_s = time.perf_counter()
+        if self._by_block:
+            for i in range(len(blocks)):
+                np.copyto(into[i], blocks[i])
+        else:
+            np.copyto(into, blocks)
+        return time.perf_counter() - began_s
+
+    def put(self, batch: int) -> float:
+        """As `Side.put`."""
+        self._blocks.renew(batch)
+        return self._copy(self._arena[batch], self._blocks.source)
+
+    def get(self, batch: int) -> float:
+        """As `Side.get`."""
+        self._blocks.forget()
+        seconds = self._copy(self._blocks.sink, self._arena[batch])
+        self._blocks.check(batch)
+        return seconds
+
+    def end_case(self) -> None:
+        """As `Side.end_case`."""
+        del self._blocks, self._arena
+
+
+class TierSide(Side):
+    """A tier: every batch is a prompt of its own under new keys, stored where older ones go.
+
+    The tier is full after the first round, so that each batch evicts one. What is timed is
+    everything between having the blocks and having stored or read them: finding, leasing or
+    reserving, moving, committing or releasing.
+
+    Parameters
+    ----------
+    name:
+        What the table calls it.
+    make:
+        Makes the tier for a case, with room for its batches and no more.
+    """
+
+    def __init__(self, name: str, make: Callable[[Case], Tier]) -> None:
+        self.name = name
+        self._make = make
+        self._loop = asyncio.new_event_loop()
+        self._tier: Tier | None = None
+
+    def _run(self, work: Coroutine[object, object, Result]) -> Result:
+        return self._loop.run_until_complete(work)
+
+    def prepare(self, case: Case, batch: Batch) -> None:
+        """As `Side.prepare`."""
+        tier = self._make(case)
+        try:
+            self._run(tier.open())
+        except (GreenCacheError, OSError) as fault:
+            raise SideError(str(fault)) from fault
+        self._tier = tier
+        self._blocks = Checked(batch, case.batches)
+        self._keys: list[list[bytes]] = [[] for _ in range(case.batches)]
+
+    @property
+    def _open(self) -> Tier:
+        assert self._tier is not None
+        return self._tier
+
+    def put(self, batch: int) -> float:
+        """As `Side.put`."""
+        self._blocks.renew(batch)
+        fresh = secrets.token_bytes(KEY_BYTES * len(self._blocks.source))
+        self._keys[batch] = [fresh[at : at + KEY_BYTES] for at in range(0, len(fresh), KEY_BYTES)]
+        return self._run(self._put(self._keys[batch], self._blocks.source))
+
+    async def _put(self, keys: list[bytes], blocks: NDArray[np.uint8]) -> float:
+        began_s = time.perf_counter()
+        reservation = await self._open.reserve(keys)
+        if len(reservation) < len(keys):
+            raise SideError(f"room for {len(reservation)} of {len(keys)} blocks")
+        if not await self._open.write(reservation, blocks):
+            raise SideError(f"could not write: {dict(self._open.stats().failures)}")
+        await self._open.commit(reservation)
+        return time.perf_counter() - began_s
+
+    def get(self, batch: int) -> float:
+        """As `Side.get`."""
+        self._blocks.forget()
+        seconds = self._run(self._get(self._keys[batch], self._blocks.sink))
+        self._blocks.check(batch)
+        return seconds
+
+    async def _get(self, keys: list[bytes], into: NDArray[np.uint8]) -> float:
+        began_s = time.perf_counter()
+        lease = await self._open.acquire(keys)
+        good = await self._open.read(lease, into[: len(lease)])
+        self._open.release(lease)
+        seconds = time.perf_counter() - began_s
+        if good < len(keys):
+            raise SideError(f"found {len(lease)} of {len(keys)} blocks, {good} of them good")
+        return seconds
+
+    def settle(self) -> float:
+        """As `Side.settle`."""
+        began_s = time.perf_counter()
+        self._run(self._open.flush())
+        return time.perf_counter() - began_s
+
+    def end_case(self) -> None:
+        """As `Side.end_case`."""
+        if self._tier is not None:
+            self._run(self._tier.close())
+            self._tier = None
+            del self._blocks
+
+    def close(self) -> None:
+        """As `Side.close`."""
+        self._loop.close()
