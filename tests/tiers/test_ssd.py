@@ -109,7 +109,7 @@ def test_buffers_of_another_size_are_refused_before_they_spoil_a_neighbour(tmp_p
                 np.zeros((2, 2 * BLOCK_BYTES), np.uint8)[:, ::2],
             ]
             for wrong in wrongs:
-                with pytest.raises(InputError, match="8,192 uint8"):
+                with pytest.raises(InputError, match="arrays of uint8"):
                     await tier.write(reservation, wrong)
             tier.abort(reservation)
 
@@ -408,8 +408,8 @@ def test_space_that_cannot_be_given_back_is_still_counted(tmp_path: Path) -> Non
             for name in range(10):
                 await store(tier, chain(name, 10))
             disks.disk.fault = failing("punch")
-            with pytest.raises(StorageError, match="give disk space"):
-                await tier.resize(CAPACITY_BYTES // 2)
+            await tier.resize(CAPACITY_BYTES // 2)
+            assert tier.stats().failures["give back"] > 0
             assert tier.stats().backed_bytes > CAPACITY_BYTES // 2
             disks.disk.fault = failing("nothing")
             await tier.resize(CAPACITY_BYTES // 2)
