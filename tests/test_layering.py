@@ -52,6 +52,7 @@ LIVE = {
         "slots",
         "ssd",
         "syscalls",
+        "transfers",
         "workers",
     )
 }

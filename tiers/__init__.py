@@ -9,6 +9,7 @@
 ``admission``         what to store on SSD, by its worth against the wear of writing
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
 ``learning``          what a cache learns from requests, for all of its tiers
+``forgetting``        forgetting blocks that no tier has
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
@@ -20,6 +21,10 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ====================  ===========================================================
 ``base``              ``Tier``, the contract of all tiers
 ``slots``             what tiers share whose blocks stand in slots
+``backing``           which slots have memory or disk behind them
+``workers``           work in threads that ends before whoever waits for it
+``memory``            how much memory is available
+``syscalls``          calls of Linux that Python has none for
 ``dram``              ``DramTier``: the host's memory
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache

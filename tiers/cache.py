@@ -21,13 +21,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from greencache.errors import BlockStateError, GreenCacheError, InputError, UnknownNameError
 from greencache.tiers.base import Blocks, Tier, TierLease, TierStats
 from greencache.tiers.behind import WriteBehind, insert
 from greencache.tiers.directory import KeyDirectory
+from greencache.tiers.forgetting import forget_unused
 from greencache.tiers.index import TierIndex
 from greencache.tiers.learning import Learner
 from greencache.tiers.promotion import Promoter
@@ -437,29 +435,11 @@ class TieredCache:
         return tier.index.state if isinstance(tier, SlotTier) else self._nothing
 
     def _forget_unused(self, coming: int) -> None:
-        """Forget the blocks that no tier has and nobody asked for in the longest time.
-
-        Done when there are too many, until half as many are left, so rarely.
-        """
-        slots = sum(tier.index.capacity_blocks for tier in self._slotted)
+        """Forget blocks that no tier has if with ``coming`` more there would be too many."""
+        indexes = [tier.index for tier in self._slotted]
+        slots = sum(index.capacity_blocks for index in indexes)
         most = self._remembered_blocks or max(_FEWEST_IDS, IDS_PER_SLOT * slots)
-        if len(self.directory) + coming <= most:
-            return
-        unused = self._unused()
-        too_many = len(self.directory) + coming - most // 2
-        if self.learner is not None:
-            last_s = self.learner.last_asked_s(unused)
-            unused = unused[np.argsort(last_s, kind="stable")]
-        going = unused[:too_many]
-        self.directory.forget(going)
-        if self.learner is not None:
-            self.learner.forget(going)
-        for tier in self._slotted:
-            tier.index.forget(going)
-
-    def _unused(self) -> NDArray[np.int32]:
-        used = ~self.directory.live_ids()
-        for index in [tier.index for tier in self._slotted] + ([self._hbm] if self._hbm else []):
-            slot_of = index.state.slot_of[: len(used)]
-            used[: len(slot_of)] |= slot_of >= 0
-        return np.flatnonzero(~used).astype(np.int32)
+        if len(self.directory) + coming > most:
+            if self._hbm is not None:
+                indexes.append(self._hbm)
+            forget_unused(self.directory, indexes, self.learner, most // 2 - coming)

@@ -27,7 +27,7 @@ from greencache.tiers.index import TierIndex
 from greencache.tiers.memory import available_memory_bytes
 from greencache.tiers.policies import Policy
 from greencache.tiers.slots import Slots, SlotTier
-from greencache.tiers.syscalls import populate, punch_hole
+from greencache.tiers.syscalls import allocate, populate, punch_hole
 
 __all__ = ["DramTier"]
 
@@ -71,7 +71,7 @@ class _Extent:
 
     def back(self, offset: int, length: int) -> None:
         # What is allocated can be written to: without it, a write could end the process (SIGBUS).
-        os.posix_fallocate(self._descriptor, offset, length)
+        allocate(self._descriptor, offset, length)
         populate(self.bytes.ctypes.data + offset, length)
 
     def give_back(self, offset: int, length: int) -> None:

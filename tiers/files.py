@@ -11,16 +11,13 @@ tier was given, and one copy less is made. It needs lengths and offsets that are
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
-import functools
 import logging
 import mmap
 import os
 import shutil
 import stat
-import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.errors import StorageError, TierBusyError, TierError
+from greencache.tiers.syscalls import allocate, direct_io_alignment, punch_hole
 
 __all__ = [
     "ALIGNMENT",
@@ -40,7 +38,6 @@ __all__ = [
     "address",
     "aligned_buffer",
     "filesystem_bytes",
-    "punch_hole",
     "read_fully",
     "reported",
     "write_fully",
@@ -52,11 +49,6 @@ ALIGNMENT = 4096
 
 LOCK_NAME = "lock"
 _DISK_BLOCK_BYTES = 512  # what st_blocks counts in, whatever the filesystem (stat(2))
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01  # fallocate(2): FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
-_AT_EMPTY_PATH = 0x1000  # statx(2) and linux/stat.h, as the next four
-_STATX_DIOALIGN = 0x2000
-_STATX_BYTES = 256
-_STATX_DIO_MEM_ALIGN_OFFSET = 0x98
 _BUFFERS_A_CALL = os.sysconf("SC_IOV_MAX")
 
 Bytes = NDArray[np.uint8]
@@ -169,51 +161,10 @@ def reported(doing: str) -> Iterator[None]:
         ) from error
 
 
-@functools.cache
-def _libc() -> ctypes.CDLL:
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    libc.statx.argtypes = [
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_int,
-        ctypes.c_uint,
-        ctypes.c_char_p,
-    ]
-    return libc
-
-
-def _fallocate(descriptor: int, mode: int, offset: int, length: int) -> None:
-    """As fallocate(2), for which Python has no call; other threads run meanwhile."""
-    while _libc().fallocate(descriptor, mode, offset, length) != 0:
-        code = ctypes.get_errno()
-        if code != errno.EINTR:
-            raise OSError(code, os.strerror(code))
-
-
-def punch_hole(descriptor: int, offset: int, length: int) -> None:
-    """Give the memory or disk space of a range of a file back; its length stays.
-
-    Raises
-    ------
-    OSError
-        As fallocate(2) does.
-    """
-    _fallocate(descriptor, _PUNCH_HOLE_KEEP_SIZE, offset, length)
-
-
 def _address_alignment(descriptor: int) -> int:
-    """What the kernel asks of addresses for direct I/O on a file.
-
-    Linux 6.1 and newer say so in statx(2); before, `ALIGNMENT` always does.
-    """
-    found = ctypes.create_string_buffer(_STATX_BYTES)
-    if _libc().statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found) == 0:
-        (mask,) = struct.unpack_from("I", found, 0)
-        (alignment,) = struct.unpack_from("I", found, _STATX_DIO_MEM_ALIGN_OFFSET)
-        if mask & _STATX_DIOALIGN and 0 < alignment < ALIGNMENT:
-            return int(alignment)
-    return ALIGNMENT
+    """What addresses for direct I/O on a file are multiples of; `ALIGNMENT` always does."""
+    known = direct_io_alignment(descriptor)
+    return ALIGNMENT if known is None else min(known, ALIGNMENT)
 
 
 def _move(
@@ -280,7 +231,7 @@ class File:
     def allocate(self, offset: int, length: int) -> None:
         """See `OpenFile.allocate`."""
         try:
-            _fallocate(self._descriptor, 0, offset, length)
+            allocate(self._descriptor, offset, length)
         except OSError as error:
             if error.errno != errno.EOPNOTSUPP:
                 raise

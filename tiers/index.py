@@ -51,20 +51,18 @@ class Reservation:
         The blocks reserved, in order of their prefix: fewer than asked for if the tier was full.
     slots:
         Where each is to be written.
+    first:
+        Place of the first of them in the prompt.
     """
 
     ids: Ids
     slots: NDArray[np.int32]
+    first: int
     _prefix: Lease = field(repr=False)
     ended: bool = False
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def first(self) -> int:
-        """Place of the first of them in the prompt."""
-        return len(self._prefix)
 
 
 class TierIndex:
@@ -226,14 +224,16 @@ class TierIndex:
         """Take slots for the blocks of ``ids`` that follow the prefix present here.
 
         As many as there is room for, from the front; none where another writer has reserved the
-        next block already. Prefix and slots are kept until `commit` or `abort`.
+        next block already. Prefix and slots are kept until `commit` or `abort`. Where none is
+        reserved, the prefix counts as used now, and neither changes anything.
         """
         self._ensure(ids)
         self._observe(ids, now_s, only_new=True)  # the others were when they were acquired
         slots = np.empty(len(ids), np.int32)
-        leased, reserved = kernels.reserve_blocks(self.state, ids, slots, now_s)
-        taken = ids[leased : leased + reserved].copy()
-        return Reservation(taken, slots[:reserved].copy(), Lease(ids[:leased].copy()))
+        found, reserved = kernels.reserve_blocks(self.state, ids, slots, now_s)
+        taken = ids[found : found + reserved].copy()
+        leased = found if reserved else 0
+        return Reservation(taken, slots[:reserved].copy(), found, Lease(ids[:leased].copy()))
 
     def _end(self, reservation: Reservation) -> None:
         if reservation.ended:
@@ -249,6 +249,8 @@ class TierIndex:
             If it was committed or aborted before.
         """
         self._end(reservation)
+        if len(reservation) == 0:
+            return
         prefix = reservation._prefix.ids
         whole = np.concatenate([prefix, reservation.ids])
         kernels.commit_blocks(self.state, prefix, reservation.slots, whole, now_s)

@@ -79,24 +79,28 @@ def access_blocks(state: TierState, ids: Ids, reusable: int, now_s: float) -> in
 def reserve_blocks(
     state: TierState, ids: Ids, slots: NDArray[np.int32], now_s: float
 ) -> tuple[int, int]:
-    """Lease what is here of ``ids`` and reserve what follows; how many are leased and reserved.
+    """Find what is here of ``ids``, lease it, and reserve what follows; the length of each.
 
     ``slots`` takes where each reserved block is to be written. None is reserved where another
-    writer has reserved the next block.
+    writer has reserved the next block. Where none is, nothing is leased either, and what is here
+    counts as used now.
     """
     found = match(state, ids, len(ids))
-    lease(state, ids, found)
     reserved = int64(0)
-    if found < len(ids) and state.slot_of[ids[found]] != NONE:
-        return found, reserved
-    parent = int64(state.slot_of[ids[found - 1]]) if found > 0 else int64(NONE)
-    while found + reserved < len(ids):
-        slot = reserve(state, int64(ids[found + reserved]), parent, now_s)
-        if slot == NONE:
-            break
-        slots[reserved] = slot
-        reserved += 1
-        parent = slot
+    if found < len(ids) and state.slot_of[ids[found]] == NONE:
+        lease(state, ids, found)
+        parent = int64(state.slot_of[ids[found - 1]]) if found > 0 else int64(NONE)
+        while found + reserved < len(ids):
+            slot = reserve(state, int64(ids[found + reserved]), parent, now_s)
+            if slot == NONE:
+                break
+            slots[reserved] = slot
+            reserved += 1
+            parent = slot
+        if reserved == 0:
+            unlease(state, ids, found, now_s)
+    if reserved == 0:
+        touch(state, ids, found, now_s)
     return found, reserved
 
 
@@ -157,7 +161,7 @@ def restore_blocks(
 ) -> None:
     """Fill an empty tier: ``parents`` are slots of blocks that come before, or `NONE`."""
     for i in range(len(ids)):
-        restore(state, int64(ids[i]), int64(parents[i]), int64(slots[i]), now_s)
+        restore(state, int64(ids[i]), int64(parents[i]), int64(slots[i]), int64(len(ids)), now_s)
     end_restoring(state, slots)
 
 

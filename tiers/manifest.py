@@ -77,7 +77,8 @@ _FRAME_MAGIC = 0x6D724647
 FRAME_BYTES = _FRAME.size + CHECKSUM_BYTES
 
 _PAGE_BYTES = 4096
-_SPARE_BYTES = 2048  # for frames of few records, where a tier has few slots
+_MOST_SPARE_BYTES = 2**20
+_SPARE_SHARE = 256
 
 Records = NDArray[np.void]
 
@@ -140,15 +141,20 @@ def freed(slots: NDArray[np.integer[Any]]) -> Records:
     return made
 
 
-def _generation_bytes(slots: int) -> int:
-    """Room of one manifest file: a record of each slot, and as many again to be appended."""
-    needed = HEADER_BYTES + 2 * (FRAME_BYTES + slots * RECORD.itemsize) + _SPARE_BYTES
+def _generation_bytes(slots: int, stride_bytes: int) -> int:
+    """Room of one manifest file: a record of each slot, as many again to be appended, and more.
+
+    A tier of few slots has a part of what its blocks take besides, so that its file, too, is not
+    full and written anew at every turn.
+    """
+    spare = min(_MOST_SPARE_BYTES, slots * stride_bytes // _SPARE_SHARE)
+    needed = HEADER_BYTES + 2 * (FRAME_BYTES + slots * RECORD.itemsize) + spare
     return -(-needed // _PAGE_BYTES) * _PAGE_BYTES
 
 
-def manifest_bytes(slots: int) -> int:
-    """Most disk space that the manifest of a tier of ``slots`` slots ever takes."""
-    return 2 * _generation_bytes(slots)
+def manifest_bytes(slots: int, stride_bytes: int) -> int:
+    """Most disk space that the manifest of a tier of so many slots ever takes."""
+    return 2 * _generation_bytes(slots, stride_bytes)
 
 
 def _frame(before: bytes, batch: Records) -> tuple[bytes, bytes]:
@@ -385,7 +391,8 @@ class Manifest:
         snapshot = self.of_slot[held[np.argsort(self._order[held])]]
         header = self._geometry.header(self._generation + 1)
         frame, checksum = _frame(header[_HEADER.size :], snapshot)
-        room = max(_generation_bytes(self._slots), _generation_bytes(len(held)))
+        slots = max(self._slots, len(held))
+        room = _generation_bytes(slots, self._geometry.stride_bytes)
         with self._reported("write"):
             file = self._files.open(NEW_MANIFEST, create=True)
             try:

@@ -48,7 +48,7 @@ class Found:
     records: Records
 
 
-def find_blocks(files: Files, geometry: Geometry, start_empty: bool, threads: int) -> Found:
+def find_blocks(files: Files, geometry: Geometry, start_empty: bool) -> Found:
     """Read what a directory's manifest says; nothing is changed.
 
     Raises
@@ -72,7 +72,7 @@ def find_blocks(files: Files, geometry: Geometry, start_empty: bool, threads: in
         if not start_empty or isinstance(error, StorageError):
             raise
         generation, records = 0, np.zeros(0, RECORD)
-    extents = Extents(files, geometry, threads)
+    extents = Extents(files, geometry)
     per_extent = geometry.slots_per_extent
     whole = np.zeros(len(records), np.bool_)
     with reported(f"open {files.path}"):

@@ -20,7 +20,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +42,6 @@ from greencache.tiers.workers import run_all, uninterrupted
 __all__ = ["SlotTier", "Slots"]
 
 Slots = NDArray[np.int32]
-T = TypeVar("T")
 
 _log = logging.getLogger("greencache.tiers")
 
@@ -277,19 +275,19 @@ class SlotTier(Tier):
         check_blocks(blocks, self.block_bytes)
         if len(reservation) == 0:
             return True
+        reservation.written = False
         self._writing.add(reservation)
         try:
             await self._write_slots(reservation.handle.slots, blocks)
+            reservation.written = True
+            self._counts.written_bytes += len(reservation) * self.block_bytes
         except TierError as fault:
             self._failed("write", fault)
-            self._writing.discard(reservation)
-            self.abort(reservation)
-            return False
         finally:
             self._writing.discard(reservation)
-        reservation.written = True
-        self._counts.written_bytes += len(reservation) * self.block_bytes
-        return True
+        if not reservation.written:
+            self.abort(reservation)
+        return reservation.written
 
     async def commit(self, reservation: TierReservation) -> None:
         """As `Tier.commit`."""
@@ -362,11 +360,11 @@ class SlotTier(Tier):
 
     # Slots.
 
-    async def _in_threads(self, calls: Sequence[Callable[[], T]]) -> list[T]:
+    async def _in_threads(self, calls: Sequence[Callable[[], None]]) -> None:
         """Run calls in the tier's threads and wait for all; see `run_all`."""
         self._check_open()
         assert self._pool is not None
-        return await run_all(self._pool, calls)
+        await run_all(self._pool, calls)
 
     async def _claim(self, slots: Slots) -> None:
         """Make slots ready to be written."""

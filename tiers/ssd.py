@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -35,7 +35,7 @@ from greencache.blocks import KEY_BYTES
 from greencache.errors import InputError, StorageError, TierClosedError, TierError
 from greencache.tiers.base import Blocks, TierReservation
 from greencache.tiers.directory import KeyDirectory
-from greencache.tiers.extents import Extents, Outcome, extent_name
+from greencache.tiers.extents import Extents, extent_name
 from greencache.tiers.files import ALIGNMENT, Directory, Files, filesystem_bytes, reported
 from greencache.tiers.index import TierIndex
 from greencache.tiers.manifest import (
@@ -50,6 +50,7 @@ from greencache.tiers.policies import Policy
 from greencache.tiers.recovery import LOST, Found, find_blocks, parents_of, recover
 from greencache.tiers.slots import Slots, SlotTier
 from greencache.tiers.state import NONE
+from greencache.tiers.transfers import Outcome, Transfers
 from greencache.tiers.workers import run_all
 
 __all__ = ["SsdTier"]
@@ -77,6 +78,7 @@ class _Parts:
     files: Files
     extents: Extents
     manifest: Manifest
+    transfers: Transfers
 
     def sync(self) -> None:
         """Make all that is committed outlast the power: bytes first, then what says so."""
@@ -85,6 +87,7 @@ class _Parts:
 
     def close(self) -> None:
         """Close all; another process may have the directory then."""
+        self.transfers.close()
         self.manifest.close()
         self.extents.close()
         self.files.close()
@@ -173,10 +176,12 @@ class SsdTier(SlotTier):
 
     def _needed(self, slots: int) -> int:
         data = slots * self.stride_bytes
-        return data + data // _MAPPED_SHARE + manifest_bytes(slots) + _FIXED_BYTES
+        return (
+            data + data // _MAPPED_SHARE + manifest_bytes(slots, self.stride_bytes) + _FIXED_BYTES
+        )
 
     def _own_bytes(self) -> int:
-        return manifest_bytes(self.index.capacity_blocks) + _FIXED_BYTES
+        return manifest_bytes(self.index.capacity_blocks, self.stride_bytes) + _FIXED_BYTES
 
     async def _check_capacity(self, capacity_bytes: int) -> None:
         whole_bytes = await asyncio.to_thread(filesystem_bytes, self.path)
@@ -193,9 +198,7 @@ class SsdTier(SlotTier):
         files: Files | None = None
         try:
             files = await self._run(partial(self._open_files, self.path))
-            found = await self._run(
-                partial(find_blocks, files, self._geometry, self._start_empty, 2 * self._depth)
-            )
+            found = await self._run(partial(find_blocks, files, self._geometry, self._start_empty))
             restored = self._restore(found)
             capacity_blocks = self.index.capacity_blocks
             extents, manifest = await self._run(partial(recover, found, restored, capacity_blocks))
@@ -204,7 +207,8 @@ class SsdTier(SlotTier):
                 files.close()
             await self._stop()
             raise
-        self._parts = _Parts(files, extents, manifest)
+        transfers = Transfers(extents, self.block_bytes, self.stride_bytes, self._depth)
+        self._parts = _Parts(files, extents, manifest, transfers)
         self._backing.add(np.flatnonzero(self.index.occupied_slots()).astype(np.int32))
 
     def _restore(self, found: Found) -> NDArray[np.intp]:
@@ -262,41 +266,26 @@ class SsdTier(SlotTier):
 
     async def _read_slots(self, slots: Slots, into: Blocks) -> NDArray[np.bool_]:
         parts = self._in_use
-        buffers = list(into)
         checksums = parts.manifest.of_slot["checksum"][slots].tolist()
-        shares = self._shares(slots)
-        jobs = [
-            partial(
-                parts.extents.read,
-                slots[share],
-                [buffers[i] for i in share],
-                [checksums[i] for i in share],
-            )
-            for share in shares
-        ]
-        good = np.ones(len(slots), np.bool_)
-        for share, (outcomes, fault) in zip(shares, await self._all(self._pool, jobs), strict=True):
-            for place, outcome in zip(share.tolist(), outcomes, strict=True):
-                good[place] = outcome is Outcome.GOOD
-                if outcome is Outcome.UNREADABLE:
-                    self._failed("read", fault or OSError("it could not be read"))
-                elif outcome is Outcome.DAMAGED:
-                    self._failed("checksum", self._damaged_at(int(slots[place])))
-        return good
+        outcomes, fault = await self._run(
+            partial(parts.transfers.read, slots, list(into), checksums)
+        )
+        for slot, outcome in zip(slots.tolist(), outcomes, strict=True):
+            if outcome is Outcome.UNREADABLE:
+                self._failed("read", fault or OSError("it could not be read"))
+            elif outcome is Outcome.DAMAGED:
+                self._failed("checksum", self._damaged_at(slot))
+        return np.array(outcomes) == Outcome.GOOD
 
     def _damaged_at(self, slot: int) -> StorageError:
         extent = self.path / extent_name(slot // self._geometry.slots_per_extent)
         return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
 
     async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        extents = self._in_use.extents
-        buffers = list(blocks)
-        shares = self._shares(slots)
-        jobs = [partial(extents.write, slots[s], [buffers[i] for i in s]) for s in shares]
+        write = partial(self._in_use.transfers.write, slots, list(blocks))
         with reported(f"write to {self.path}"):
-            written = await self._all(self._writers, jobs)
-        for share, checksums in zip(shares, written, strict=True):
-            self._checksums.update(zip(slots[share].tolist(), checksums, strict=True))
+            (checksums,) = await run_all(self._checked(self._writers), [write])
+        self._checksums.update(zip(slots.tolist(), checksums, strict=True))
 
     async def _taken(self, slots: Slots) -> None:
         manifest = self._in_use.manifest
@@ -337,25 +326,11 @@ class SsdTier(SlotTier):
         with reported(f"give disk space in {self.path} back"):
             await self._run(partial(parts.extents.give_back, np.sort(slots), empty))
 
-    def _shares(self, slots: Slots) -> list[NDArray[np.intp]]:
-        """Places in a batch for each thread, neighbouring slots together."""
-        return np.array_split(np.argsort(slots), min(self._depth, len(slots)))
-
-    # Threads.
-
     async def _run(self, job: Callable[[], T]) -> T:
-        return (await self._all(self._pool, [job]))[0]
+        (result,) = await run_all(self._checked(self._pool), [job])
+        return result
 
-    async def _all(
-        self, pool: ThreadPoolExecutor | None, jobs: Sequence[Callable[[], T]]
-    ) -> list[T]:
-        """Run jobs in threads and wait for all, even if cancelled: buffers are in use until then.
-
-        Raises
-        ------
-        Exception
-            What the first of them raised, if any did.
-        """
+    def _checked(self, pool: ThreadPoolExecutor | None) -> ThreadPoolExecutor:
         if pool is None:
             raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
-        return await run_all(pool, jobs)
+        return pool

@@ -6,9 +6,10 @@ import ctypes
 import errno
 import functools
 import os
+import struct
 from collections.abc import Callable
 
-__all__ = ["populate", "punch_hole"]
+__all__ = ["allocate", "direct_io_alignment", "populate", "punch_hole"]
 
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 """fallocate(2), linux/falloc.h: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
@@ -16,11 +17,24 @@ _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _MADV_POPULATE_WRITE = 23
 """madvise(2), linux/mman.h; since Linux 5.14."""
 
+# statx(2), linux/stat.h
+_AT_EMPTY_PATH = 0x1000
+_STATX_DIOALIGN = 0x2000
+_STATX_BYTES = 256
+_STATX_DIO_MEM_ALIGN_OFFSET = 0x98
+
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
     libc = ctypes.CDLL(None, use_errno=True)
     libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    libc.statx.argtypes = [
+        ctypes.c_int,
+        ctypes.c_char_p,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_char_p,
+    ]
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return libc
 
@@ -30,6 +44,19 @@ def _check(call: Callable[..., int], *arguments: int) -> None:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code))
+
+
+def allocate(descriptor: int, offset: int, length: int) -> None:
+    """Set memory or disk space aside for a range of a file, which becomes as long as that.
+
+    Unlike `os.posix_fallocate` it fails where the filesystem cannot, instead of writing zeros.
+
+    Raises
+    ------
+    OSError
+        As fallocate(2) does.
+    """
+    _check(_libc().fallocate, descriptor, 0, offset, length)
 
 
 def punch_hole(descriptor: int, offset: int, length: int) -> None:
@@ -58,3 +85,16 @@ def populate(address: int, length: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+
+
+def direct_io_alignment(descriptor: int) -> int | None:
+    """What the kernel asks of addresses for direct I/O on a file.
+
+    None if it does not say: it does since Linux 6.1.
+    """
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    if _libc().statx(descriptor, b"", _AT_EMPTY_PATH, _STATX_DIOALIGN, found) != 0:
+        return None
+    (mask,) = struct.unpack_from("I", found, 0)
+    (alignment,) = struct.unpack_from("I", found, _STATX_DIO_MEM_ALIGN_OFFSET)
+    return int(alignment) if mask & _STATX_DIOALIGN and alignment > 0 else None

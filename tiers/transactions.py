@@ -365,8 +365,10 @@ def drop_with_all_beyond(state: TierState, slot: int, marks: NDArray[np.int8]) -
 
 
 @subroutine
-def restore(state: TierState, block_id: int, parent: int, slot: int, now_s: float) -> None:
-    """Put a block back into the slot it stands in; parents first, then `end_restoring`."""
+def restore(
+    state: TierState, block_id: int, parent: int, slot: int, blocks: int, now_s: float
+) -> None:
+    """Put one of ``blocks`` back into its slot; parents first, then `end_restoring`."""
     if parent != NONE:
         state.slots[parent].children += 1
     block = state.slots[slot]
@@ -378,7 +380,9 @@ def restore(state: TierState, block_id: int, parent: int, slot: int, now_s: floa
     state.slot_of[block_id] = slot
     state.meta[USED] += 1
     state.meta[FRESH] = max(state.meta[FRESH], slot + 1)
-    state.meta[TICK] += 1
+    # A block that goes makes those before it newer by one each (`hand_over`): never newer than
+    # what was used after it.
+    state.meta[TICK] += blocks
     _show(state, slot, False, now_s)
 
 

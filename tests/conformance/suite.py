@@ -6,6 +6,7 @@ The contract is in `greencache.tiers.base`. Tests see nothing but that.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from abc import abstractmethod
 from collections.abc import AsyncIterator
@@ -14,9 +15,12 @@ from typing import Protocol
 
 import numpy as np
 import pytest
+from hypothesis import settings
+from hypothesis.stateful import run_state_machine_as_test
 
 from greencache.errors import BlockStateError, InputError, TierClosedError
-from greencache.tiers.base import Tier
+from greencache.tiers.base import Blocks, Tier
+from tests.conformance.machine import TierMachine
 from tests.conformance.prompts import check, load, prompt, settled, store, the_bytes, wrong_blocks
 
 __all__ = ["MakeTier", "TierConformance"]
@@ -169,7 +173,7 @@ class TierConformance:
     async def test_buffers_that_are_not_blocks_are_refused(self, make: MakeTier) -> None:
         keys = prompt("a", "b")
         good = the_bytes(keys, BLOCK_BYTES)
-        misfits = [
+        misfits: list[Blocks] = [
             good[:, :-1],
             np.zeros((2, 1), np.uint8),
             np.zeros((2, BLOCK_BYTES), np.int8),
@@ -480,7 +484,7 @@ class TierConformance:
                 await tier.resize(self.room_for(draw.choice([0, 5, most // 4, most]), block_bytes))
                 assert await settled(lambda: self.fits(tier), within_s=1.0)
             await tier.resize(self.room_for(most, block_bytes))
-            await asyncio.sleep(0.05)
+            assert await settled(lambda: loaded > 0)
             done = True
             await asyncio.gather(*users)
             assert loaded > 0
@@ -488,6 +492,20 @@ class TierConformance:
             assert tier.stats().failures == {}
             await tier.resize(0)
             assert await settled(lambda: tier.stats().backed_bytes <= self.own_bytes)
+
+    def test_any_mix_of_uses_agrees_with_a_plain_record(self, make: MakeTier) -> None:
+        suite, places = self, itertools.count()
+
+        class Machine(TierMachine):
+            def make_tier(self) -> Tier:
+                return make(self.block_bytes, 0, f"place-{next(places)}")
+
+            def room_for(self, blocks: int) -> int:
+                return suite.room_for(blocks, self.block_bytes)
+
+        run_state_machine_as_test(
+            Machine, settings=settings(max_examples=60, stateful_step_count=30)
+        )
 
     # Cancelling.
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from greencache.tiers.files import Directory, File
 
 Bytes = NDArray[np.uint8]
-Fault = Callable[[str, str, int], int | None]
-"""From what is done, to which file, at which offset: the error's number, or None."""
+Fault = Callable[[str, str, range], int | None]
+"""From what is done, to which file, to which of its bytes: the error's number, or None."""
 
 SECTOR_BYTES = 512
 """What a disk writes whole or not at all."""
@@ -28,17 +28,17 @@ class FaultyFile(File):
         super().__init__(descriptor, direct=direct)
         self.name, self.disk = name, disk
 
-    def _check(self, doing: str, offset: int = 0) -> None:
-        self.disk.check(doing, self.name, offset)
+    def _check(self, doing: str, offset: int = 0, length: int = 0) -> None:
+        self.disk.check(doing, self.name, range(offset, offset + length))
 
     def read(self, buffers: Sequence[Bytes], offset: int) -> int:
-        self._check("read", offset)
+        self._check("read", offset, sum(buffer.nbytes for buffer in buffers))
         if self.disk.at_most is not None:
             buffers = [buffers[0][: self.disk.at_most]]
         return super().read(buffers, offset)
 
     def write(self, buffers: Sequence[Bytes], offset: int) -> int:
-        self._check("write", offset)
+        self._check("write", offset, sum(buffer.nbytes for buffer in buffers))
         if self.disk.at_most is not None:
             buffers = [buffers[0][: self.disk.at_most]]
         return super().write(buffers, offset)
@@ -48,11 +48,11 @@ class FaultyFile(File):
         super().sync()
 
     def allocate(self, offset: int, length: int) -> None:
-        self._check("allocate", offset)
+        self._check("allocate", offset, length)
         super().allocate(offset, length)
 
     def punch(self, offset: int, length: int) -> None:
-        self._check("punch", offset)
+        self._check("punch", offset, length)
         super().punch(offset, length)
 
 
@@ -61,23 +61,23 @@ class FaultyDisk(Directory):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.fault: Fault = lambda doing, name, offset: None
+        self.fault: Fault = lambda doing, name, where: None
         self.at_most: int | None = None
 
-    def check(self, doing: str, name: str, offset: int) -> None:
-        number = self.fault(doing, name, offset)
+    def check(self, doing: str, name: str, where: range) -> None:
+        number = self.fault(doing, name, where)
         if number is not None:
             raise OSError(number, os.strerror(number))
 
     def _opened(self, name: str, flags: int, *, direct: bool) -> File:
-        self.check("open", name, 0)
+        self.check("open", name, range(0))
         descriptor = os.open(name, flags, 0o600, dir_fd=self._descriptor)
         return FaultyFile(descriptor, direct=direct, name=name, disk=self)
 
 
 def failing(doing: str, name: str = "", number: int = errno.EIO) -> Fault:
     """Everything of one kind fails, on files whose name begins so."""
-    return lambda does, to, offset: number if does == doing and to.startswith(name) else None
+    return lambda does, to, where: number if does == doing and to.startswith(name) else None
 
 
 @dataclass

@@ -30,7 +30,7 @@ EVERYTHING = CHAINS * LONGEST
 def process_context() -> ForkServerContext:
     """Makes processes that have imported what they need already."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.tiers.killed"])
+    context.set_forkserver_preload(["tests.tiers.warm"])
     return context
 
 

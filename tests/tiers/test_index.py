@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError, InputError
 from greencache.tiers import KeyDirectory, Lease, Policy, Reservation, TierIndex
-from greencache.tiers.state import NONE, PINNED, RESERVED
+from greencache.tiers.state import FREED, NONE, PINNED, RESERVED
+from tests.tiers.restoring import restored
 
 
 def ids(*blocks: int) -> NDArray[np.int32]:
@@ -185,6 +186,41 @@ class IndexMachine(RuleBasedStateMachine):
         self.leased.append(lease)
         return lease
 
+    @rule(target=leases, chain=chains)
+    def lease_without_access(self, chain: NDArray[np.int32]) -> Lease:
+        lease = self.index.lease(chain)
+        assert len(lease) == self.index.match(chain)
+        self.leased.append(lease)
+        return lease
+
+    @rule(block=st.integers(0, 62))
+    def drop(self, block: int) -> None:
+        """A block goes with all that builds on it, or nothing does."""
+        before = {other for other in range(63) if self.index.slot_of(other) != NONE}
+        beyond = {other for other in before if block in chain_of(other)}
+        used = {int(other) for lease in self.leased for other in lease.ids}
+        for reservation in self.reserved:
+            used |= set(reservation.ids.tolist()) | set(reservation._prefix.ids.tolist())
+        going = set() if beyond & used else beyond
+        assert self.index.drop(block) == len(going)
+        after = {other for other in range(63) if self.index.slot_of(other) != NONE}
+        assert after == before - going
+
+    @rule()
+    def order_free(self) -> None:
+        self.index.order_free()
+
+    @rule()
+    def restart(self) -> None:
+        """What another index held is put back into a new one, as after a restart."""
+        if self.leased or self.reserved or self.index.held_blocks:
+            return
+        old = self.index
+        self.index = restored(old, self.tick())
+        for chain in map(chain_of, range(63)):
+            assert self.index.match(chain) == old.match(chain)
+            assert self.index.slot_of(int(chain[-1])) == old.slot_of(int(chain[-1]))
+
     @rule(lease=consumes(leases))
     def release(self, lease: Lease) -> None:
         self.leased = [other for other in self.leased if other is not lease]
@@ -232,6 +268,19 @@ class IndexMachine(RuleBasedStateMachine):
                 assert state.slots[slot]["leases"] == RESERVED
                 taken.add(int(slot))
         assert len(taken) == sum(len(reservation) for reservation in self.reserved)
+
+    @invariant()
+    def every_slot_is_occupied_or_free_once(self) -> None:
+        state = self.index.state
+        occupied = self.index.occupied_slots()
+        held = [self.index.slot_of(block) for block in range(63)]
+        assert set(np.flatnonzero(occupied)) == {slot for slot in held if slot != NONE}
+        free: list[int] = []
+        slot = int(state.meta[FREED])
+        while slot != NONE:
+            free.append(slot)
+            slot = int(state.slots[slot]["parent"])
+        assert sorted(free) == np.flatnonzero(~occupied).tolist()
 
     @invariant()
     def what_is_leased_or_reserved_is_counted_once(self) -> None:

@@ -222,7 +222,7 @@ def test_however_often_it_is_written_anew_it_says_the_same_and_stays_small(
             for slot, key in named(made):
                 held.pop(slot, None)
                 held[slot] = key
-        assert disk.allocated_bytes() - own_bytes <= manifest_bytes(16) // 2
+        assert disk.allocated_bytes() - own_bytes <= manifest_bytes(16, 4096) // 2
     assert read(disk) == sorted(held.items(), key=lambda item: list(held).index(item[0]))
     manifest.close()
     disk.close()
@@ -242,6 +242,6 @@ def test_both_files_together_stay_within_the_bound(tmp_path: Path) -> None:
     manifest = new(disk, slots=100)
     for number in range(300):
         manifest.append(blocks(*range(number % 100), version=number))
-    assert manifest_bytes(100) // 2 < most <= manifest_bytes(100)
+    assert manifest_bytes(100, 4096) // 2 < most <= manifest_bytes(100, 4096)
     manifest.close()
     disk.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from greencache.tiers.files import Directory
 from greencache.tiers.ssd import SsdTier
 from tests.tiers.chains import chain, store, verify
 from tests.tiers.disks import RecordedDisk
@@ -36,8 +37,13 @@ class Run:
         return self.disk
 
     def tier(self, path: Path, recorded: bool) -> SsdTier:
-        disk = {"open_files": self.open_disk} if recorded else {}
-        return SsdTier(path, BLOCK_BYTES, CAPACITY_BYTES, extent_bytes=8 * BLOCK_BYTES, **disk)
+        return SsdTier(
+            path,
+            BLOCK_BYTES,
+            CAPACITY_BYTES,
+            extent_bytes=8 * BLOCK_BYTES,
+            open_files=self.open_disk if recorded else Directory,
+        )
 
     async def work(self, steps: int) -> None:
         tier = self.tier(self.path / "recorded", recorded=True)

@@ -1,0 +1,227 @@
+"""``Transfers``: batches of blocks between buffers and `Extents`, checksummed on the way.
+
+A batch is cut into pieces, which ``depth`` threads read or write: neighbouring slots go by one
+call, large blocks are shared by several. The thread that asked makes checksums meanwhile, so the
+disk waits for none of them. Reads and writes have threads of their own: a read waits for no write
+that was asked for before.
+
+Where a buffer's address, or a block's size, is not what direct I/O wants, pieces go through an
+aligned buffer of the thread's own, at the cost of a copy.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+
+from greencache.tiers.extents import Extents, Slots
+from greencache.tiers.files import (
+    ALIGNMENT,
+    Bytes,
+    address,
+    aligned_buffer,
+    read_fully,
+    write_fully,
+)
+
+__all__ = ["Outcome", "Transfers"]
+
+LARGEST_PIECE_BYTES = 32 * 2**20
+SMALLEST_PIECE_BYTES = 2**20
+STAGED_PIECE_BYTES = 4 * 2**20
+"""Most and least that one call moves, and most through a thread's own buffer; multiples of
+`ALIGNMENT`. Between them, the larger the better, as long as all threads have one."""
+
+
+class Outcome(IntEnum):
+    """What became of a block that was read."""
+
+    GOOD = 0
+    UNREADABLE = 1
+    DAMAGED = 2
+
+
+class Piece(NamedTuple):
+    """What one call moves: neighbouring blocks, or a part of one."""
+
+    slot: int
+    first: int
+    """Place of the first block in the batch."""
+    stop: int
+    """Place after the last one."""
+    begin: int
+    """Byte of the slot to begin at: 0 unless it is a part."""
+    end: int
+    """Byte of the slot, or of the last one, to end before."""
+
+    @property
+    def length(self) -> int:
+        """Bytes on disk."""
+        return (self.stop - self.first) * (self.end - self.begin)
+
+    def parts(self, blocks: Sequence[Bytes]) -> list[Bytes]:
+        """What of each block's buffer is in it."""
+        return [block[self.begin : self.end] for block in blocks[self.first : self.stop]]
+
+    def alone(self) -> list[Piece]:
+        """Its blocks, each by itself."""
+        return [
+            self._replace(slot=self.slot + i, first=self.first + i, stop=self.first + i + 1)
+            for i in range(self.stop - self.first)
+        ]
+
+
+class Transfers:
+    """Reads and writes batches of blocks; callers are threads that may wait.
+
+    Parameters
+    ----------
+    extents:
+        Where slots are.
+    block_bytes, stride_bytes:
+        Bytes of a block and of a slot.
+    depth:
+        Threads that read, and as many that write.
+    """
+
+    def __init__(self, extents: Extents, block_bytes: int, stride_bytes: int, depth: int) -> None:
+        self._extents, self._depth = extents, depth
+        self._block_bytes, self._stride_bytes = block_bytes, stride_bytes
+        self._readers = ThreadPoolExecutor(depth, "greencache-read")
+        self._writers = ThreadPoolExecutor(depth, "greencache-write")
+        self._own = threading.local()
+
+    def close(self) -> None:
+        """End the threads, after what they have to do."""
+        self._readers.shutdown()
+        self._writers.shutdown()
+
+    def write(self, slots: Slots, blocks: Sequence[Bytes]) -> list[bytes]:
+        """Write blocks to slots; their checksums.
+
+        Raises
+        ------
+        OSError
+            If any cannot be written; none is being written any more then.
+        """
+        order = np.argsort(slots)
+        in_order = [blocks[place] for place in order.tolist()]
+        in_place = self._fits(slots, blocks)
+        moves: list[Future[None]] = []
+        try:
+            for piece in self._pieces(slots[order], in_place):
+                moves.append(self._writers.submit(self._put, piece, in_order, in_place))
+            checksums = [xxhash.xxh3_128_digest(block.data) for block in blocks]
+        finally:
+            wait(moves)
+            self._extents.written(slots)
+        for move in moves:
+            move.result()
+        return checksums
+
+    def read(
+        self, slots: Slots, blocks: Sequence[Bytes], checksums: Sequence[bytes]
+    ) -> tuple[list[Outcome], OSError | None]:
+        """Read slots into buffers.
+
+        Returns
+        -------
+        outcomes, fault
+            What became of each block, and why one that could not be read could not.
+        """
+        order = np.argsort(slots)
+        in_order = [blocks[place] for place in order.tolist()]
+        outcomes = [Outcome.GOOD] * len(blocks)
+        fault: OSError | None = None
+        hashed = xxhash.xxh3_128()
+        moves: list[tuple[Piece, Future[None]]] = []
+        try:
+            in_place = self._fits(slots, blocks)
+            for piece in self._pieces(slots[order], in_place):
+                moves.append((piece, self._readers.submit(self._get, piece, in_order, in_place)))
+            for piece, move in moves:
+                try:
+                    move.result()
+                except OSError:
+                    # Find out which of its blocks it is.
+                    for single in piece.alone():
+                        try:
+                            self._get(single, in_order, in_place)
+                        except OSError as error:
+                            fault = error
+                            outcomes[order[single.first]] = Outcome.UNREADABLE
+                for place, part in zip(
+                    order[piece.first : piece.stop], piece.parts(in_order), strict=True
+                ):
+                    hashed.update(part.data)
+                    if piece.end >= self._block_bytes:
+                        if hashed.digest() != checksums[place] and not outcomes[place]:
+                            outcomes[place] = Outcome.DAMAGED
+                        hashed.reset()
+        except OSError as error:  # there is no such file
+            return [Outcome.UNREADABLE] * len(blocks), error
+        finally:
+            wait([move for _, move in moves])
+        return outcomes, fault
+
+    def _fits(self, slots: Slots, blocks: Sequence[Bytes]) -> bool:
+        """Whether buffers can be read into and written from as they are."""
+        if self._block_bytes != self._stride_bytes:
+            return False
+        alignment = self._extents.place(int(slots[0]))[0].address_alignment
+        return alignment == 1 or all(address(block) % alignment == 0 for block in blocks)
+
+    def _pieces(self, slots: Slots, in_place: bool) -> Iterator[Piece]:
+        """Cut a batch of slots in rising order so that every thread has something to do."""
+        stride = self._stride_bytes
+        share = -(-len(slots) * stride // self._depth // ALIGNMENT) * ALIGNMENT
+        most = min(share, LARGEST_PIECE_BYTES if in_place else STAGED_PIECE_BYTES)
+        most = max(most, SMALLEST_PIECE_BYTES)
+        step = max(1, most // stride)
+        for begin, end in self._extents.runs(slots):
+            for first in range(begin, end, step):
+                stop = min(first + step, end)
+                for part in range(0, stride, most):
+                    yield Piece(int(slots[first]), first, stop, part, min(part + most, stride))
+
+    def _put(self, piece: Piece, blocks: Sequence[Bytes], in_place: bool) -> None:
+        file, offset = self._extents.place(piece.slot)
+        parts = piece.parts(blocks)
+        write_fully(
+            file, parts if in_place else [self._gathered(piece, parts)], offset + piece.begin
+        )
+
+    def _get(self, piece: Piece, blocks: Sequence[Bytes], in_place: bool) -> None:
+        file, offset = self._extents.place(piece.slot)
+        parts = piece.parts(blocks)
+        if in_place:
+            read_fully(file, parts, offset + piece.begin)
+            return
+        staged = self._staged(piece.length)
+        read_fully(file, [staged], offset + piece.begin)
+        length = piece.end - piece.begin
+        for place, part in enumerate(parts):
+            part[:] = staged[place * length : place * length + len(part)]
+
+    def _gathered(self, piece: Piece, parts: Sequence[Bytes]) -> Bytes:
+        """A copy of a piece as it stands on disk."""
+        staged = self._staged(piece.length)
+        length = piece.end - piece.begin
+        for place, part in enumerate(parts):
+            staged[place * length : place * length + len(part)] = part
+            staged[place * length + len(part) : (place + 1) * length] = 0
+        return staged
+
+    def _staged(self, length: int) -> Bytes:
+        """An aligned buffer of this thread's own."""
+        staged: Bytes | None = getattr(self._own, "buffer", None)
+        if staged is None or len(staged) < length:
+            staged = aligned_buffer(length)
+            self._own.buffer = staged
+        return staged[:length]
