@@ -106,7 +106,7 @@ def buffer(size_bytes: int) -> Bytes:
 
 
 class Batch:
-    """Memory for a batch, which is stored from it and read into it: the same for all sides of a case.
+    """Memory that a batch is stored from and read into, the same for all sides of a case.
 
     Where memory lies decides how fast a disk reads into it: by a factor of two on a virtual
     machine, where the host keeps it in pages of its own sizes. So even a side in another process is
