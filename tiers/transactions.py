@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from greencache.compiled import inlined, prefetch, subroutine
 from greencache.tiers.candidates import add, discard, reorder, replace
 from greencache.tiers.policies import (
-    SIEVE,
     choose_victim,
     dequeue,
     enqueue,
@@ -38,6 +37,7 @@ from greencache.tiers.state import (
     PINNED,
     POLICY,
     RESERVED,
+    SIEVE,
     TICK,
     USED,
     TierState,
