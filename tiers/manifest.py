@@ -34,8 +34,8 @@ from greencache.errors import StorageError, TierClosedError, TierError
 from greencache.tiers.files import Files, OpenFile, read_fully, reported, write_fully
 
 __all__ = [
-    "MANIFEST",
     "BYTES_OF_SLOT",
+    "MANIFEST",
     "RECORD",
     "Geometry",
     "Manifest",
