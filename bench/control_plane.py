@@ -19,7 +19,7 @@ import secrets
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from greencache.bench.direct_io import filesystem_of
+from greencache.bench.table import WIDE
 from greencache.blocks import KEY_BYTES
 from greencache.output import check_outputs, write_json, write_output
 from greencache.tiers import KeyDirectory, Policy, TierIndex
@@ -161,7 +162,7 @@ def _percentiles(seconds: list[float], scale: float) -> dict[str, float]:
 
 
 def _in_turns(
-    works: dict[str, Callable[[Keys], object]], requests: list[Keys], clock: Clock
+    works: Mapping[str, Callable[[Keys], object]], requests: list[Keys], clock: Clock
 ) -> dict[str, list[float]]:
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for keys in requests:
@@ -254,9 +255,11 @@ def _measure_memory(prompts: list[Keys], blocks: int) -> list[dict[str, Any]]:
 
 
 async def _restart(folder: Path, blocks: int, clock: Clock) -> dict[str, Any]:
+    """Fill a tier, then open it again and again with nothing of its files in the page cache."""
+
     def tier() -> SsdTier:
         capacity_bytes = round(blocks * RESTART_BLOCK_BYTES * 1.1) + 2**20
-        return SsdTier(folder / "restart", RESTART_BLOCK_BYTES, capacity_bytes)
+        return SsdTier(folder, RESTART_BLOCK_BYTES, capacity_bytes)
 
     prompts = [new_keys(min(100, blocks)) for _ in range(blocks // min(100, blocks))]
     content = np.frombuffer(secrets.token_bytes(len(prompts[0]) * RESTART_BLOCK_BYTES), np.uint8)
@@ -267,7 +270,7 @@ async def _restart(folder: Path, blocks: int, clock: Clock) -> dict[str, Any]:
             await written.commit(reservation)
     seconds = []
     for _ in range(RESTARTS):
-        for path in (folder / "restart").iterdir():
+        for path in folder.iterdir():
             file = os.open(path, os.O_RDONLY)
             os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(file)
@@ -291,6 +294,7 @@ def measure(blocks: int, restart_blocks: int, folder: Path, clock: Clock) -> dic
     length = min(PROMPT_BLOCKS, blocks)
     prompts = [new_keys(length) for _ in range(blocks // length)]
     blocks = len(prompts) * length
+    asyncio.run(_restart(folder / "first", 1, clock))  # compiled before it is timed
     memory = _measure_memory(prompts, blocks)
     before = resident_bytes()
     plain = Plain(prompts)
@@ -303,7 +307,7 @@ def measure(blocks: int, restart_blocks: int, folder: Path, clock: Clock) -> dic
         "requests": _time_requests(sides, prompts, clock),
         "memory": memory,
         "plain_resident_bytes_per_block": plain_bytes,
-        "restart": asyncio.run(_restart(folder, restart_blocks, clock)),
+        "restart": asyncio.run(_restart(folder / "restart", restart_blocks, clock)),
         "wanted": {
             "lookup_ms": WANTED_LOOKUP_MS,
             "bytes_per_block": WANTED_BYTES,
@@ -368,7 +372,7 @@ def main(
 ) -> None:
     """Time lookups, requests and a restart, and weigh the index, beside OrderedDicts."""
     check_outputs(json, png)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if Console().is_terminal else WIDE)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=dir)))
         result = measure(blocks, restart, folder, time.perf_counter)

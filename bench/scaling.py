@@ -74,9 +74,9 @@ def make_sessions(accesses: int, seed: int = 0) -> RequestTrace:
 
 
 def _tier_bytes(capacity_blocks: int, ids: int) -> int:
-    """What the index of a tier takes under lru, which never touches the records of history."""
+    """What the index of a tier takes under lru."""
     state = allocate(capacity_blocks, ids, Policy.LRU.code)
-    return sum(array.nbytes for array in state) - state.history.nbytes
+    return sum(array.nbytes for array in state)
 
 
 def _peak_bytes() -> int:

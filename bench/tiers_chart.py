@@ -1,4 +1,4 @@
-"""The tier benchmark as a picture."""
+"""The benchmarks of tiers and of the control plane as pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from greencache.bench.charts import STYLE, drawn
 from greencache.bench.tier_rounds import DRAM, SSD, size_text
 
-__all__ = ["tiers_picture"]
+__all__ = ["control_plane_picture", "tiers_picture"]
 
 _COLOURS = ("#0072B2", "#999999", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 """Okabe and Ito's palette, which people with colour-blindness can tell apart."""
@@ -63,3 +63,44 @@ def _draw(axes: Axes, cases: list[dict[str, Any]], operation: str) -> None:
     axes.set_title(f"{cases[0]['tier'].upper()} {operation}, by size of blocks and batches")
     axes.grid(axis="x", visible=False)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def control_plane_picture(result: dict[str, Any]) -> bytes:
+    """Memory of the index by part, and how long requests take, as PNG."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9, 6), layout="constrained")
+        memory, requests = figure.subplots(2, 1)
+        _draw_memory(memory, result)
+        _draw_requests(requests, result["requests"])
+    return drawn(figure, "png")
+
+
+def _draw_memory(axes: Axes, result: dict[str, Any]) -> None:
+    rows = result["memory"][::-1]  # horizontal bars are drawn from below
+    labels = [row["what"].replace(", ", "\n") for row in rows]
+    left = np.zeros(len(rows))
+    for part, colour in zip(rows[0]["parts"], _COLOURS, strict=True):
+        size = np.array([row["parts"][part] for row in rows])
+        axes.barh(labels, size, left=left, height=0.6, color=colour, label=part)
+        left += size
+    axes.axvline(result["wanted"]["bytes_per_block"], color="black", linestyle=":")
+    axes.set_xlabel(f"bytes a block, {result['blocks']:,} blocks in each tier")
+    axes.set_title("Memory of the index")
+    axes.grid(axis="y", visible=False)
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _draw_requests(axes: Axes, rows: list[dict[str, Any]]) -> None:
+    at = np.arange(len(rows))
+    names = list(rows[0]["us_per_block"])
+    for place, name in enumerate(names):
+        us = [row["us_per_block"][name]["p50"] for row in rows]
+        axes.bar(at + (place - 0.5) * 0.4, us, 0.38, color=_COLOURS[place], label=name)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    labels = [f"{row['what'].split(', ')[-1]}\n{row['blocks']:,} blocks" for row in rows]
+    axes.set_xticks(at, labels, fontsize=8)
+    axes.set_ylabel("us a block, median (log)")
+    axes.set_title("A request in two full tiers, up to its release or commit")
+    axes.grid(axis="x", visible=False)
+    axes.legend(fontsize=8)

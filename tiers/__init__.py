@@ -21,6 +21,10 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ====================  ===========================================================
 ``base``              ``Tier``, the contract of all tiers
 ``slots``             what tiers share whose blocks stand in slots
+``backing``           which slots have memory or disk behind them
+``workers``           work in threads that ends before whoever waits for it
+``memory``            how much memory is available
+``syscalls``          calls of Linux that Python has none for
 ``dram``              ``DramTier``: the host's memory
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache

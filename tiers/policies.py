@@ -35,18 +35,23 @@ from greencache.compiled import inlined, subroutine
 from greencache.tiers.reuse import bucket_of
 from greencache.tiers.state import (
     CANDIDATES,
+    CARBON,
     CHOSEN_S,
     COST_BASE,
     COST_PER_DEPTH,
     DRAWS,
+    GDSF,
     HAND,
     HEIR,
     INFLATION,
+    LCS,
     LOAD_COST,
+    LRU,
     NEWEST,
     NONE,
     OLDEST,
     POLICY,
+    SIEVE,
     USED,
     TierState,
     int64,
@@ -64,13 +69,6 @@ __all__ = [
     "note_touch",
     "savings",
 ]
-
-LRU = 0
-LFU = 1
-GDSF = 2
-SIEVE = 3
-LCS = 4
-CARBON = 5
 
 VISITED = 1.0
 """Mark of a block that was hit since sieve's hand passed; else 0."""

@@ -4,8 +4,8 @@ One tier's content is a forest: a block is present only if the block before it i
 Blocks have two numbers: the *id* that names them everywhere (from `KeyDirectory`) and, while they
 are in the tier, the *slot* they occupy there. What every policy needs of a block is one record of
 32 bytes, and what only some need is another: lru never touches those, and over millions of blocks
-memory is what it waits for. So the index costs 36 bytes a slot and 4 bytes an id under lru, 32
-more a slot under the others.
+memory is what it waits for. So the index costs 36 bytes a slot and 4 bytes an id under lru and
+carbon, 32 more a slot under the others.
 
 What a request does to a whole prefix is written on the last block of it only. Nothing asks how
 often or when a block was used, or whether it is leased, while others build on it: it can't be
@@ -61,6 +61,14 @@ DRAWS = 13  # state of the generator that lcs and carbon sample with
 HEIR = 14  # carbon: parent of the block evicted last, if no candidate came or changed since
 META_LENGTH = 15
 
+# Values of ``POLICY``, in the order of `greencache.tiers.policies.Policy`.
+LRU = 0
+LFU = 1
+GDSF = 2
+SIEVE = 3
+LCS = 4
+CARBON = 5
+
 # Positions in ``TierState.weights``.
 COST_BASE = 0  # cost of recomputing the first block of a prefix
 COST_PER_DEPTH = 1  # what each block before it adds: attention over a longer context
@@ -96,7 +104,7 @@ HISTORY = np.dtype(
         ("older", np.int32),
     ]
 )
-"""What the policies but lru want to know besides."""
+"""What the policies but lru and carbon want to know besides: carbon asks the model of reuse."""
 
 
 class TierState(NamedTuple):
@@ -110,7 +118,7 @@ class TierState(NamedTuple):
     slots: NDArray[np.void]
     """A `SLOT` record for each slot; what it says of one not in use means nothing."""
     history: NDArray[np.void]
-    """A `HISTORY` record for each slot; all zeros under lru."""
+    """A `HISTORY` record for each slot; none under lru and carbon."""
     heap: NDArray[np.int32]
     """The candidates: slots that may be evicted now."""
     seen: NDArray[np.void]
@@ -145,6 +153,7 @@ def allocate(
     weights[COST_PER_DEPTH] = cost_per_depth
     weights[LOAD_COST] = load_cost
     slots = min(capacity_blocks, ids)
+    records = 0 if policy in (LRU, CARBON) else slots
     none = np.full(slots, NONE, np.int32)
     slot_of = np.full(ids, NONE, np.int32)
     return TierState(
@@ -152,7 +161,7 @@ def allocate(
         weights,
         slot_of,
         slots=np.zeros(slots, SLOT),
-        history=np.zeros(slots, HISTORY),
+        history=np.zeros(records, HISTORY),
         heap=none,
         seen=np.zeros(0, SEEN),
         density=np.zeros((CLASSES, BUCKETS)),
@@ -167,18 +176,20 @@ def follow(state: TierState, model: Reuse) -> TierState:
 def grow(state: TierState, slots: int, ids: int) -> TierState:
     """Return the state with room for at least ``slots`` slots and ``ids`` ids.
 
-    Arrays double, so that growing one block at a time stays cheap. ``meta`` and ``weights`` are
-    shared with the old state, which must no longer be used.
+    Arrays double, so that growing one block at a time stays cheap, but get no more slots than the
+    tier may hold blocks. ``meta`` and ``weights`` are shared with the old state, which must no
+    longer be used.
     """
     have_ids, have_slots = len(state.slot_of), len(state.slots)
     if ids > have_ids:
         more = np.full(max(ids, 2 * have_ids) - have_ids, NONE, np.int32)
         state = state._replace(slot_of=np.concatenate([state.slot_of, more]))
     if slots > have_slots:
-        added = max(slots, 2 * have_slots) - have_slots
+        added = max(slots, min(2 * have_slots, int(state.meta[CAPACITY]))) - have_slots
+        records = added if state.meta[POLICY] not in (LRU, CARBON) else 0
         state = state._replace(
             slots=np.concatenate([state.slots, np.zeros(added, SLOT)]),
-            history=np.concatenate([state.history, np.zeros(added, HISTORY)]),
+            history=np.concatenate([state.history, np.zeros(records, HISTORY)]),
             heap=np.concatenate([state.heap, np.full(added, NONE, np.int32)]),
         )
     return state

@@ -484,7 +484,7 @@ class TierConformance:
                 await tier.resize(self.room_for(draw.choice([0, 5, most // 4, most]), block_bytes))
                 assert await settled(lambda: self.fits(tier), within_s=1.0)
             await tier.resize(self.room_for(most, block_bytes))
-            await asyncio.sleep(0.05)
+            assert await settled(lambda: loaded > 0)
             done = True
             await asyncio.gather(*users)
             assert loaded > 0
