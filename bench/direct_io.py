@@ -80,12 +80,12 @@ class RawDirectSide(Side):
         except OSError as fault:
             raise SideError(f"no direct I/O in {self._path.parent}: {fault.strerror}") from fault
         self._case = case
-        self._blocks = Checked(batch, case.batches)
+        self._mine = Checked(batch, case.batches)
         self._pool = ThreadPoolExecutor(case.depth)
 
     def _move(self, batch: int, *, write: bool) -> float:
         case = self._case
-        memory = (self._blocks.source if write else self._blocks.sink).reshape(-1).data
+        memory = self._mine.blocks.reshape(-1).data
         part = -(-case.batch_bytes // case.depth)
         part += -part % min(case.block_bytes, 2**20)  # no piece less than it must be
         piece = min(case.block_bytes, part)
@@ -108,14 +108,14 @@ class RawDirectSide(Side):
 
     def put(self, batch: int) -> float:
         """As `Side.put`."""
-        self._blocks.renew(batch)
+        self._mine.renew(batch)
         return self._move(batch, write=True)
 
     def get(self, batch: int) -> float:
         """As `Side.get`."""
-        self._blocks.forget()
+        self._mine.forget()
         seconds = self._move(batch, write=False)
-        self._blocks.check(batch)
+        self._mine.check(batch)
         return seconds
 
     def settle(self) -> float:
@@ -129,7 +129,7 @@ class RawDirectSide(Side):
         self._pool.shutdown()
         os.close(self._file)
         self._path.unlink()
-        del self._blocks
+        del self._mine
 
 
 class FioSide(Side):

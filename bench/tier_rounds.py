@@ -106,7 +106,7 @@ def buffer(size_bytes: int) -> Bytes:
 
 
 class Batch:
-    """A batch to store and room to read one into, the same memory for all sides of a case.
+    """Memory for a batch, which is stored from it and read into it: the same for all sides of a case.
 
     Where memory lies decides how fast a disk reads into it: by a factor of two on a virtual
     machine, where the host keeps it in pages of its own sizes. So even a side in another process is
@@ -116,8 +116,8 @@ class Batch:
 
     Attributes
     ----------
-    source, sink:
-        Arrays [blocks, block_bytes].
+    blocks:
+        An array [blocks, block_bytes].
     path:
         Of the memory file, `pool_bytes` long, for other processes.
     """
@@ -129,15 +129,14 @@ class Batch:
         os.ftruncate(self._file, self.pool_bytes(case))
         pool: Bytes = np.frombuffer(mmap.mmap(self._file, 0), np.uint8)
         pool[:] = 1
-        self.source = pool[: case.batch_bytes].reshape(shape)
-        self.sink = pool[case.batch_bytes : 2 * case.batch_bytes].reshape(shape)
+        self.blocks = pool[: case.batch_bytes].reshape(shape)
         random = np.random.default_rng(seed).bytes(case.batch_bytes)
         self.content = np.frombuffer(random, np.uint8).reshape(shape)
 
     @staticmethod
     def pool_bytes(case: Case) -> int:
-        """Room for a batch to store and one to read, with four blocks to spare."""
-        return 2 * case.batch_bytes + 4 * case.block_bytes
+        """Room for a batch, and for four blocks that an allocator may want to spare."""
+        return case.batch_bytes + 4 * case.block_bytes
 
     def close(self) -> None:
         """Give the memory back once all that use it are gone."""
@@ -151,37 +150,37 @@ class Checked:
     """
 
     def __init__(self, batch: Batch, batches: int) -> None:
-        self.source, self.sink = batch.source, batch.sink
+        self.blocks = batch.blocks
         self._content = batch.content
         self._turns = [0] * batches
 
     def _stamps(self, batch: int) -> Bytes:
-        stamps = np.empty((len(self.source), STAMP_BYTES // 4), np.uint32)
+        stamps = np.empty((len(self.blocks), STAMP_BYTES // 4), np.uint32)
         stamps[:] = (batch, self._turns[batch], 0, 0)
-        stamps[:, 2] = np.arange(len(self.source))
+        stamps[:, 2] = np.arange(len(self.blocks))
         return stamps.view(np.uint8)
 
     def renew(self, batch: int) -> None:
-        """Make ``source`` the next turn of a batch."""
+        """Fill ``blocks`` with the next turn of a batch."""
         self._turns[batch] += 1
-        np.copyto(self.source, self._content)
-        self.source[:, :STAMP_BYTES] = self._stamps(batch)
+        np.copyto(self.blocks, self._content)
+        self.blocks[:, :STAMP_BYTES] = self._stamps(batch)
 
     def forget(self) -> None:
-        """Make sure that what ``sink`` holds then was read after this."""
-        self.sink[:, :STAMP_BYTES] = 0
+        """Make sure that what ``blocks`` holds then was read after this."""
+        self.blocks[:, :STAMP_BYTES] = 0
 
     def check(self, batch: int) -> None:
-        """Make sure that ``sink`` holds what was stored last for a batch.
+        """Make sure that ``blocks`` holds what was stored last for a batch.
 
         Raises
         ------
         SideError
             If it does not: a side that loses blocks is not to be timed.
         """
-        wrong = (self.sink[:, :STAMP_BYTES] != self._stamps(batch)).any(axis=1)
+        wrong = (self.blocks[:, :STAMP_BYTES] != self._stamps(batch)).any(axis=1)
         if batch == 0:  # the rest of its bytes too; of all batches that would take too long
-            wrong |= (self.sink[:, STAMP_BYTES:] != self._content[:, STAMP_BYTES:]).any(axis=1)
+            wrong |= (self.blocks[:, STAMP_BYTES:] != self._content[:, STAMP_BYTES:]).any(axis=1)
         if wrong.any():
             raise SideError(f"read back {wrong.sum()} of {len(wrong)} blocks wrong")
 

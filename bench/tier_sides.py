@@ -38,7 +38,7 @@ class MemcpySide(Side):
 
     def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
-        self._blocks = Checked(batch, case.batches)
+        self._mine = Checked(batch, case.batches)
         shape = (case.batches, case.blocks, case.block_bytes)
         self._arena = buffer(case.store_bytes).reshape(shape)
 
@@ -53,19 +53,19 @@ class MemcpySide(Side):
 
     def put(self, batch: int) -> float:
         """As `Side.put`."""
-        self._blocks.renew(batch)
-        return self._copy(self._arena[batch], self._blocks.source)
+        self._mine.renew(batch)
+        return self._copy(self._arena[batch], self._mine.blocks)
 
     def get(self, batch: int) -> float:
         """As `Side.get`."""
-        self._blocks.forget()
-        seconds = self._copy(self._blocks.sink, self._arena[batch])
-        self._blocks.check(batch)
+        self._mine.forget()
+        seconds = self._copy(self._mine.blocks, self._arena[batch])
+        self._mine.check(batch)
         return seconds
 
     def end_case(self) -> None:
         """As `Side.end_case`."""
-        del self._blocks, self._arena
+        del self._mine, self._arena
 
 
 class TierSide(Side):
@@ -100,7 +100,7 @@ class TierSide(Side):
         except (GreenCacheError, OSError) as fault:
             raise SideError(str(fault)) from fault
         self._tier = tier
-        self._blocks = Checked(batch, case.batches)
+        self._mine = Checked(batch, case.batches)
         self._keys: list[list[bytes]] = [[] for _ in range(case.batches)]
 
     @property
@@ -110,10 +110,10 @@ class TierSide(Side):
 
     def put(self, batch: int) -> float:
         """As `Side.put`."""
-        self._blocks.renew(batch)
-        fresh = secrets.token_bytes(KEY_BYTES * len(self._blocks.source))
+        self._mine.renew(batch)
+        fresh = secrets.token_bytes(KEY_BYTES * len(self._mine.blocks))
         self._keys[batch] = [fresh[at : at + KEY_BYTES] for at in range(0, len(fresh), KEY_BYTES)]
-        return self._run(self._put(self._keys[batch], self._blocks.source))
+        return self._run(self._put(self._keys[batch], self._mine.blocks))
 
     async def _put(self, keys: list[bytes], blocks: NDArray[np.uint8]) -> float:
         began_s = time.perf_counter()
@@ -127,9 +127,9 @@ class TierSide(Side):
 
     def get(self, batch: int) -> float:
         """As `Side.get`."""
-        self._blocks.forget()
-        seconds = self._run(self._get(self._keys[batch], self._blocks.sink))
-        self._blocks.check(batch)
+        self._mine.forget()
+        seconds = self._run(self._get(self._keys[batch], self._mine.blocks))
+        self._mine.check(batch)
         return seconds
 
     async def _get(self, keys: list[bytes], into: NDArray[np.uint8]) -> float:
@@ -153,7 +153,7 @@ class TierSide(Side):
         if self._tier is not None:
             self._run(self._tier.close())
             self._tier = None
-            del self._blocks
+            del self._mine
 
     def close(self) -> None:
         """As `Side.close`."""

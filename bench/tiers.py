@@ -64,8 +64,8 @@ WANTED_BATCH_BYTES = 64 * MIB
 class Grid:
     """Every combination is a case, but batches of less than a block."""
 
-    block_bytes: Sequence[int] = (128 * KIB, 2 * MIB, 32 * MIB)
-    batch_bytes: Sequence[int] = (64 * MIB,)
+    block_bytes: Sequence[int] = WANTED_BLOCK_BYTES
+    batch_bytes: Sequence[int] = (WANTED_BATCH_BYTES,)
     depths: Sequence[int] = (4,)
 
 
@@ -100,7 +100,13 @@ def _dram(case: Case) -> Tier:
 def _ssd(folder: Path, case: Case) -> Tier:
     """With room for the batches, and the 1/64 and 16 MiB more that are for its own records."""
     capacity_bytes = case.store_bytes + case.store_bytes // 64 + 16 * MIB
-    return SsdTier(folder / "greencache", case.block_bytes, capacity_bytes, depth=case.depth)
+    return SsdTier(
+        folder / "greencache",
+        case.block_bytes,
+        capacity_bytes,
+        depth=case.depth,
+        start_empty=True,  # of the case before, whose blocks may be of another size
+    )
 
 
 def _sides(folder: Path, lmcache: Path | None) -> dict[str, list[Side]]:
@@ -254,7 +260,9 @@ def _folder(stack: ExitStack, parent: Path | None) -> Path:
 
 
 def main(
-    full: Annotated[bool, typer.Option("--full", help="The whole grid: some minutes.")] = False,
+    full: Annotated[
+        bool, typer.Option("--full", help="The whole grid: about an hour with LMCache.")
+    ] = False,
     tier: Annotated[
         list[str] | None, typer.Option(help="dram or ssd; by default both.", show_default=False)
     ] = None,
