@@ -286,7 +286,7 @@ def _ahead_of(storing: Storing, kind: int, ratio: float) -> float:
     least = ratio_at(0)
     if ratio <= least:
         return float(storing.ahead[kind, 0] * ratio / least)
-    place = min(int(PER_DOUBLING * np.log2(ratio)) + RATIOS // 2, RATIOS - 2)
+    place = min(int(np.floor(PER_DOUBLING * np.log2(ratio))) + RATIOS // 2, RATIOS - 2)
     lower, upper = ratio_at(place), ratio_at(place + 1)
     share = min((ratio - lower) / (upper - lower), 1.0)
     return float(storing.ahead[kind, place] * (1 - share) + storing.ahead[kind, place + 1] * share)

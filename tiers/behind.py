@@ -28,14 +28,16 @@ async def insert(tier: Tier, room: TierReservation, blocks: Blocks, first: int) 
     bool
         Whether it was committed; not where the tier lacks blocks before ``first``, or fails.
     """
-    if len(room) and room.first < first:
-        tier.abort(room)
-        return False
-    begin = room.first - first
-    if len(room) and not await tier.write(room, blocks[begin : begin + len(room)]):
-        return False
-    await tier.commit(room)
-    return True
+    try:
+        if len(room):
+            begin = room.first - first
+            if begin < 0 or not await tier.write(room, blocks[begin : begin + len(room)]):
+                return False
+        await tier.commit(room)
+        return True
+    finally:
+        if not room.ended:  # also when cancelled, or the buffers are none
+            tier.abort(room)
 
 
 class _Write(NamedTuple):

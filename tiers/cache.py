@@ -162,14 +162,15 @@ class TieredCache:
         self.tiers = {tier.name: tier for tier in (dram, ssd) if tier is not None}
         if not self.tiers:
             raise InputError("a cache needs a tier")
+        if dram is not None and ssd is not None and dram.name == ssd.name:
+            raise InputError(f"tiers of a cache have names of their own, not {dram.name} both")
         self.block_bytes = next(iter(self.tiers.values())).block_bytes
         if any(tier.block_bytes != self.block_bytes for tier in self.tiers.values()):
             raise InputError("all tiers of a cache have blocks of the same size")
         self._slotted = [tier for tier in self.tiers.values() if isinstance(tier, SlotTier)]
-        directories = {id(tier.directory): tier.directory for tier in self._slotted}
-        if len(directories) > 1:
+        self.directory = self._slotted[0].directory if self._slotted else KeyDirectory()
+        if any(tier.directory is not self.directory for tier in self._slotted):
             raise InputError("all tiers of a cache share one KeyDirectory")
-        self.directory = next(iter(directories.values()), None) or KeyDirectory()
         self.learner, self._hbm = learner, hbm
         self._clock, self._flush_s = clock, flush_s
         self._remembered_blocks = remembered_blocks

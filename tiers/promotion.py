@@ -28,32 +28,35 @@ class Promoter:
     async def promote(self, source: TierLease) -> TierLease:
         """Copy what DRAM lacks of a lease on SSD; a lease of what DRAM has of it then."""
         keys = source.keys
-        while True:
-            room = await self._dram.reserve(keys)
-            if len(room):
-                await self._copy(room, source)
-                break
-            self._dram.abort(room)
-            missing = keys[room.first : room.first + 1]
-            other = self._on_their_way.get(missing[0]) if missing else None
+        while (found := await self._dram.match(keys)) < len(keys):
+            other = self._on_their_way.get(keys[found])
             if other is None:
-                break  # DRAM has all, has no room, or a prompt is being stored
+                await self._copy_once(source, found)
+                break  # DRAM has all now, or has no room, or a prompt is being stored
             await asyncio.shield(other)
         return await self._dram.hold(keys)
 
-    async def _copy(self, room: TierReservation, source: TierLease) -> None:
+    async def _copy_once(self, source: TierLease, found: int) -> None:
+        """Copy what follows, and let others wait for it from before there is room for it."""
         done = asyncio.get_running_loop().create_future()
-        self._on_their_way |= dict.fromkeys(room.keys, done)
+        coming = [key for key in source.keys[found:] if key not in self._on_their_way]
+        self._on_their_way |= dict.fromkeys(coming, done)
         try:
-            if await self._filled(room, source):
+            await self._copy(source)
+        finally:
+            for key in coming:
+                del self._on_their_way[key]
+            done.set_result(None)
+
+    async def _copy(self, source: TierLease) -> None:
+        room = await self._dram.reserve(source.keys)
+        try:
+            if len(room) and await self._filled(room, source):
                 await self._dram.commit(room)
                 self.promoted_blocks += len(room)
         finally:
             if not room.ended:
                 self._dram.abort(room)
-            for key in room.keys:
-                del self._on_their_way[key]
-            done.set_result(None)
 
     async def _filled(self, room: TierReservation, source: TierLease) -> bool:
         """Read reserved blocks from SSD, where they will stand if they can be addressed there."""

@@ -48,7 +48,7 @@ class Found:
     records: Records
 
 
-def find_blocks(files: Files, geometry: Geometry, start_empty: bool) -> Found:
+def find_blocks(files: Files, extents: Extents, geometry: Geometry, start_empty: bool) -> Found:
     """Read what a directory's manifest says; nothing is changed.
 
     Raises
@@ -72,7 +72,6 @@ def find_blocks(files: Files, geometry: Geometry, start_empty: bool) -> Found:
         if not start_empty or isinstance(error, StorageError):
             raise
         generation, records = 0, np.zeros(0, RECORD)
-    extents = Extents(files, geometry)
     per_extent = geometry.slots_per_extent
     whole = np.zeros(len(records), np.bool_)
     with reported(f"open {files.path}"):
@@ -112,7 +111,7 @@ def parents_of(
     return found
 
 
-def recover(found: Found, kept: NDArray[np.intp], capacity_blocks: int) -> tuple[Extents, Manifest]:
+def recover(found: Found, kept: NDArray[np.intp], capacity_blocks: int) -> Manifest:
     """Give back the disk space of all that is not kept, and begin a new manifest.
 
     Parameters
@@ -134,10 +133,14 @@ def recover(found: Found, kept: NDArray[np.intp], capacity_blocks: int) -> tuple
         # What no record names goes first: the manifest may need the room.
         extents.punch_all_but(found.records["slot"])
         manifest = Manifest(files, found.geometry, found.generation, held, capacity_blocks)
-        if len(held) < len(found.records):
-            extents.punch_all_but(held["slot"])
-        in_use = set(np.unique(held["slot"] // found.geometry.slots_per_extent).tolist())
-        for number in extents.numbers():
-            if number not in in_use:
-                extents.remove(number)
-    return extents, manifest
+        try:
+            if len(held) < len(found.records):
+                extents.punch_all_but(held["slot"])
+            in_use = set(np.unique(held["slot"] // found.geometry.slots_per_extent).tolist())
+            for number in extents.numbers():
+                if number not in in_use:
+                    extents.remove(number)
+        except OSError:
+            manifest.close()
+            raise
+    return manifest

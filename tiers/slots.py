@@ -358,8 +358,6 @@ class SlotTier(Tier):
             failures=Counter(self._counts.failures),
         )
 
-    # Slots.
-
     async def _in_threads(self, calls: Sequence[Callable[[], None]]) -> None:
         """Run calls in the tier's threads and wait for all; see `run_all`."""
         self._check_open()
@@ -418,8 +416,6 @@ class SlotTier(Tier):
                     pass  # more may have been let go meanwhile
             except TierError as fault:
                 self._failed("give back", fault)
-
-    # Blocks that are no good.
 
     def _sound(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         """The leading blocks before the first that may no longer be found."""

@@ -23,6 +23,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -195,18 +196,18 @@ class SsdTier(SlotTier):
 
     async def _start(self) -> None:
         self._writers = ThreadPoolExecutor(self._depth, f"greencache-{self.name}-write")
-        files: Files | None = None
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._writers.shutdown)
             files = await self._run(partial(self._open_files, self.path))
-            found = await self._run(partial(find_blocks, files, self._geometry, self._start_empty))
+            undo.callback(files.close)
+            extents = Extents(files, self._geometry)
+            undo.callback(extents.close)
+            find = partial(find_blocks, files, extents, self._geometry, self._start_empty)
+            found = await self._run(find)
             restored = self._restore(found)
             capacity_blocks = self.index.capacity_blocks
-            extents, manifest = await self._run(partial(recover, found, restored, capacity_blocks))
-        except BaseException:
-            if files is not None:
-                files.close()
-            await self._stop()
-            raise
+            manifest = await self._run(partial(recover, found, restored, capacity_blocks))
+            undo.pop_all()
         transfers = Transfers(extents, self.block_bytes, self.stride_bytes, self._depth)
         self._parts = _Parts(files, extents, manifest, transfers)
         self._backing.add(np.flatnonzero(self.index.occupied_slots()).astype(np.int32))

@@ -32,11 +32,10 @@ from greencache.tiers.files import (
 
 __all__ = ["Outcome", "Transfers"]
 
-LARGEST_PIECE_BYTES = 32 * 2**20
+LARGEST_PIECE_BYTES = 4 * 2**20
 SMALLEST_PIECE_BYTES = 2**20
-STAGED_PIECE_BYTES = 4 * 2**20
-"""Most and least that one call moves, and most through a thread's own buffer; multiples of
-`ALIGNMENT`. Between them, the larger the better, as long as all threads have one."""
+"""Most and least that one call moves, multiples of `ALIGNMENT`. From 2 to 32 MiB a disk is equally
+fast; the checksum of the last piece is what a reader waits for after the disk is done."""
 
 
 class Outcome(IntEnum):
@@ -115,7 +114,7 @@ class Transfers:
         in_place = self._fits(slots, blocks)
         moves: list[Future[None]] = []
         try:
-            for piece in self._pieces(slots[order], in_place):
+            for piece in self._pieces(slots[order]):
                 moves.append(self._writers.submit(self._put, piece, in_order, in_place))
             checksums = [xxhash.xxh3_128_digest(block.data) for block in blocks]
         finally:
@@ -143,7 +142,7 @@ class Transfers:
         moves: list[tuple[Piece, Future[None]]] = []
         try:
             in_place = self._fits(slots, blocks)
-            for piece in self._pieces(slots[order], in_place):
+            for piece in self._pieces(slots[order]):
                 moves.append((piece, self._readers.submit(self._get, piece, in_order, in_place)))
             for piece, move in moves:
                 try:
@@ -177,12 +176,11 @@ class Transfers:
         alignment = self._extents.place(int(slots[0]))[0].address_alignment
         return alignment == 1 or all(address(block) % alignment == 0 for block in blocks)
 
-    def _pieces(self, slots: Slots, in_place: bool) -> Iterator[Piece]:
+    def _pieces(self, slots: Slots) -> Iterator[Piece]:
         """Cut a batch of slots in rising order so that every thread has something to do."""
         stride = self._stride_bytes
         share = -(-len(slots) * stride // self._depth // ALIGNMENT) * ALIGNMENT
-        most = min(share, LARGEST_PIECE_BYTES if in_place else STAGED_PIECE_BYTES)
-        most = max(most, SMALLEST_PIECE_BYTES)
+        most = max(SMALLEST_PIECE_BYTES, min(share, LARGEST_PIECE_BYTES))
         step = max(1, most // stride)
         for begin, end in self._extents.runs(slots):
             for first in range(begin, end, step):

@@ -455,6 +455,39 @@ def test_a_full_disk_stores_no_more_and_serves_what_it_has(small_disk: Path) -> 
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("doing", "file"),
+    [("open", "extent"), ("read", "manifest"), ("write", "manifest"), ("punch", "")],
+)
+def test_what_cannot_be_opened_is_an_error_and_leaves_nothing_open(
+    tmp_path: Path, doing: str, file: str
+) -> None:
+    path = tmp_path / "tier"
+    asyncio.run(_fill(path))
+    disks = Disks()
+
+    def failing_disk(where: Path) -> FaultyDisk:
+        disk = disks(where)
+        disk.fault = failing(doing, file)
+        return disk
+
+    async def run() -> None:
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        with pytest.raises(StorageError):
+            await SsdTier(path, BLOCK_BYTES, CAPACITY_BYTES, open_files=failing_disk).open()
+        assert not [t for t in threading.enumerate() if t.name.startswith("greencache")]
+        assert len(list(Path("/proc/self/fd").iterdir())) == files
+        async with SsdTier(path, BLOCK_BYTES, CAPACITY_BYTES) as tier:
+            assert await verify(tier, chain(1, 4)) == 4
+
+    asyncio.run(run())
+
+
+async def _fill(path: Path) -> None:
+    async with SsdTier(path, BLOCK_BYTES, CAPACITY_BYTES) as tier:
+        await store(tier, chain(1, 4))
+
+
 # How much it takes.
 
 
