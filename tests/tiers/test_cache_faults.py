@@ -197,11 +197,12 @@ async def test_buffers_of_another_size_are_refused_and_leave_nothing(tmp_path: P
 async def test_a_cache_whose_last_flush_fails_is_closed_all_the_same(tmp_path: Path) -> None:
     cache, disks = failing_cache(tmp_path)
     keys = prompt("a", "b")
+    await cache.__aenter__()
+    await store(cache, keys)
+    await cache.drain()
+    disks.disk.fault = failing("sync")
     with pytest.raises(StorageError):
-        async with cache:
-            await store(cache, keys)
-            await cache.drain()
-            disks.disk.fault = failing("sync")
+        await cache.close()
     assert asyncio.all_tasks() == {asyncio.current_task()}
     async with cache_in(tmp_path, 8, 64) as again:
         assert await load(again, keys) == 2
