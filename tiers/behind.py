@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from greencache.errors import GreenCacheError
 from greencache.tiers.base import Addressable, Blocks, Tier, TierLease, TierReservation
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.learning import Learner
@@ -122,7 +121,11 @@ class WriteBehind:
         if self._dram is None or self._through:
             return False
         end = room.first + len(room)
-        source = await self._dram.hold(keys[:end])
+        try:
+            source = await self._dram.hold(keys[:end])
+        except BaseException:
+            self._ssd.abort(room)
+            raise
         if len(source) < end:
             self._dram.release(source)
             return False
@@ -142,8 +145,8 @@ class WriteBehind:
             try:
                 if not await self._write(write):
                     self.dropped_blocks += count
-            except GreenCacheError as fault:
-                _log.warning("a write to %s failed: %s", self._ssd.name, fault)
+            except Exception as fault:  # whatever it is, later writes go on
+                _log.warning("a write to %s failed: %r", self._ssd.name, fault)
                 self.dropped_blocks += count
             finally:
                 self.waiting_bytes -= count * self._ssd.block_bytes

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
@@ -31,6 +31,7 @@ from greencache.tiers.learning import Learner
 from greencache.tiers.promotion import Promoter
 from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import TierState
+from greencache.tiers.workers import ended, together
 
 __all__ = ["IDS_PER_SLOT", "CacheLease", "CacheStats", "TieredCache"]
 
@@ -215,12 +216,14 @@ class TieredCache:
         """Write what waits, flush, and close the tiers. Calling it twice does nothing."""
         if self._open is None:
             return
-        stack, self._open = self._open, None
-        await self.drain()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await stack.aclose()
+        async with self._open:  # which closes the tiers, whatever happens before
+            self._open = None
+            try:
+                await self.drain()
+            finally:
+                for task in self._tasks:
+                    task.cancel()
+                await ended(self._tasks)
 
     @property
     def write_queue_bytes(self) -> int:
@@ -260,9 +263,9 @@ class TieredCache:
         """
         self._forget_unused(len(keys))
         reach = keys[:reusable]
-        parts = {name: await tier.acquire(reach) for name, tier in self.tiers.items()}
+        lease = await self._leased(keys, lambda tier: tier.acquire(reach))
         if self.learner is not None and learn:
-            above = max(held, len(parts[self.dram.name]) if self.dram else 0)
+            above = max(held, len(lease.parts[self.dram.name]) if self.dram else 0)
             self.learner.learn(
                 self.directory.intern(list(keys)),
                 above,
@@ -271,7 +274,7 @@ class TieredCache:
                 dram=self._state_of(self.dram),
                 ssd=self._state_of(self.ssd),
             )
-        return CacheLease(keys, parts)
+        return lease
 
     async def read(self, lease: CacheLease, into: Blocks, first: int = 0) -> int:
         """Read leased blocks from the ``first`` on, each from the fastest tier that has it.
@@ -294,7 +297,7 @@ class TieredCache:
             for tier, part, begin, end in at
         ]
         done = 0
-        for good, (_, _, begin, end) in zip(await asyncio.gather(*reads), at, strict=True):
+        for good, (_, _, begin, end) in zip(await together(reads), at, strict=True):
             done += good
             if good < end - begin:
                 break
@@ -316,7 +319,7 @@ class TieredCache:
 
     async def pin(self, keys: Sequence[bytes]) -> CacheLease:
         """Keep what there is of a prefix until `release`, without asking for it."""
-        return CacheLease(keys, {name: await tier.hold(keys) for name, tier in self.tiers.items()})
+        return await self._leased(keys, lambda tier: tier.hold(keys))
 
     async def load(self, keys: Sequence[bytes], into: Blocks, *, promote: bool = True) -> int:
         """Read the longest prefix there is into buffers; how many blocks are good.
@@ -420,6 +423,19 @@ class TieredCache:
                     await tier.flush()
                 except GreenCacheError as fault:
                     _log.warning("%s could not be flushed: %s", name, fault)
+
+    async def _leased(
+        self, keys: Sequence[bytes], ask: Callable[[Tier], Awaitable[TierLease]]
+    ) -> CacheLease:
+        """A lease of what each tier answers with."""
+        lease = CacheLease(keys, {})
+        try:
+            for name, tier in self.tiers.items():
+                lease.parts[name] = await ask(tier)
+        except BaseException:
+            self.release(lease)
+            raise
+        return lease
 
     async def _promote(self, lease: CacheLease) -> None:
         """Get what a lease found on SSD alone into DRAM; the lease has it there then."""

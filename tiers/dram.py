@@ -8,6 +8,7 @@ it. An extent is as long as its slots from the start, but takes memory only for 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import mmap
@@ -80,7 +81,9 @@ class _Extent:
     def close(self) -> None:
         self.bytes = np.zeros(0, np.uint8)
         os.close(self._descriptor)
-        self._map.close()
+        # Whoever failed or was cancelled may still have a view: it is unmapped with the last one.
+        with contextlib.suppress(BufferError):
+            self._map.close()
 
 
 class DramTier(SlotTier):

@@ -12,12 +12,12 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
-__all__ = ["run_all", "uninterrupted"]
+__all__ = ["ended", "run_all", "together", "uninterrupted"]
 
 T = TypeVar("T")
 
 
-async def _end_of(work: Sequence[asyncio.Future[T]]) -> None:
+async def ended(work: Sequence[asyncio.Future[T]]) -> None:
     """Wait until all is done, however often the caller is cancelled meanwhile."""
     cancelled: asyncio.CancelledError | None = None
     while not all(each.done() for each in work):
@@ -25,9 +25,9 @@ async def _end_of(work: Sequence[asyncio.Future[T]]) -> None:
             await asyncio.wait(work)
         except asyncio.CancelledError as error:
             cancelled = error
+    for each in work:
+        each.cancelled() or each.exception()  # so that it counts as seen, and is not logged
     if cancelled is not None:
-        for each in work:
-            each.cancelled() or each.exception()  # so that it counts as seen
         raise cancelled
 
 
@@ -41,12 +41,27 @@ async def run_all(pool: Executor, calls: Sequence[Callable[[], T]]) -> list[T]:
     """
     loop = asyncio.get_running_loop()
     work = [loop.run_in_executor(pool, call) for call in calls]
-    await _end_of(work)
+    await ended(work)
+    return [each.result() for each in work]
+
+
+async def together(steps: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await all at once to their ends, also when one fails or the caller is cancelled.
+
+    `asyncio.gather` returns while the others still run then.
+
+    Raises
+    ------
+    Exception
+        What the first of them that failed raised, after all have ended.
+    """
+    work = [asyncio.ensure_future(each) for each in steps]
+    await ended(work)
     return [each.result() for each in work]
 
 
 async def uninterrupted(steps: Coroutine[Any, Any, T]) -> T:
     """Await something to its end, also when the caller is cancelled, who learns of it then."""
     work = asyncio.ensure_future(steps)
-    await _end_of([work])
+    await ended([work])
     return work.result()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import PINNED
 from tests.conformance.prompts import the_bytes, wrong_blocks
 
-__all__ = ["BLOCK_BYTES", "cache_in", "load", "pinned", "store", "written_blocks"]
+__all__ = ["BLOCK_BYTES", "cache_in", "disk_bytes", "load", "pinned", "store", "written_blocks"]
 
 BLOCK_BYTES = 2000
 
@@ -75,3 +76,12 @@ def pinned(cache: TieredCache) -> dict[str, int]:
 def written_blocks(cache: TieredCache, tier: str) -> int:
     """Blocks that were written to a tier."""
     return cache.stats().tiers[tier].written_bytes // cache.block_bytes
+
+
+def disk_bytes(path: Path) -> int:
+    """What du says of a folder that is in use: files may go meanwhile."""
+    total = path.lstat().st_blocks * 512
+    for name in path.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += name.lstat().st_blocks * 512
+    return total
