@@ -68,7 +68,10 @@ class _Extent:
     @property
     def allocated_bytes(self) -> int:
         """Memory that the file takes, as the kernel counts."""
-        return os.fstat(self._descriptor).st_blocks * 512  # whatever the page size (stat(2))
+        try:
+            return os.fstat(self._descriptor).st_blocks * 512  # whatever the page size (stat(2))
+        except OSError:
+            return 0  # just closed, by the thread that gives memory back
 
     def back(self, offset: int, length: int) -> None:
         # What is allocated can be written to: without it, a write could end the process (SIGBUS).
@@ -190,7 +193,7 @@ class DramTier(SlotTier):
     @property
     def allocated_bytes(self) -> int:
         """Memory that the blocks take, as the kernel counts it."""
-        return sum(extent.allocated_bytes for extent in self._extents.values())
+        return sum(extent.allocated_bytes for extent in list(self._extents.values()))
 
     # Bytes where they stand.
 
