@@ -34,7 +34,7 @@ from greencache.bench.table import WIDE
 from greencache.blocks import KEY_BYTES
 from greencache.output import check_outputs, write_json, write_output
 from greencache.tiers import KeyDirectory, Policy, TierIndex
-from greencache.tiers.cache import IDS_PER_SLOT
+from greencache.tiers.forgetting import IDS_PER_BLOCK
 from greencache.tiers.learning import Learner
 from greencache.tiers.manifest import BYTES_OF_SLOT
 from greencache.tiers.ssd import SsdTier
@@ -105,7 +105,7 @@ class Ours:
 
     def remember(self) -> None:
         """Store new blocks until so many are known as a cache knows before it forgets some."""
-        most = IDS_PER_SLOT * sum(tier.capacity_blocks for tier in self.tiers)
+        most = int(IDS_PER_BLOCK * self.tiers[-1].capacity_blocks)
         while len(self.directory) < most:
             self.store(new_keys(min(PROMPT_BLOCKS, most - len(self.directory))))
 
@@ -248,7 +248,7 @@ def _measure_memory(prompts: list[Keys], blocks: int) -> list[dict[str, Any]]:
         if policy is Policy.CARBON:
             ours.remember()
             grown = resident_bytes() - before
-            what = f"two tiers, {policy}, {IDS_PER_SLOT} blocks remembered a slot"
+            what = f"two tiers, {policy}, {IDS_PER_BLOCK} blocks known for each"
             rows.append(_memory_row(what, blocks, ours.bytes_by_part(), grown))
         del ours
     return rows

@@ -25,7 +25,7 @@ from greencache.errors import BlockStateError, GreenCacheError, InputError, Unkn
 from greencache.tiers.base import Blocks, Tier, TierLease, TierStats
 from greencache.tiers.behind import WriteBehind, insert
 from greencache.tiers.directory import KeyDirectory
-from greencache.tiers.forgetting import forget_unused
+from greencache.tiers.forgetting import Remembered
 from greencache.tiers.index import TierIndex
 from greencache.tiers.learning import Learner
 from greencache.tiers.promotion import Promoter
@@ -33,7 +33,7 @@ from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import TierState
 from greencache.tiers.workers import ended, together
 
-__all__ = ["IDS_PER_SLOT", "CacheLease", "CacheStats", "TieredCache"]
+__all__ = ["CacheLease", "CacheStats", "TieredCache"]
 
 WRITE_QUEUE_BYTES = 1 << 30
 """What may wait to be written to SSD, if nothing else is said: it stays leased in DRAM until then.
@@ -41,11 +41,6 @@ A drive of today takes it in a fraction of a second."""
 
 FLUSH_S = 5.0
 """What is committed outlasts a loss of power after this long, if nothing else is said."""
-
-_FEWEST_IDS = 1 << 16
-IDS_PER_SLOT = 4
-"""Blocks that are remembered for each one that can be held: those that come again soon after they
-went are what the reuse model learns most from."""
 
 _log = logging.getLogger("greencache.tiers")
 
@@ -126,8 +121,8 @@ class TieredCache:
         How often everything committed is made to outlast a loss of power; None for when it is asked
         for, and on closing.
     remembered_blocks:
-        Blocks that are known at the most, held or not; by default four for each that the tiers have
-        room for, and 65,536 at the least.
+        Blocks that are known at the most, held or not; by default a fifth more than the tiers have,
+        and 65,536 at the least.
     clock:
         Seconds that do not go back: that of the tiers.
 
@@ -174,7 +169,8 @@ class TieredCache:
             raise InputError("all tiers of a cache share one KeyDirectory")
         self.learner, self._hbm = learner, hbm
         self._clock, self._flush_s = clock, flush_s
-        self._remembered_blocks = remembered_blocks
+        indexes = [tier.index for tier in self._slotted] + ([hbm] if hbm is not None else [])
+        self._remembered = Remembered(self.directory, indexes, learner, remembered_blocks)
         self._behind: WriteBehind | None = None
         self._promoter: Promoter | None = None
         if ssd is not None:
@@ -261,7 +257,7 @@ class TieredCache:
         learn:
             Whether the request counts as one; not where it had begun before and was preempted.
         """
-        self._forget_unused(len(keys))
+        self._remembered.make_room(len(keys))
         reach = keys[:reusable]
         lease = await self._leased(keys, lambda tier: tier.acquire(reach))
         if self.learner is not None and learn:
@@ -367,7 +363,7 @@ class TieredCache:
                 f"{len(keys)} blocks from {first} on need {len(keys) - first} buffers, not "
                 f"{len(blocks)}"
             )
-        self._forget_unused(len(keys))
+        self._remembered.make_room(len(keys))
         if self.dram is not None:
             await insert(self.dram, await self.dram.reserve(keys), blocks, first)
         if self._behind is not None:
@@ -450,13 +446,3 @@ class TieredCache:
 
     def _state_of(self, tier: Tier | None) -> TierState:
         return tier.index.state if isinstance(tier, SlotTier) else self._nothing
-
-    def _forget_unused(self, coming: int) -> None:
-        """Forget blocks that no tier has if with ``coming`` more there would be too many."""
-        indexes = [tier.index for tier in self._slotted]
-        slots = sum(index.capacity_blocks for index in indexes)
-        most = self._remembered_blocks or max(_FEWEST_IDS, IDS_PER_SLOT * slots)
-        if len(self.directory) + coming > most:
-            if self._hbm is not None:
-                indexes.append(self._hbm)
-            forget_unused(self.directory, indexes, self.learner, most // 2 - coming)

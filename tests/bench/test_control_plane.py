@@ -44,9 +44,9 @@ def test_memory_is_counted_by_part(prompts: list[list[bytes]]) -> None:
     assert carbon.bytes_by_part()["reuse"] >= 1000 * SEEN.itemsize
     known = len(carbon.directory)
     carbon.remember()
-    assert len(carbon.directory) == 8 * known, "four for each slot of two tiers"
+    assert len(carbon.directory) == 1.2 * known, "a fifth more than there are"
     assert carbon.bytes_by_part()["slots"] == parts["slots"]
-    assert carbon.bytes_by_part()["reuse"] >= 8 * known * SEEN.itemsize
+    assert carbon.bytes_by_part()["reuse"] >= 1.2 * known * SEEN.itemsize
 
 
 def test_everything_is_measured_and_drawn(tmp_path: Path) -> None:

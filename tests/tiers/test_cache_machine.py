@@ -99,9 +99,7 @@ class CacheMachine(RuleBasedStateMachine):
 
         async def everybody() -> None:
             work = [
-                asyncio.ensure_future(
-                    (store if place % 2 else load)(self.cache, keys)  # type: ignore[operator]
-                )
+                asyncio.ensure_future((store if place % 2 else load)(self.cache, keys))
                 for place, keys in enumerate(several)
             ]
             for _ in range(yields):
