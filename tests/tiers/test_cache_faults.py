@@ -219,7 +219,7 @@ async def test_requests_given_up_at_any_moment_leave_nothing_behind(
     rng = random.Random(seed)
     prompts = [prompt(n % 3, *range(rng.randint(1, 5)), n) for n in range(24)]
     cache = cache_in(tmp_path, 8, 12, block_bytes=block_bytes)
-    asks: list[Callable[[list[bytes]], Coroutine[Any, Any, Any]]] = [
+    asks: list[Callable[[list[bytes]], Awaitable[Any]]] = [
         lambda keys: store(cache, keys),
         lambda keys: load(cache, keys),
         lambda keys: load(cache, keys, promote=False),
