@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def failing_cache(path: Path, dram: int | None = 8) -> tuple[TieredCache, Disks]
     return cache_in(path, dram, 64, ssd_options={"open_files": disks}), disks
 
 
-async def soon(steps: Coroutine[Any, Any, Any]) -> Any:
+async def soon(steps: Awaitable[Any]) -> Any:
     """Await something that must not hang."""
     return await asyncio.wait_for(steps, 30)
 

@@ -99,9 +99,7 @@ class CacheMachine(RuleBasedStateMachine):
 
         async def everybody() -> None:
             work = [
-                asyncio.ensure_future(
-                    (store if place % 2 else load)(self.cache, keys)  # type: ignore[operator]
-                )
+                asyncio.ensure_future((store if place % 2 else load)(self.cache, keys))
                 for place, keys in enumerate(several)
             ]
             for _ in range(yields):
@@ -241,5 +239,5 @@ class CacheMachine(RuleBasedStateMachine):
 
 def test_whatever_is_done_no_byte_is_wrong_and_no_lease_ends_by_itself() -> None:
     run_state_machine_as_test(
-        CacheMachine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+        CacheMachine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
     )
