@@ -37,7 +37,14 @@ from greencache.tiers.policies import Policy
 from greencache.tiers.state import EVICTED, EVICTED_AGE_S, HELD, USED
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["LIVE_BLOCK_BYTES", "LIVE_COLUMNS", "LiveRun", "run_live", "run_live_plans"]
+__all__ = [
+    "LIVE_BLOCK_BYTES",
+    "LIVE_COLUMNS",
+    "LiveRun",
+    "plans_to_play",
+    "run_live",
+    "run_live_plans",
+]
 
 LIVE_BLOCK_BYTES = 64 << 10
 """Bytes of a block, if nothing else is said: 16 TB of a 70B model's KV are then 6 GB."""
@@ -354,6 +361,34 @@ async def run_live(
     return result
 
 
+def plans_to_play(
+    setup: ReplaySetup, plans: Sequence[Plan], *, folder: Path | None, block_bytes: int
+) -> list[Plan]:
+    """Plans that `run_live_plans` plays.
+
+    Raises
+    ------
+    InputError
+        If there is none to play, the block's size or the folder is none, or there are several
+        replicas.
+    """
+    if setup.replicas != 1:
+        raise InputError(f"--live plays one engine, not {setup.replicas} replicas")
+    if folder is not None and not folder.is_dir():
+        raise InputError(f"--live-dir {folder}: no such folder")
+    if block_bytes < 8 or block_bytes % 8:
+        raise InputError(f"a live block has a multiple of 8 bytes, not {block_bytes}")
+    playable = [
+        plan for plan in plans if not plan.hindsight and (plan.dram_bytes or plan.ssd_bytes)
+    ]
+    if not playable:
+        raise InputError(
+            "--live plays plans with DRAM or SSD and sizes known beforehand or controlled: full, "
+            "static:SIZE, greencache"
+        )
+    return playable
+
+
 def run_live_plans(
     setup: ReplaySetup,
     plans: Sequence[Plan],
@@ -375,20 +410,11 @@ def run_live_plans(
     Raises
     ------
     InputError
-        If there is none to play, or the block's size is none.
+        As `plans_to_play`.
     TierError
         If there is no room for the tiers here.
     """
-    if block_bytes < 8 or block_bytes % 8:
-        raise InputError(f"a live block has a multiple of 8 bytes, not {block_bytes}")
-    playable = [
-        plan for plan in plans if not plan.hindsight and (plan.dram_bytes or plan.ssd_bytes)
-    ]
-    if not playable:
-        raise InputError(
-            "--live plays plans with DRAM or SSD and sizes known beforehand or controlled: full, "
-            "static:SIZE, greencache"
-        )
+    playable = plans_to_play(setup, plans, folder=folder, block_bytes=block_bytes)
     runs = []
     for plan in playable:
         with tempfile.TemporaryDirectory(prefix="greencache-live-", dir=folder) as made:

@@ -42,6 +42,7 @@ LIVE = {
         "base",
         "behind",
         "cache",
+        "cache_lease",
         "dram",
         "extents",
         "files",

@@ -28,6 +28,7 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``dram``              ``DramTier``: the host's memory
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache
+``cache_lease``       ``CacheLease``: what a request found in them
 ``behind``            writes to SSD behind the engine
 ``promotion``         what is on SSD alone gets into DRAM
 ====================  ===========================================================
@@ -35,7 +36,8 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 
 from greencache.tiers.admission import Admission
 from greencache.tiers.base import Tier, TierLease, TierReservation, TierStats
-from greencache.tiers.cache import CacheLease, CacheStats, TieredCache
+from greencache.tiers.cache import CacheStats, TieredCache
+from greencache.tiers.cache_lease import CacheLease
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex

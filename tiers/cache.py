@@ -15,15 +15,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from greencache.errors import BlockStateError, GreenCacheError, InputError, UnknownNameError
-from greencache.tiers.base import Blocks, Tier, TierLease, TierStats
+from greencache.tiers.base import Blocks, Tier, TierStats
 from greencache.tiers.behind import WriteBehind, insert
+from greencache.tiers.cache_lease import CacheLease, lease_each
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.forgetting import Remembered
 from greencache.tiers.index import TierIndex
@@ -43,35 +44,6 @@ FLUSH_S = 5.0
 """What is committed outlasts a loss of power after this long, if nothing else is said."""
 
 _log = logging.getLogger("greencache.tiers")
-
-
-@dataclass(slots=True, eq=False)
-class CacheLease:
-    """What a request found, readable until it is released.
-
-    Attributes
-    ----------
-    keys:
-        The blocks asked for.
-    parts:
-        What each tier holds of them, in the cache's order.
-    """
-
-    keys: Sequence[bytes]
-    parts: dict[str, TierLease]
-    released: bool = False
-
-    def __len__(self) -> int:
-        """Leading blocks that can be read."""
-        return max(map(len, self.parts.values()), default=0)
-
-    def found_by_tier(self, held: int = 0) -> dict[str, int]:
-        """What each tier adds to what those before it, or the engine's ``held`` blocks, have."""
-        added: dict[str, int] = {}
-        for name, part in self.parts.items():
-            added[name] = max(0, len(part) - held)
-            held = max(held, len(part))
-        return added
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +231,7 @@ class TieredCache:
         """
         self._remembered.make_room(len(keys))
         reach = keys[:reusable]
-        lease = await self._leased(keys, lambda tier: tier.acquire(reach))
+        lease = await lease_each(self.tiers, keys, lambda tier: tier.acquire(reach))
         if self.learner is not None and learn:
             above = max(held, len(lease.parts[self.dram.name]) if self.dram else 0)
             self.learner.learn(
@@ -307,15 +279,11 @@ class TieredCache:
         BlockStateError
             If it was released before.
         """
-        if lease.released:
-            raise BlockStateError("this lease was released before")
-        lease.released = True
-        for name, part in lease.parts.items():
-            self.tiers[name].release(part)
+        lease.release(self.tiers)
 
     async def pin(self, keys: Sequence[bytes]) -> CacheLease:
         """Keep what there is of a prefix until `release`, without asking for it."""
-        return await self._leased(keys, lambda tier: tier.hold(keys))
+        return await lease_each(self.tiers, keys, lambda tier: tier.hold(keys))
 
     async def load(self, keys: Sequence[bytes], into: Blocks, *, promote: bool = True) -> int:
         """Read the longest prefix there is into buffers; how many blocks are good.
@@ -419,19 +387,6 @@ class TieredCache:
                     await tier.flush()
                 except GreenCacheError as fault:
                     _log.warning("%s could not be flushed: %s", name, fault)
-
-    async def _leased(
-        self, keys: Sequence[bytes], ask: Callable[[Tier], Awaitable[TierLease]]
-    ) -> CacheLease:
-        """A lease of what each tier answers with."""
-        lease = CacheLease(keys, {})
-        try:
-            for name, tier in self.tiers.items():
-                lease.parts[name] = await ask(tier)
-        except BaseException:
-            self.release(lease)
-            raise
-        return lease
 
     async def _promote(self, lease: CacheLease) -> None:
         """Get what a lease found on SSD alone into DRAM; the lease has it there then."""

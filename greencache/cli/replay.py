@@ -64,6 +64,8 @@ class _Findings:
 
 def _find(scenario: Scenario, outputs: Outputs, report: Callable[[str, float], None]) -> _Findings:
     setup, plans = build(scenario, load_settings(), on_progress=report)
+    if outputs.live is not None:
+        _check_playable(setup, plans, outputs.live)
     replay = run_replay(setup, plans, on_progress=report, clock=time.perf_counter)
     sensitivity = comparison = None
     if outputs.sensitivity:
@@ -71,6 +73,13 @@ def _find(scenario: Scenario, outputs: Outputs, report: Callable[[str, float], N
     if setup.composed is not None:
         comparison = compare_with_sources(setup.composed)
     return _Findings(replay, sensitivity, comparison, _play(setup, plans, outputs.live, report))
+
+
+def _check_playable(setup: ReplaySetup, plans: Sequence[Plan], live: Live) -> None:
+    """Refuse what cannot be played before anything takes long."""
+    from greencache.bench.live import plans_to_play
+
+    plans_to_play(setup, plans, folder=live.folder, block_bytes=parse_bytes(live.block))
 
 
 def _play(

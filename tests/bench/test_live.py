@@ -102,6 +102,27 @@ def test_hits_and_writes_are_those_simulated(
     assert run.row()[-1] == "yes"
 
 
+@pytest.mark.parametrize("admission", list(Admission))
+def test_writes_that_lag_behind_are_dropped_by_both(
+    setup: ReplaySetup, tmp_path: Path, admission: Admission
+) -> None:
+    """A drive that takes one block a second."""
+    slow = replace(
+        setup.factors.ssd_write_bytes_per_s, value=float(setup.hardware.layout.block_bytes)
+    )
+    lagging = replace(
+        setup,
+        factors=replace(setup.factors, ssd_write_bytes_per_s=slow),
+        admission=admission,
+    )
+    (plan,) = parse_plans("full", setup.installed)
+    admitted, _ = prepare(lagging)
+    simulated = simulate(admitted, setup.hardware, lagging.storage(plan))
+    assert simulated.bins["dropped_bytes"].sum() > 0
+    run = play(lagging, tmp_path)
+    assert run.same
+
+
 @given(
     trace=chats(),
     spare=st.integers(0, 12),

@@ -239,5 +239,5 @@ class CacheMachine(RuleBasedStateMachine):
 
 def test_whatever_is_done_no_byte_is_wrong_and_no_lease_ends_by_itself() -> None:
     run_state_machine_as_test(
-        CacheMachine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None)
+        CacheMachine, settings=settings(max_examples=25, stateful_step_count=25, deadline=None)
     )

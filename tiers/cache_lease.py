@@ -1,0 +1,76 @@
+"""``CacheLease``: what a request found in the tiers of a cache, kept until it is released."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from greencache.errors import BlockStateError
+from greencache.tiers.base import Tier, TierLease
+
+__all__ = ["CacheLease", "lease_each"]
+
+
+@dataclass(slots=True, eq=False)
+class CacheLease:
+    """What a request found, readable until it is released.
+
+    Attributes
+    ----------
+    keys:
+        The blocks asked for.
+    parts:
+        What each tier holds of them, in the cache's order.
+    """
+
+    keys: Sequence[bytes]
+    parts: dict[str, TierLease]
+    released: bool = False
+
+    def __len__(self) -> int:
+        """Leading blocks that can be read."""
+        return max(map(len, self.parts.values()), default=0)
+
+    def found_by_tier(self, held: int = 0) -> dict[str, int]:
+        """What each tier adds to what those before it, or the engine's ``held`` blocks, have."""
+        added: dict[str, int] = {}
+        for name, part in self.parts.items():
+            added[name] = max(0, len(part) - held)
+            held = max(held, len(part))
+        return added
+
+    def release(self, tiers: Mapping[str, Tier]) -> None:
+        """End it in these tiers; `TieredCache.release` is for everybody else.
+
+        Raises
+        ------
+        BlockStateError
+            If it was released before.
+        """
+        if self.released:
+            raise BlockStateError("this lease was released before")
+        self.released = True
+        for name, part in self.parts.items():
+            tiers[name].release(part)
+
+
+async def lease_each(
+    tiers: Mapping[str, Tier],
+    keys: Sequence[bytes],
+    ask: Callable[[Tier], Awaitable[TierLease]],
+) -> CacheLease:
+    """A lease of what each tier gives when it is asked; of nothing, if one fails or on cancelling.
+
+    Raises
+    ------
+    TierError
+        What a tier raised.
+    """
+    lease = CacheLease(keys, {})
+    try:
+        for name, tier in tiers.items():
+            lease.parts[name] = await ask(tier)
+    except BaseException:
+        lease.release(tiers)
+        raise
+    return lease
