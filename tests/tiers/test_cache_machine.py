@@ -132,6 +132,8 @@ class CacheMachine(RuleBasedStateMachine):
 
     @rule(lease=leases, first=st.integers(0, DEPTH), count=st.integers(0, DEPTH))
     def read(self, lease: CacheLease, first: int, count: int) -> None:
+        if lease.released:
+            return  # it ended when the cache was closed
         first = min(first, len(lease))
         self.run(self.reads(lease, first, min(count, len(lease) - first)))
 

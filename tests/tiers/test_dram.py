@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -41,8 +42,12 @@ def memory_files(process: int | str = "self") -> list[Path]:
 
 def taken_bytes() -> int:
     """Memory that tiers of this process take, as the kernel counts it."""
-    files = {(found.st_dev, found.st_ino): found for found in map(Path.stat, memory_files())}
-    return sum(found.st_blocks * 512 for found in files.values())
+    taken = {}
+    for file in memory_files():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            found = file.stat()
+            taken[found.st_dev, found.st_ino] = found.st_blocks * 512
+    return sum(taken.values())
 
 
 def taken_at_most(limit_bytes: int) -> bool:
