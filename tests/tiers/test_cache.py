@@ -450,6 +450,8 @@ async def test_under_carbon_what_was_asked_for_last_is_remembered(tmp_path: Path
             await store(cache, keys)
         asked_s = learner.last_asked_s(directory.find(prompt(39, 1)))
         assert asked_s.tolist() == [39.0, 39.0]
+        known = learner.model.seen["accesses"][np.flatnonzero(directory.live_ids())]
+        assert set(known.tolist()) == {1}, "nobody inherits what another block's id had"
         assert (directory.find(prompt(0, 1)) == -1).all()
         assert (learner.model.seen["last_s"][: directory.ids] >= 0).all()
         assert len(directory) <= 24 + 2
