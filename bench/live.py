@@ -98,7 +98,6 @@ class LiveRun:
     read_blocks: int = 0
     wrong_blocks: int = 0
     read_s: float = 0.0
-    stored_blocks: int = 0
     store_s: float = 0.0
     written_blocks: int = 0
     simulated_written_blocks: int = 0
@@ -110,9 +109,14 @@ class LiveRun:
         written = self.written_blocks == self.simulated_written_blocks
         return self.different == self.wrong_blocks == 0 and written and not self.failures
 
+    @property
+    def read_bytes_per_s(self) -> float | None:
+        """Bandwidth of reading; None if nothing was read."""
+        return self.read_blocks * self.block_bytes / self.read_s if self.read_s else None
+
     def row(self) -> list[str]:
         """The same for a table, as `LIVE_COLUMNS` names it."""
-        read_bytes = self.read_blocks * self.block_bytes
+        read = self.read_bytes_per_s
         return [
             self.plan,
             f"{self.starts:,}",
@@ -121,13 +125,12 @@ class LiveRun:
             f"{self.wrong_blocks:,}",
             f"{self.written_blocks:,}",
             f"{self.simulated_written_blocks:,}",
-            f"{read_bytes / self.read_s / 1e9:.2f}" if self.read_s else "-",
+            "-" if read is None else f"{read / 1e9:.2f}",
             "yes" if self.same else "NO",
         ]
 
     def as_json(self) -> dict[str, Any]:
         """The entry of this run in ``live``."""
-        read_bytes = self.read_blocks * self.block_bytes
         return {
             "plan": self.plan,
             "block_bytes": self.block_bytes,
@@ -136,7 +139,7 @@ class LiveRun:
             "hit_blocks_by_tier": self.blocks_by_tier,
             "read_blocks": self.read_blocks,
             "wrong_blocks": self.wrong_blocks,
-            "read_bytes_per_s": read_bytes / self.read_s if self.read_s else None,
+            "read_bytes_per_s": self.read_bytes_per_s,
             "store_s": self.store_s,
             "ssd_written_blocks": self.written_blocks,
             "ssd_written_blocks_simulated": self.simulated_written_blocks,
@@ -248,7 +251,6 @@ class _Player:
         await self._cache.store(_keys(ids), blocks)
         await self._cache.drain()
         self._result.store_s += time.perf_counter() - began_s
-        self._result.stored_blocks += len(ids)
         self._cache.release(self._leases.pop(int(event["request"])))
 
     async def _resize(self, event: np.void) -> None:

@@ -166,22 +166,6 @@ def deadline_s(trace: RequestTrace, drain_s: float = DRAIN_S) -> float:
     return float(trace.arrival_s[-1]) + max(drain_s, DRAIN_SHARE * trace.duration_s)
 
 
-def _tier(
-    trace: RequestTrace,
-    hardware: ServingHardware,
-    capacity_bytes: float,
-    policy: Policy,
-    to_load: float,
-) -> TierState:
-    """An empty tier; costs are in operations."""
-    return allocate(
-        int(capacity_bytes // hardware.layout.block_bytes),
-        trace.unique_blocks,
-        policy.code,
-        **block_costs(hardware, to_load),
-    )
-
-
 def _rows(one: _State, replicas: int) -> _State:
     """The same state for each replica, as rows of one."""
     arrays: tuple[NDArray[Any], ...] = one
@@ -251,7 +235,12 @@ def _engines(
     reuse = _rows(new_reuse(trace.unique_blocks if config.learns else 0), replicas)
 
     def tier(capacity_bytes: float, to_load: float = 0.0) -> TierState:
-        one = _tier(trace, hardware, capacity_bytes, storage.policy, to_load)
+        one = allocate(
+            int(capacity_bytes // hardware.layout.block_bytes),
+            trace.unique_blocks,
+            storage.policy.code,
+            **block_costs(hardware, to_load),
+        )
         return follow(_rows(one, replicas), reuse)
 
     engines = e.Engine(

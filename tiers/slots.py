@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,7 @@ from greencache.tiers.workers import run_all, uninterrupted
 __all__ = ["SlotTier", "Slots"]
 
 Slots = NDArray[np.int32]
+T = TypeVar("T")
 
 _log = logging.getLogger("greencache.tiers")
 
@@ -103,8 +105,6 @@ class SlotTier(Tier):
         self._giving_back: asyncio.Task[None] | None = None
         self._counts = TierStats()
 
-    # What a subclass does.
-
     @abstractmethod
     async def _start(self) -> None:
         """Open what slots stand in; an earlier run's blocks may be restored to the index."""
@@ -161,8 +161,6 @@ class SlotTier(Tier):
     def bytes_for(self, blocks: int) -> int:
         """The least capacity that has room for so many blocks."""
         return blocks * self.stride_bytes
-
-    # The contract.
 
     async def open(self) -> None:
         """As `Tier.open`."""
@@ -358,11 +356,13 @@ class SlotTier(Tier):
             failures=Counter(self._counts.failures),
         )
 
-    async def _in_threads(self, calls: Sequence[Callable[[], None]]) -> None:
-        """Run calls in the tier's threads and wait for all; see `run_all`."""
+    async def _in_threads(
+        self, calls: Sequence[Callable[[], T]], pool: ThreadPoolExecutor | None = None
+    ) -> list[T]:
+        """Run calls in threads, the tier's own or of ``pool``, and wait for all; see `run_all`."""
         self._check_open()
         assert self._pool is not None
-        await run_all(self._pool, calls)
+        return await run_all(pool or self._pool, calls)
 
     async def _claim(self, slots: Slots) -> None:
         """Make slots ready to be written."""

@@ -52,7 +52,6 @@ from greencache.tiers.recovery import LOST, Found, find_blocks, parents_of, reco
 from greencache.tiers.slots import Slots, SlotTier
 from greencache.tiers.state import NONE
 from greencache.tiers.transfers import Outcome, Transfers
-from greencache.tiers.workers import run_all
 
 __all__ = ["SsdTier"]
 
@@ -285,7 +284,7 @@ class SsdTier(SlotTier):
     async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
         write = partial(self._in_use.transfers.write, slots, list(blocks))
         with reported(f"write to {self.path}"):
-            (checksums,) = await run_all(self._checked(self._writers), [write])
+            (checksums,) = await self._in_threads([write], self._writers)
         self._checksums.update(zip(slots.tolist(), checksums, strict=True))
 
     async def _taken(self, slots: Slots) -> None:
@@ -328,10 +327,5 @@ class SsdTier(SlotTier):
             await self._run(partial(parts.extents.give_back, np.sort(slots), empty))
 
     async def _run(self, job: Callable[[], T]) -> T:
-        (result,) = await run_all(self._checked(self._pool), [job])
+        (result,) = await self._in_threads([job])
         return result
-
-    def _checked(self, pool: ThreadPoolExecutor | None) -> ThreadPoolExecutor:
-        if pool is None:
-            raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
-        return pool

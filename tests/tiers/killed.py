@@ -16,7 +16,8 @@ import numpy as np
 
 from greencache.tiers.files import Directory
 from greencache.tiers.ssd import SsdTier
-from tests.tiers.chains import chain, store, verify
+from tests.conformance.prompts import load
+from tests.tiers.chains import chain, store
 
 BLOCK_BYTES = 16 * 1024
 CAPACITY_BYTES = 3 * 2**20
@@ -80,7 +81,7 @@ async def _work(path: Path, log: Log, random: np.random.Generator) -> None:
                     await store(tier, keys)
                 elif doing < 0.9:
                     log.write("begin", [step, 0])
-                    await verify(tier, keys)
+                    await load(tier, keys)
                 elif doing < 0.93:
                     log.write("begin", [step, EVERYTHING])
                     await tier.delete(keys)

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.conformance.prompts import load
 from tests.tiers import killed
-from tests.tiers.chains import chain, verify
+from tests.tiers.chains import chain
 
 PAGE_BYTES = 4096
 
@@ -18,7 +19,7 @@ PAGE_BYTES = 4096
 async def _check(path: Path, left: killed.Left) -> int:
     """Read everything that is there; how many blocks that is."""
     async with killed.tier_in(path) as tier:
-        found = [await verify(tier, chain(i, killed.LONGEST)) for i in range(killed.CHAINS)]
+        found = [await load(tier, chain(i, killed.LONGEST)) for i in range(killed.CHAINS)]
         stats = tier.stats()
         assert not stats.failures, "what is found again is whole"
         missing = sum(max(0, had - has) for had, has in zip(left.found, found, strict=True))

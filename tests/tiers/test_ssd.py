@@ -17,7 +17,8 @@ import pytest
 from greencache.errors import InputError, StorageError, TierBusyError, TierError
 from greencache.tiers.files import Directory, aligned_buffer
 from greencache.tiers.ssd import SsdTier
-from tests.tiers.chains import chain, content, store, verify
+from tests.conformance.prompts import load, the_bytes
+from tests.tiers.chains import chain, store
 from tests.tiers.disks import FaultyDisk, failing
 
 BLOCK_BYTES = 8192
@@ -66,9 +67,9 @@ def test_blocks_of_any_size_come_back_as_they_were(tmp_path: Path, block_bytes: 
         capacity_bytes = 6 * (block_bytes + 4096) + 2**17
         async with SsdTier(path, block_bytes, capacity_bytes) as tier:
             assert await store(tier, keys) == 3
-            assert await verify(tier, keys) == 3
+            assert await load(tier, keys) == 3
         async with SsdTier(path, block_bytes, capacity_bytes) as tier:
-            assert await verify(tier, keys) == 3
+            assert await load(tier, keys) == 3
             assert not tier.stats().failures
 
     asyncio.run(run())
@@ -77,7 +78,7 @@ def test_blocks_of_any_size_come_back_as_they_were(tmp_path: Path, block_bytes: 
 def test_buffers_wherever_they_are_in_memory_are_read_and_written(tmp_path: Path) -> None:
     async def run() -> None:
         keys = chain(1, 6)
-        data = content(keys, BLOCK_BYTES)
+        data = the_bytes(keys, BLOCK_BYTES)
         room = aligned_buffer(6 * (BLOCK_BYTES + 1))
         odd = [room[i * (BLOCK_BYTES + 1) + 1 :][:BLOCK_BYTES] for i in range(6)]
         even = aligned_buffer(6 * BLOCK_BYTES).reshape(6, BLOCK_BYTES)
@@ -122,7 +123,7 @@ def test_a_block_deleted_and_flushed_does_not_come_back(tmp_path: Path) -> None:
             await store(tier, chain(1, 4))
             assert await tier.delete(chain(1, 3)) == 2
         async with tier_in(tmp_path / "tier") as tier:
-            assert await verify(tier, chain(1, 4)) == 2
+            assert await load(tier, chain(1, 4)) == 2
 
     asyncio.run(run())
 
@@ -138,8 +139,8 @@ def test_a_prefix_stored_again_takes_the_place_of_the_one_dropped_before(tmp_pat
             copy = tmp_path / "copy"  # as a killed process leaves it: nothing was flushed
             subprocess.run(["cp", "-a", path, copy], check=True)
         async with tier_in(copy) as tier:
-            assert await verify(tier, chain(1, 4)) == 3
-            assert await verify(tier, chain(2, 2)) == 2
+            assert await load(tier, chain(1, 4)) == 3
+            assert await load(tier, chain(2, 2)) == 2
 
     asyncio.run(run())
 
@@ -153,7 +154,7 @@ def test_reopened_smaller_it_keeps_what_fits_and_gives_the_rest_back(tmp_path: P
         async with SsdTier(path, BLOCK_BYTES, 2**18, extent_bytes=16 * BLOCK_BYTES) as tier:
             assert 0 < tier.stats().blocks < 30
             assert allocated_bytes(path) <= 2**18
-            found = [await verify(tier, chain(name, 5)) for name in range(20)]
+            found = [await load(tier, chain(name, 5)) for name in range(20)]
             assert sum(found) == tier.stats().blocks
             assert found[19] == 5, "those stored last are there"
 
@@ -219,9 +220,9 @@ def test_blocks_of_another_model_or_size_are_refused_unless_told_to_start_empty(
         with pytest.raises(TierError, match="8,192 bytes"):
             await tier_in(path, block_bytes=4096).open()
         async with tier_in(path) as tier:
-            assert await verify(tier, chain(1, 4)) == 4, "refusing changed nothing"
+            assert await load(tier, chain(1, 4)) == 4, "refusing changed nothing"
         async with SsdTier(path, 4096, CAPACITY_BYTES, start_empty=True) as tier:
-            assert await verify(tier, chain(1, 4)) == 0
+            assert await load(tier, chain(1, 4)) == 0
             assert await store(tier, chain(1, 4)) == 4
             assert allocated_bytes(path) <= CAPACITY_BYTES
 
@@ -254,13 +255,13 @@ def test_a_block_that_cannot_be_read_is_a_miss_with_all_that_builds_on_it(tmp_pa
             disks.disk.fault = lambda doing, name, where: (
                 errno.EIO if doing == "read" and at in where else None
             )
-            assert await verify(tier, chain(1, 6)) == 3
+            assert await load(tier, chain(1, 6)) == 3
             assert await tier.match(chain(1, 6)) == 3
             assert tier.stats().failures == {"read": 1}
             assert tier.stats().blocks == 3
             disks.disk.fault = failing("nothing")
             assert await store(tier, chain(1, 6)) == 3
-            assert await verify(tier, chain(1, 6)) == 6
+            assert await load(tier, chain(1, 6)) == 6
 
     asyncio.run(run())
 
@@ -280,7 +281,7 @@ def test_a_call_that_fails_for_many_blocks_loses_only_the_bad_ones(tmp_path: Pat
                 return errno.EIO if 5 * 4096 in where else None
 
             disks.disk.fault = slot_5
-            assert await verify(tier, keys) == 5
+            assert await load(tier, keys) == 5
             alone = [range(i * 4096, (i + 1) * 4096) for i in range(8)]
             assert asked == [range(8 * 4096), *alone], "one call for all, then one for each"
             assert tier.stats().failures == {"read": 1}
@@ -301,7 +302,7 @@ def test_a_flipped_bit_is_a_miss(tmp_path: Path, bit: int) -> None:
             file.seek(-1, os.SEEK_CUR)
             file.write(bytes([byte ^ 1 << bit]))
         async with tier_in(path) as tier:
-            assert await verify(tier, chain(1, 4)) == 2
+            assert await load(tier, chain(1, 4)) == 2
             assert tier.stats().failures == {"checksum": 1}
             assert tier.stats().blocks == 2
 
@@ -316,9 +317,9 @@ def test_what_a_file_was_cut_off_from_is_not_found_again(tmp_path: Path, length:
             await store(tier, chain(1, 4))
         os.truncate(path / "extent-000000", length)
         async with tier_in(path) as tier:
-            assert await verify(tier, chain(1, 4)) == length // BLOCK_BYTES
+            assert await load(tier, chain(1, 4)) == length // BLOCK_BYTES
             assert await store(tier, chain(1, 4)) == 4 - length // BLOCK_BYTES
-            assert await verify(tier, chain(1, 4)) == 4
+            assert await load(tier, chain(1, 4)) == 4
             assert not tier.stats().failures
 
     asyncio.run(run())
@@ -330,7 +331,7 @@ def test_a_file_cut_short_in_use_is_a_miss(tmp_path: Path) -> None:
         async with tier_in(path) as tier:
             await store(tier, chain(1, 4))
             os.truncate(path / "extent-000000", BLOCK_BYTES)
-            assert await verify(tier, chain(1, 4)) == 1
+            assert await load(tier, chain(1, 4)) == 1
             assert sum(tier.stats().failures.values()) == 3
 
     asyncio.run(run())
@@ -343,7 +344,7 @@ def test_a_missing_file_takes_its_blocks_with_it(tmp_path: Path) -> None:
             await store(tier, chain(1, 20))  # 16 slots to a file
         (path / "extent-000001").unlink()
         async with tier_in(path) as tier:
-            assert await verify(tier, chain(1, 20)) == 16
+            assert await load(tier, chain(1, 20)) == 16
 
     asyncio.run(run())
 
@@ -371,7 +372,7 @@ def test_what_cannot_be_stored_is_given_up_and_the_tier_goes_on(
             assert tier.stats().blocks == 0
             disks.disk.fault = failing("nothing")
             assert await store(tier, chain(1, 4)) == 4
-            assert await verify(tier, chain(1, 4)) == 4
+            assert await load(tier, chain(1, 4)) == 4
 
     asyncio.run(run())
 
@@ -443,14 +444,14 @@ def test_a_full_disk_stores_no_more_and_serves_what_it_has(small_disk: Path) -> 
             assert failures["claim"] > 0
             held = tier.stats().blocks
             assert 0 < held < 70
-            found = [await verify(tier, chain(name, 5)) for name in range(20)]
+            found = [await load(tier, chain(name, 5)) for name in range(20)]
             assert sum(found) == held
             others.unlink()
             await store(tier, chain(99, 5))
-            assert await verify(tier, chain(99, 5)) == 5
+            assert await load(tier, chain(99, 5)) == 5
             assert tier.stats().failures == failures, "there is room again"
         async with tier_in(small_disk / "tier") as tier:
-            assert await verify(tier, chain(99, 5)) == 5
+            assert await load(tier, chain(99, 5)) == 5
 
     asyncio.run(run())
 
@@ -478,7 +479,7 @@ def test_what_cannot_be_opened_is_an_error_and_leaves_nothing_open(
         assert not [t for t in threading.enumerate() if t.name.startswith("greencache")]
         assert len(list(Path("/proc/self/fd").iterdir())) == files
         async with SsdTier(path, BLOCK_BYTES, CAPACITY_BYTES) as tier:
-            assert await verify(tier, chain(1, 4)) == 4
+            assert await load(tier, chain(1, 4)) == 4
 
     asyncio.run(run())
 
@@ -521,7 +522,7 @@ def test_the_limit_of_disk_space_holds_at_every_instant(tmp_path: Path) -> None:
             try:
                 for step in range(250):
                     await store(tier, chain(int(random.integers(50)), int(random.integers(1, 20))))
-                    await verify(tier, chain(int(random.integers(50)), 10))
+                    await load(tier, chain(int(random.integers(50)), 10))
                     if step % 10 == 9:
                         wanted = int(CAPACITY_BYTES * random.choice([0.25, 0.5, 1.0]))
                         limits.append(wanted)
@@ -551,7 +552,7 @@ def test_a_shrink_waits_for_leases_and_gives_everything_else_back(tmp_path: Path
             assert len(lease) == 10
             assert await tier.resize(0) == 10 * BLOCK_BYTES
             assert allocated_bytes(path) < full_bytes / 4
-            assert await verify(tier, chain(9, 10)) == 10
+            assert await load(tier, chain(9, 10)) == 10
             tier.release(lease)
             while tier.stats().backed_bytes > 2**17:
                 await asyncio.sleep(0.001)
@@ -559,7 +560,7 @@ def test_a_shrink_waits_for_leases_and_gives_everything_else_back(tmp_path: Path
             assert allocated_bytes(path) < 2**17
             await tier.resize(CAPACITY_BYTES)
             assert await store(tier, chain(1, 10)) == 10
-            assert await verify(tier, chain(1, 10)) == 10
+            assert await load(tier, chain(1, 10)) == 10
 
     asyncio.run(run())
 
