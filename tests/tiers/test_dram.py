@@ -27,15 +27,25 @@ from tests.conformance.prompts import check, load, prompt, settled, store, the_b
 MIB = 2**20
 
 
+_OTHERS: set[int] = set()
+"""Memory files that were there before the test: of tiers that other tests in this process left."""
+
+
+@pytest.fixture(autouse=True)
+def only_own_memory_files() -> None:
+    _OTHERS.clear()
+    _OTHERS.update(file.stat().st_ino for file in memory_files())
+
+
 def memory_files(process: int | str = "self") -> list[Path]:
-    """The memory files of tiers that a process has open."""
+    """The memory files of tiers that a process has open, but for those of other tests."""
     found = []
     for link in Path(f"/proc/{process}/fd").iterdir():
         try:
-            target = link.readlink()
+            ours = "memfd:greencache" in str(link.readlink()) and link.stat().st_ino not in _OTHERS
         except OSError:
             continue  # that of the listing itself
-        if "memfd:greencache" in str(target):
+        if ours:
             found.append(link)
     return found
 
