@@ -17,6 +17,10 @@
     + TierClosedError     it is closed, or not open yet
     + TierBusyError       another process has its files
     + StorageError        its memory or files fail
+  - ServiceError          the daemon cannot be had, or cannot do what was asked (exit 1)
+    + UnavailableError    it does not run, ended, or did not answer in time
+    + RefusedError        it does not serve this client: user, version, block size, limits
+    + ProtocolError       what came over the socket is not what was agreed on
   - SweepError            a sweep stopped before its end; what was done is kept (exit 1)
   - BlockStateError       a transaction used out of order: commit twice, release twice
 """
@@ -36,7 +40,10 @@ __all__ = [
     "LoadError",
     "OutputError",
     "PlanningError",
+    "ProtocolError",
     "QuantityError",
+    "RefusedError",
+    "ServiceError",
     "SettingsError",
     "SolverError",
     "SpecError",
@@ -46,6 +53,7 @@ __all__ = [
     "TierClosedError",
     "TierError",
     "TraceError",
+    "UnavailableError",
     "UnknownNameError",
 ]
 
@@ -185,6 +193,22 @@ class TierBusyError(TierError):
 
 class StorageError(TierError):
     """The memory or the files of a tier fail."""
+
+
+class ServiceError(GreenCacheError):
+    """The daemon cannot be had, or cannot do what was asked of it."""
+
+
+class UnavailableError(ServiceError):
+    """The daemon does not run, has ended, or did not answer in time: to an engine, a miss."""
+
+
+class RefusedError(ServiceError):
+    """The daemon does not serve this client, or not in this way."""
+
+
+class ProtocolError(ServiceError):
+    """What came over the daemon's socket is not what both sides agreed on."""
 
 
 class OutputError(GreenCacheError):

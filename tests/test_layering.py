@@ -12,10 +12,12 @@ ROOT = Path(__file__).parent.parent
 FACE = ("greencache.cli", "greencache.__main__")
 LAYERS: list[tuple[str, ...]] = [
     ("greencache",),  # what all share
+    ("greencache.client",),
     ("greencache.tiers",),
     ("greencache.traces",),
     ("greencache.controller",),
     ("greencache.bench",),
+    ("greencache.service",),
     FACE,
 ]
 """From the bottom: a module imports from its own layer and those before it."""
