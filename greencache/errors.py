@@ -17,6 +17,7 @@
     + TierClosedError     it is closed, or not open yet
     + TierBusyError       another process has its files
     + StorageError        its memory or files fail
+  - SourceError           a service or device outside gave nothing that can be used
   - SweepError            a sweep stopped before its end; what was done is kept (exit 1)
   - BlockStateError       a transaction used out of order: commit twice, release twice
 """
@@ -39,6 +40,7 @@ __all__ = [
     "QuantityError",
     "SettingsError",
     "SolverError",
+    "SourceError",
     "SpecError",
     "StorageError",
     "SweepError",
@@ -185,6 +187,25 @@ class TierBusyError(TierError):
 
 class StorageError(TierError):
     """The memory or the files of a tier fail."""
+
+
+class SourceError(GreenCacheError):
+    """A service or a device outside gave nothing that can be used.
+
+    Parameters
+    ----------
+    kind:
+        What was wrong, in a word that failures are counted by: ``down``, ``slow``, ``refused``.
+    reason:
+        The same in a sentence without secrets.
+    retry_after_s:
+        How long it asked not to be asked again, if it did.
+    """
+
+    def __init__(self, kind: str, reason: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
 
 
 class OutputError(GreenCacheError):
