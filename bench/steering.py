@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -136,7 +137,9 @@ def _forecasters(
     elif kind == "naive":
         intensity, load = SeasonalNaive(), SeasonalNaive(period)
     else:
-        intensity, load = LaggedRegression(), ShapeAndLevel(period)
+        hours = math.ceil(settings.horizon * settings.interval / HOUR_S)
+        hours += setup.grid_offset_s % HOUR_S > 0  # intervals lie across its hours
+        intensity, load = LaggedRegression(horizon=max(hours, 24)), ShapeAndLevel(period)
     return _perturbed(intensity, settings, 1), _perturbed(load, settings, 2)
 
 
