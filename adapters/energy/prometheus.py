@@ -88,7 +88,11 @@ class PrometheusMeter:
 
     async def open(self) -> None:
         """As `Meter.open`."""
-        await self._values()
+        try:
+            await self._values()
+        except SourceError:
+            await self.close()
+            raise
 
     async def read(self, now_s: float) -> Mapping[str, float]:
         """As `Meter.read`."""
