@@ -71,7 +71,7 @@ def modelled_energy(
     """
     prompts = max(requests, 1.0)
     computed = np.array(computed_tokens / prompts)
-    found = max(prompt_tokens - computed_tokens, 0.0) / prompts
+    found = np.array(max(prompt_tokens - computed_tokens, 0.0) / prompts)
     attended = attended_positions(computed, found) * max(unevenness, 1.0)
     prompt = prefill(rates, computed, attended, max_batched_tokens)
     work = computed_tokens > 0

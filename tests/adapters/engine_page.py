@@ -31,19 +31,28 @@ class EnginePage:
         self.registry = CollectorRegistry()
         self._labels = {"model_name": "llama", "engine": engine}
         names = list(self._labels)
-        own = {"registry": self.registry}
         self._ttft = Histogram(
-            "vllm:time_to_first_token_seconds", ".", names, buckets=ttft_buckets, **own
+            "vllm:time_to_first_token_seconds",
+            ".",
+            names,
+            buckets=ttft_buckets,
+            registry=self.registry,
         )
         self._tpot = Histogram(
-            "vllm:request_time_per_output_token_seconds", ".", names, buckets=TPOT_BUCKETS, **own
+            "vllm:request_time_per_output_token_seconds",
+            ".",
+            names,
+            buckets=TPOT_BUCKETS,
+            registry=self.registry,
         )
         self._prompts = Histogram(
-            "vllm:request_prompt_tokens", ".", names, buckets=PROMPT_BUCKETS, **own
+            "vllm:request_prompt_tokens", ".", names, buckets=PROMPT_BUCKETS, registry=self.registry
         )
-        self._success = Counter("vllm:request_success", ".", [*names, "finished_reason"], **own)
+        self._success = Counter(
+            "vllm:request_success", ".", [*names, "finished_reason"], registry=self.registry
+        )
         self._counters = {
-            name: Counter(f"vllm:{name}", ".", names, **own)
+            name: Counter(f"vllm:{name}", ".", names, registry=self.registry)
             for name in (
                 "prompt_tokens",
                 "generation_tokens",
@@ -53,7 +62,7 @@ class EnginePage:
             )
         }
         self._gauges = {
-            name: Gauge(f"vllm:{name}", ".", names, **own)
+            name: Gauge(f"vllm:{name}", ".", names, registry=self.registry)
             for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
         }
         for metric in (

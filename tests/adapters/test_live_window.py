@@ -94,9 +94,10 @@ def test_the_power_model_over_counts_is_near_the_simulated_engines_energy(
 
 
 def test_measured_energy_goes_before_the_model_and_is_named(hardware: ServingHardware) -> None:
-    limits = {"ttft_s": 1.0, "tpot_s": 0.1}
     idle = EngineInterval(0.0, 100.0, pages=1)
-    modelled = live_window(idle, StoreInterval(), hardware, max_batched_tokens=2048, **limits)
+    modelled = live_window(
+        idle, StoreInterval(), hardware, ttft_s=1, tpot_s=1, max_batched_tokens=2048
+    )
     assert modelled.energy_source == "model"
     assert modelled.window.gpu_j == pytest.approx(hardware.rates.idle_w * 100)
     measured = live_window(
@@ -106,7 +107,8 @@ def test_measured_energy_goes_before_the_model_and_is_named(hardware: ServingHar
         max_batched_tokens=2048,
         gpu_j=12_345.0,
         energy_source="nvml",
-        **limits,
+        ttft_s=1.0,
+        tpot_s=0.1,
     )
     assert (measured.window.gpu_j, measured.energy_source) == (12_345.0, "nvml")
 
