@@ -35,6 +35,7 @@ __all__ = [
     "Count",
     "Delete",
     "Done",
+    "Ended",
     "Extents",
     "Failed",
     "Fetch",
@@ -42,6 +43,7 @@ __all__ = [
     "Found",
     "Goodbye",
     "Hello",
+    "Join",
     "Leased",
     "Lookup",
     "Observe",
@@ -99,9 +101,6 @@ class Hello(_Message, tag=1):
     """Names the processes of one engine, 16 bytes that nobody else knows; empty if this is all."""
     name: str = ""
     """What logs and metrics call the client."""
-    ended: bytes = b""
-    """A session of this process that lost its connection, and of which nothing is in use any more:
-    its daemon-side transactions end."""
 
 
 class Lookup(_Message, tag=2):
@@ -205,6 +204,28 @@ class Observe(_Message, tag=14):
 
 class Goodbye(_Message, tag=15):
     """Nothing of this session is in use any more; answered by `Done`."""
+
+
+class Ended(_Message, tag=16):
+    """Nothing of these sessions, which lost their connections, is in use any more; answered by
+    `Done`.
+
+    What they began ends, and what they asked before is no longer done. A session that the daemon
+    does not know was an earlier daemon's: that is no fault.
+    """
+
+    sessions: list[bytes]
+
+
+class Join(_Message, tag=17):
+    """Read or write what another process of the group was given; one of both is named.
+
+    Answered by `Leased` or `Reserved`, as that process was. Only who asked first may release a
+    lease; who joins a reservation commits or aborts its own shard of it.
+    """
+
+    lease: int = 0
+    reservation: int = 0
 
 
 # What the daemon answers.
@@ -337,6 +358,8 @@ Question: TypeAlias = (
     | Status
     | Observe
     | Goodbye
+    | Ended
+    | Join
 )
 Answer: TypeAlias = (
     Welcome
