@@ -193,7 +193,7 @@ class KeyDirectory:
 
     @staticmethod
     def _split(keys: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        if any(len(key) != KEY_BYTES for key in keys):
+        if set(map(len, keys)) - {KEY_BYTES}:
             raise InputError(f"a block key has {KEY_BYTES} bytes")
         halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
         return halves[:, 0].copy(), halves[:, 1].copy()

@@ -128,7 +128,7 @@ class Connection:
         self._outgoing: deque[_Outgoing] = deque()
         self._unread_bytes = 0
         self._body_bytes = 0
-        self._reading = self._turning = self._finishing = False
+        self._reading = self._writing = self._turning = self._finishing = False
         self._waiting_since_s: float | None = self._loop.time()
         """Since when the rest of a message is waited for, the first one included."""
         self._unread_since_s = 0.0
@@ -306,16 +306,22 @@ class Connection:
             pass
         except OSError as fault:
             if fault.errno == errno.ETOOMANYREFS:  # others do not take theirs, and are cut off
-                self._loop.remove_writer(self._socket)
+                self._wait_to_write(False)
                 self._loop.call_later(_AGAIN_S, self._write_again)
                 return
             self._broke(fault)
             return
-        if self._outgoing:
+        self._wait_to_write(bool(self._outgoing))
+        self._finish_if_done()
+
+    def _wait_to_write(self, wanted: bool) -> None:
+        if wanted == self._writing:
+            return
+        self._writing = wanted
+        if wanted:
             self._loop.add_writer(self._socket, self._writable)
         else:
             self._loop.remove_writer(self._socket)
-            self._finish_if_done()
 
     # The end.
 
@@ -347,7 +353,7 @@ class Connection:
             return
         self.closed = True
         self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self._wait_to_write(False)
         self._reading = False
         for each in self._outgoing:
             _close_all(each.descriptors)
