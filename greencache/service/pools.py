@@ -17,6 +17,8 @@ from typing import Any
 from greencache.errors import RefusedError, UnknownNameError
 from greencache.quantities import format_bytes
 from greencache.tiers import DramTier, KeyDirectory, SsdTier, TieredCache
+from greencache.tiers.slots import SlotTier
+from greencache.tiers.state import PINNED
 
 __all__ = ["Pool", "PoolOptions", "Pools"]
 
@@ -74,8 +76,13 @@ class Pool:
 
     def report(self) -> dict[str, Any]:
         """What it has, as plain values."""
+        pinned = {
+            name: int(tier.index.state.meta[PINNED])
+            for name, tier in self.cache.tiers.items()
+            if isinstance(tier, SlotTier)
+        }
         stats = asdict(self.cache.stats())
-        return {"block_bytes": self.block_bytes, **stats}
+        return {"block_bytes": self.block_bytes, **stats, "pinned_blocks": pinned}
 
 
 def make_cache(block_bytes: int, dram_bytes: int, ssd_bytes: int, options: PoolOptions) -> Pool:
