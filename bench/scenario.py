@@ -28,11 +28,7 @@ from greencache.bench.workload import (
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.models import find_model
-from greencache.controller.performance import (
-    ServingHardware,
-    parse_hardware,
-    serving_hardware,
-)
+from greencache.controller.performance import ServingHardware, parse_hardware, serving_hardware
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.slo import Slo
 from greencache.controller.storage_prices import StoragePrices, prices_for
