@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from functools import lru_cache
 
@@ -16,6 +15,7 @@ from greencache.bench.storage import StorageSetup
 from greencache.bench.windows import prompts_between, window_of
 from greencache.controller.assembly import ControlledEngine, Pilot, forecasters, perturbed
 from greencache.controller.forecasts import Forecast, Forecaster, Perfect
+from greencache.controller.intensity import LONGEST_PAST_H, REFIT_H, forecast_intervals
 from greencache.controller.lookout import RollingForecast
 from greencache.controller.loop import Decision
 from greencache.controller.sizes import Sizes
@@ -25,10 +25,6 @@ from greencache.quantities import HOUR_S
 from greencache.traces.requests import RequestTrace
 
 __all__ = ["Controlled", "Scheduled", "controlled_engine", "pilot_of", "storage_under"]
-
-_LONGEST_PAST_H = 24 * 7 * 53
-"""Hours of the grid's past that a forecast looks at."""
-
 
 _SEED = 0
 
@@ -66,7 +62,7 @@ class GridForecast:
         self._interval_s = interval_s
         self._first_s = setup.grid_offset_s - len(grid.earlier_gco2_per_kwh) * HOUR_S
         self._hours = grid.past_and_future
-        self._rolling = RollingForecast(forecaster, 24 * 7)
+        self._rolling = RollingForecast(forecaster, REFIT_H)
         self._memo = _forecasts((self._hours.tobytes(), self._first_s, repr(forecaster)))
 
     def past(self, window: Window) -> float:
@@ -78,30 +74,17 @@ class GridForecast:
         """As `greencache.controller.lookout.IntensitySource`."""
         # Without any past, the hour that begins is taken to be known.
         origin = max(int((now_s - self._first_s) / HOUR_S), 1)
-        edges_s = now_s - self._first_s - origin * HOUR_S + np.arange(steps + 1) * self._interval_s
-        edges_h = np.maximum(edges_s / HOUR_S, 0.0)
-        hourly = self._hourly(origin, max(math.ceil(edges_h[-1]), 1))
-        return replace(
-            hourly,
-            mean=_means(hourly.mean, edges_h),
-            quantiles=np.stack([_means(each, edges_h) for each in hourly.quantiles]),
+        since_s = now_s - self._first_s - origin * HOUR_S
+        return forecast_intervals(
+            lambda hours: self._hourly(origin, hours), since_s, self._interval_s, steps
         )
 
     def _hourly(self, origin: int, hours: int) -> Forecast:
         known = self._memo.get((origin, hours))
         if known is None:
-            history = self._hours[max(origin - _LONGEST_PAST_H, 0) : origin]
+            history = self._hours[max(origin - LONGEST_PAST_H, 0) : origin]
             known = self._memo[origin, hours] = self._rolling.forecast(history, hours, origin)
         return known
-
-
-def _means(hourly: NDArray[np.float64], edges_h: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Means over intervals between edges in hours; one without length has its hour's value."""
-    sums = np.interp(edges_h, np.arange(len(hourly) + 1), np.append(0.0, np.cumsum(hourly)))
-    width_h = np.diff(edges_h)
-    at_edge = hourly[np.minimum(edges_h[:-1].astype(np.int64), len(hourly) - 1)]
-    means = np.divide(np.diff(sums), width_h, out=at_edge.copy(), where=width_h > 0)
-    return np.asarray(means)
 
 
 def _arrivals(trace: RequestTrace, interval_s: float) -> NDArray[np.float64]:
