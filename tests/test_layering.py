@@ -54,6 +54,7 @@ LIVE = {
         "memory",
         "promotion",
         "recovery",
+        "rules",
         "slots",
         "ssd",
         "syscalls",
