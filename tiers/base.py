@@ -20,13 +20,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from greencache.durations import Durations
 from greencache.errors import InputError
 
 __all__ = [
@@ -134,6 +135,9 @@ class TierStats:
         Given up for others, or to a smaller size.
     failures:
         What went wrong, by cause, and how often.
+    took:
+        How long the tier's ``read`` and ``write`` of a batch took, waiting for its threads and
+        failures included.
     """
 
     capacity_bytes: int = 0
@@ -146,6 +150,18 @@ class TierStats:
     written_bytes: int = 0
     evicted_blocks: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    took: dict[str, Durations] = field(
+        default_factory=lambda: {"read": Durations(), "write": Durations()}, compare=False
+    )
+
+    def copy(self, **changes: int) -> TierStats:
+        """The same with some values changed, which what is counted later does not change."""
+        return replace(
+            self,
+            failures=Counter(self.failures),
+            took={op: took.copy() for op, took in self.took.items()},
+            **changes,
+        )
 
 
 class Tier(ABC):
