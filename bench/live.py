@@ -28,7 +28,8 @@ from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import prepare, steering_of
 from greencache.bench.simulation import SimulatedRun, simulate
-from greencache.bench.storage import StorageSetup, block_costs, block_prices, load_flops
+from greencache.bench.storage import StorageSetup
+from greencache.controller.storage_prices import block_costs, block_prices, load_flops
 from greencache.errors import InputError
 from greencache.tiers import CacheLease, DramTier, KeyDirectory, SsdTier, TieredCache, TierIndex
 from greencache.tiers.admission import Admission

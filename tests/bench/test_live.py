@@ -16,7 +16,6 @@ from hypothesis import event, given, settings, strategies as st
 from greencache.bench import live
 from greencache.bench.accounting import Installed
 from greencache.bench.live import LiveRun, run_live, run_live_plans
-from greencache.bench.outcome import Slo
 from greencache.bench.plans import parse_plans
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import prepare
@@ -25,6 +24,7 @@ from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Candidates
+from greencache.controller.slo import Slo
 from greencache.errors import InputError
 from greencache.factors import Factors
 from greencache.settings import ControlSettings
