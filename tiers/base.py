@@ -33,6 +33,7 @@ from greencache.errors import InputError
 __all__ = [
     "Addressable",
     "Blocks",
+    "Shareable",
     "Tier",
     "TierLease",
     "TierReservation",
@@ -321,3 +322,34 @@ class Addressable(Protocol):
 
     def reserved(self, reservation: TierReservation) -> Blocks:
         """Reserved blocks, to be written by the caller before they are committed."""
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """A tier whose memory another process can map, to read and write blocks where they stand.
+
+    Its memory is in extents, each a file that has a descriptor. An extent's number is never given
+    to another, also when its memory was given back and is taken again.
+    """
+
+    def leased_places(
+        self, lease: TierLease, first: int, count: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """Extent and offset in bytes of each leased block, good until the lease is released."""
+
+    def reserved_places(
+        self, reservation: TierReservation
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """The same of reserved blocks, which count as written from now on: the caller does that."""
+
+    def extent(self, number: int) -> tuple[int, int]:
+        """Descriptor and length in bytes of an extent with leased or reserved blocks.
+
+        The descriptor is the tier's, which closes it: duplicate it to keep it.
+        """
+
+    def extents(self) -> set[int]:
+        """Numbers of all extents there are; what is no longer among them never comes back."""
+
+    def extents_gone(self) -> int:
+        """How many have gone by now; it changes whenever one goes."""
