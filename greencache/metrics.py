@@ -177,12 +177,21 @@ WRITE_QUEUE = Metric(
     "bytes",
 )
 
-SESSIONS = Metric("greencache_sessions", "gauge", "Clients that are attached.")
-REFUSED_SESSIONS = Metric(
-    "greencache_sessions_refused_total",
+POOLS = Metric("greencache_pools", "gauge", "Sizes of blocks, each with tiers of its own.")
+CONNECTIONS = Metric("greencache_connections", "gauge", "Clients that are connected.")
+SESSIONS = Metric(
+    "greencache_sessions",
+    "gauge",
+    "Clients of which something may be in use, connected or not.",
+)
+REFUSED_CLIENTS = Metric(
+    "greencache_refused_clients_total",
     "counter",
-    "Clients turned away or cut off, by cause.",
+    "Clients that were refused, or cut_off because they broke the protocol or its limits.",
     ("cause",),
+)
+QUESTIONS = Metric(
+    "greencache_questions_total", "counter", "What clients asked, by kind of message.", ("kind",)
 )
 LEASES = Metric("greencache_leases", "gauge", "Leases that clients hold.")
 OLDEST_LEASE = Metric(

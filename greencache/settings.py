@@ -264,6 +264,17 @@ class ServeSettings(_Part):
         256 * 2**20, ge=2**20, description="least DRAM, which blocks on SSD are read through"
     )
     sessions: int = Field(4096, ge=1, le=65536, description="most clients at a time")
+    metrics: bool = Field(True, description="whether metrics are served to Prometheus")
+    metrics_address: str = Field(
+        "127.0.0.1", description="address for them; beyond loopback with a token only"
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port for them, 0 for any; 19600 if not set and free"
+    )
+    metrics_token: SecretStr | None = Field(
+        None, description="what who asks has to know, needed beyond loopback; never printed"
+    )
+    log: Literal["text", "json"] = Field("text", description="form of the log's lines")
 
 
 class Settings(BaseSettings):

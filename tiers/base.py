@@ -20,7 +20,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
@@ -154,6 +154,12 @@ class TierStats:
     took: dict[str, Durations] = field(
         default_factory=lambda: {"read": Durations(), "write": Durations()}, compare=False
     )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; of durations, how many and their sum."""
+        took = {op: {"count": len(took), "total_s": took.total_s} for op, took in self.took.items()}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**plain, "failures": dict(self.failures), "took": took}
 
     def copy(self, **changes: int) -> TierStats:
         """The same with some values changed, which what is counted later does not change."""

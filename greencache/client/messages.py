@@ -167,7 +167,7 @@ class Delete(_Message, tag=10):
 
 
 class Resize(_Message, tag=11):
-    """Change tiers' capacities by hand; answered by `Resized`."""
+    """Change tiers' capacities by hand; answered by `Resized`. It needs no `Hello` before."""
 
     capacity_bytes: dict[str, int]
 
@@ -177,7 +177,7 @@ class Flush(_Message, tag=12):
 
 
 class Status(_Message, tag=13):
-    """What the daemon is and has; answered by `StatusText`."""
+    """What the daemon is and has; answered by `StatusText`. It needs no `Hello` before."""
 
 
 class Seen(msgspec.Struct, array_like=True, frozen=True):

@@ -52,7 +52,7 @@ from greencache.metrics import (
     Sample,
 )
 from greencache.tiers.base import TierStats
-from greencache.tiers.cache import CacheStats
+from greencache.tiers.cache_stats import CacheStats
 from greencache.version import VERSION
 
 __all__ = ["MetricsPage", "Source", "cache_samples", "few"]

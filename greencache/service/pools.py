@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,8 +74,7 @@ class Pool:
 
     def report(self) -> dict[str, Any]:
         """What it has, as plain values."""
-        stats = asdict(self.cache.stats())
-        return {"block_bytes": self.block_bytes, **stats}
+        return {"block_bytes": self.block_bytes, **self.cache.stats().as_json()}
 
 
 def make_cache(block_bytes: int, dram_bytes: int, ssd_bytes: int, options: PoolOptions) -> Pool:
