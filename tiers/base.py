@@ -22,13 +22,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
+from greencache.buffers import Blocks, check_blocks
 from greencache.durations import Durations
-from greencache.errors import InputError
 
 __all__ = [
     "Addressable",
@@ -40,32 +37,6 @@ __all__ = [
     "TierStats",
     "check_blocks",
 ]
-
-Blocks: TypeAlias = "NDArray[np.uint8] | Sequence[NDArray[np.uint8]]"
-"""Bytes of blocks in order: an array [blocks, block_bytes], or an array [block_bytes] for each."""
-
-
-def check_blocks(blocks: Blocks, block_bytes: int) -> None:
-    """Refuse buffers that are not blocks: numpy would fill a whole block with a single byte.
-
-    Raises
-    ------
-    InputError
-        If one is of another size or type, or its bytes do not follow one another.
-    """
-    if isinstance(blocks, np.ndarray):
-        fits = _is_bytes(blocks, (len(blocks), block_bytes))
-    else:
-        fits = all(_is_bytes(block, (block_bytes,)) for block in blocks)
-    if not fits:
-        raise InputError(
-            f"blocks are C-contiguous arrays of uint8, [blocks, {block_bytes}] or [{block_bytes}]"
-            " for each"
-        )
-
-
-def _is_bytes(array: NDArray[np.uint8], shape: tuple[int, ...]) -> bool:
-    return array.dtype == np.uint8 and array.shape == shape and bool(array.flags.c_contiguous)
 
 
 @dataclass(slots=True, eq=False)

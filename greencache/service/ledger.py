@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from greencache.errors import BlockStateError, InputError, RefusedError
+from greencache.service.effects import Effects
 
 __all__ = ["Effects", "Holdings", "Ledger"]
 
@@ -29,25 +30,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 MOST_SHARDS = 1024
-
-
-@dataclass(slots=True)
-class Effects(Generic[L, R]):
-    """What has to be done now.
-
-    Attributes
-    ----------
-    released:
-        Leases to release.
-    committed:
-        Reservations to commit: all their shards are in.
-    aborted:
-        Reservations to abort: nobody writes to them any more.
-    """
-
-    released: list[L] = field(default_factory=list)
-    committed: list[R] = field(default_factory=list)
-    aborted: list[R] = field(default_factory=list)
 
 
 class Holdings(NamedTuple):
@@ -216,14 +198,19 @@ class Ledger(Generic[L, R]):
         maker = self._session(session)
         return self._enter(_Lease(maker, handle, blocks))
 
-    def begin(self, session: bytes, number: int) -> L:
-        """A lease that is used for a while: whatever happens, it is released after `end`.
+    def find_lease(self, session: bytes, number: int) -> L:
+        """A lease of the session's group.
 
         Raises
         ------
         BlockStateError
-            If the session's group has no such lease.
+            If it has none of this number.
         """
+        found: L = self._find(session, number, _Lease).handle
+        return found
+
+    def begin(self, session: bytes, number: int) -> L:
+        """The same, to be used for a while: whatever happens, it is released after `end`."""
         lease = self._find(session, number, _Lease)
         lease.busy += 1
         self._busy[number] = lease
@@ -242,8 +229,16 @@ class Ledger(Generic[L, R]):
         return effects
 
     def release(self, session: bytes, number: int) -> Effects[L, R]:
-        """End a lease; raises as `begin`."""
+        """End a lease of one's own.
+
+        Raises
+        ------
+        BlockStateError
+            If there is none of this number, or another process has asked for it.
+        """
         lease = self._find(session, number, _Lease)
+        if lease.maker.process != self._session(session).process:
+            raise BlockStateError(f"lease {number} is released by the process that asked for it")
         effects: Effects[L, R] = Effects()
         self._end_lease(number, lease, effects)
         return self._settled(lease.maker.group, effects)
@@ -268,6 +263,11 @@ class Ledger(Generic[L, R]):
             raise BlockStateError("a shard of this group has ended: nothing can be stored")
         shards = set(range(maker.group.shards))
         return self._enter(_Reservation(maker, handle, blocks, shards))
+
+    def find_reservation(self, session: bytes, number: int) -> R:
+        """A reservation of the session's group; raises as `find_lease`."""
+        found: R = self._find(session, number, _Reservation).handle
+        return found
 
     def commit(self, session: bytes, number: int, shard: int | None) -> Effects[L, R]:
         """A shard is written, or all are.

@@ -214,8 +214,12 @@ class Pools:
             if name not in self.tiers:
                 raise UnknownNameError("tier", name, self.tiers)
         async with self._changing:
-            wanted = {f"{name}_bytes": size for name, size in capacity_bytes.items()}
-            before, self._options = self._options, replace(self._options, **wanted)
+            before = self._options
+            self._options = replace(
+                before,
+                dram_bytes=capacity_bytes.get("dram", before.dram_bytes),
+                ssd_bytes=capacity_bytes.get("ssd", before.ssd_bytes),
+            )
             try:
                 over = await self._resize_all(*self._shares(len(self)))
             except BaseException:

@@ -198,7 +198,6 @@ class Session:
         ledger.attach(
             session, self.process, group=group, shards=question.shards, shard=question.shard
         )
-        self._service.apply(ledger.ended(question.ended, self.process))
         self.id, self.name = session, question.name[:100]
         self._arena = Arena(self._pool.dram, self._connection)
         if self._connection.closed:
@@ -207,6 +206,11 @@ class Session:
 
     async def _goodbye(self, question: m.Goodbye) -> m.Answer:
         self._service.apply(self._service.ledger.goodbye(self.id))
+        return m.Done(question.number)
+
+    async def _ended(self, question: m.Ended) -> m.Answer:
+        for session in question.sessions:
+            self._service.apply(self._service.ledger.ended(session, self.process))
         return m.Done(question.number)
 
     # Loading.
@@ -279,19 +283,31 @@ class Session:
         if room == 0 or not ledger.may_reserve(self.id):
             return m.Reserved(question.number, 0, 0, m.Places())
         reservation = await pool.cache.reserve(keys[:room])
-        number = 0
+        taken, number = Taken(pool, reservation, self.process), 0
         try:
             if len(reservation):
-                taken = Taken(pool, reservation, self.process)
                 number = ledger.reserve(self.id, taken, len(reservation))
         finally:
             if number == 0:
                 pool.cache.abort(reservation)
         if number == 0:
             return m.Reserved(question.number, 0, reservation.first, m.Places())
-        extents, offsets = pool.dram.reserved_places(reservation.part)
+        return self._reserved(question.number, number, taken)
+
+    def _reserved(self, number: int, reservation: int, taken: Taken) -> m.Answer:
+        extents, offsets = taken.pool.dram.reserved_places(taken.reservation.part)
         self._arena.tell(extents)
-        return m.Reserved(question.number, number, reservation.first, m.Places.of(extents, offsets))
+        places = m.Places.of(extents, offsets)
+        return m.Reserved(number, reservation, taken.reservation.first, places)
+
+    async def _join(self, question: m.Join) -> m.Answer:
+        if bool(question.lease) == bool(question.reservation):
+            raise InputError("who joins names a lease or a reservation")
+        if question.lease:
+            held = self._service.ledger.find_lease(self.id, question.lease)
+            return self._leased(question.number, question.lease, held, 0)
+        taken = self._service.ledger.find_reservation(self.id, question.reservation)
+        return self._reserved(question.number, question.reservation, taken)
 
     async def _commit(self, question: m.Commit) -> m.Answer:
         effects = self._service.ledger.commit(self.id, question.reservation, question.shard)
@@ -359,9 +375,11 @@ _ANSWERS: dict[type[Any], Callable[[Session, Any], Awaitable[m.Answer]]] = {
     m.Acquire: Session._acquire,
     m.Commit: Session._commit,
     m.Delete: Session._delete,
+    m.Ended: Session._ended,
     m.Fetch: Session._fetch,
     m.Flush: Session._flush,
     m.Goodbye: Session._goodbye,
+    m.Join: Session._join,
     m.Lookup: Session._lookup,
     m.Observe: Session._observe,
     m.Prefetch: Session._prefetch,
