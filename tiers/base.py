@@ -24,6 +24,9 @@ from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from greencache.buffers import Blocks, check_blocks
 from greencache.durations import Durations
 
