@@ -42,6 +42,7 @@ __all__ = [
     "EnergySettings",
     "IntensitySettings",
     "Origin",
+    "ServeSettings",
     "Settings",
     "load_settings",
     "origins",
@@ -246,6 +247,36 @@ class ControlSettings(_Part):
     dry_run: bool = Field(False, description="advise only: keep the largest sizes")
 
 
+class ServeSettings(_Part):
+    """The daemon."""
+
+    socket: Path | None = Field(
+        None, description="where it listens; default daemon.sock in the user's run-time folder"
+    )
+    dram: Bytes | None = Field(
+        None, description="host DRAM for KV, all models together; default a quarter of the memory"
+    )
+    ssd_dir: Path | None = Field(None, description="folder on an SSD for KV; no SSD if not set")
+    ssd: Bytes | None = Field(
+        None, description="disk space there; default a quarter of its filesystem"
+    )
+    staging: Bytes = Field(
+        256 * 2**20, ge=2**20, description="least DRAM, which blocks on SSD are read through"
+    )
+    sessions: int = Field(4096, ge=1, le=65536, description="most clients at a time")
+    metrics: bool = Field(True, description="whether metrics are served to Prometheus")
+    metrics_address: str = Field(
+        "127.0.0.1", description="address for them; beyond loopback with a token only"
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port for them, 0 for any; 19600 if not set and free"
+    )
+    metrics_token: SecretStr | None = Field(
+        None, description="what who asks has to know, needed beyond loopback; never printed"
+    )
+    log: Literal["text", "json"] = Field("text", description="form of the log's lines")
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -261,6 +292,7 @@ class Settings(BaseSettings):
     energy: EnergySettings = EnergySettings()
     carbon: CarbonSettings = CarbonSettings()
     control: ControlSettings = ControlSettings()
+    serve: ServeSettings = ServeSettings()
     catalog: Path | None = Field(None, description="TOML file laid over the catalog of parts")
 
     @classmethod

@@ -47,6 +47,7 @@ LIVE = {
         "behind",
         "cache",
         "cache_lease",
+        "cache_stats",
         "dram",
         "extents",
         "files",

@@ -28,7 +28,7 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``dram``              ``DramTier``: the host's memory
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache
-``cache_lease``       ``CacheLease``: what a request found in them
+``cache_lease``       ``CacheLease``, ``CacheReservation``: what a request found and takes
 ``rules``             what decides in a cache, and the cache made by it
 ``behind``            writes to SSD behind the engine
 ``promotion``         what is on SSD alone gets into DRAM
@@ -36,9 +36,10 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 """
 
 from greencache.tiers.admission import Admission
-from greencache.tiers.base import Tier, TierLease, TierReservation, TierStats
-from greencache.tiers.cache import CacheStats, TieredCache
-from greencache.tiers.cache_lease import CacheLease
+from greencache.tiers.base import Shareable, Tier, TierLease, TierReservation, TierStats
+from greencache.tiers.cache import TieredCache
+from greencache.tiers.cache_lease import CacheLease, CacheReservation
+from greencache.tiers.cache_stats import CacheStats
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex
@@ -48,12 +49,14 @@ from greencache.tiers.ssd import SsdTier
 __all__ = [
     "Admission",
     "CacheLease",
+    "CacheReservation",
     "CacheStats",
     "DramTier",
     "KeyDirectory",
     "Lease",
     "Policy",
     "Reservation",
+    "Shareable",
     "SsdTier",
     "Tier",
     "TierIndex",
