@@ -58,7 +58,7 @@ from greencache.errors import (
     UnavailableError,
 )
 
-__all__ = ["Call", "Session"]
+__all__ = ["FAULTS", "Call", "Session"]
 
 _log = logging.getLogger("greencache.client")
 
@@ -87,13 +87,14 @@ _ANSWERS: dict[type[Question], type[Answer] | tuple[type[Answer], ...]] = {
     Join: (Leased, Reserved),
 }
 
-_FAULTS: dict[str, type[GreenCacheError]] = {
+FAULTS: dict[str, type[GreenCacheError]] = {
     "protocol": ProtocolError,
     "state": BlockStateError,
     "input": InputError,
     "tier": TierError,
     "refused": RefusedError,
 }
+"""What is raised for each kind of `Failed`."""
 
 
 class Call:
@@ -294,7 +295,7 @@ class Session:
         if call is None:
             raise ProtocolError(f"an answer to question {answer.number}, which waits for none")
         if isinstance(answer, Failed):
-            fault = _FAULTS.get(answer.kind, ProtocolError)(answer.text)
+            fault = FAULTS.get(answer.kind, ProtocolError)(answer.text)
             if call.abandoned:
                 _log.debug("%s failed: %s", type(call.question).__name__, answer.text)
             call.end(None, fault)
