@@ -31,10 +31,9 @@ from greencache.bench.simulation import SimulatedRun, simulate
 from greencache.bench.storage import StorageSetup
 from greencache.controller.storage_prices import block_costs, block_prices, load_flops
 from greencache.errors import InputError
-from greencache.tiers import CacheLease, DramTier, KeyDirectory, SsdTier, TieredCache, TierIndex
+from greencache.tiers import CacheLease, DramTier, SsdTier, TieredCache, TierIndex
 from greencache.tiers.admission import Admission
-from greencache.tiers.learning import Learner
-from greencache.tiers.policies import Policy
+from greencache.tiers.rules import CacheRules
 from greencache.tiers.state import EVICTED, EVICTED_AGE_S, HELD, USED
 from greencache.traces.requests import RequestTrace
 
@@ -268,39 +267,28 @@ async def _resize(cache: TieredCache, dram_blocks: int, ssd_blocks: int) -> None
     await cache.resize(dram=dram.bytes_for(dram_blocks), ssd=ssd.bytes_for(ssd_blocks))
 
 
+def rules_of(setup: ReplaySetup, storage: StorageSetup) -> CacheRules:
+    """What decides in the cache of a plan."""
+    hardware = setup.hardware
+    by_value = storage.admission is Admission.VALUE and storage.ssd_bytes > 0
+    return CacheRules(
+        policy=storage.policy,
+        prices=block_prices(hardware, storage.prices) if by_value else None,
+        endurance_per_s=storage.prices.endurance_per_s,
+        **block_costs(hardware, load_flops(hardware, storage.prices)),
+    )
+
+
 def _cache(
     setup: ReplaySetup, storage: StorageSetup, folder: Path, block_bytes: int, clock: _TraceClock
 ) -> tuple[TieredCache, TierIndex]:
     """The cache of a plan, and what stands for the engine's HBM."""
-    hardware = setup.hardware
-    ranks = storage.policy is Policy.CARBON
-    by_value = storage.admission is Admission.VALUE and storage.ssd_bytes > 0
-    learner = None
-    if ranks or by_value:
-        learner = Learner(
-            block_prices(hardware, storage.prices) if by_value else None,
-            endurance_per_s=storage.prices.endurance_per_s,
-            ranks=ranks,
-        )
-    to_load = load_flops(hardware, storage.prices)
-    directory = KeyDirectory()
-    dram_index, ssd_index = (
-        TierIndex(0, storage.policy, **block_costs(hardware, flops), learner=learner)
-        for flops in (0.0, to_load)
-    )
-    hbm = TierIndex(int(hardware.kv_bytes // hardware.layout.block_bytes))
-    dram = DramTier(
-        block_bytes, 0, directory=directory, index=dram_index, clock=clock, prefault=False
-    )
-    ssd = SsdTier(folder, block_bytes, 0, directory=directory, index=ssd_index, clock=clock)
-    cache = TieredCache(
-        dram,
-        ssd,
-        learner=learner,
+    hbm = TierIndex(int(setup.hardware.kv_bytes // setup.hardware.layout.block_bytes))
+    cache = rules_of(setup, storage).cache(
+        block_bytes,
+        ssd_path=folder,
         hbm=hbm,
-        # Candidates are drawn by their places, which the leases of writes behind would change.
-        write_through=storage.policy is Policy.CARBON,
-        flush_s=None,
+        prefault=False,
         remembered_blocks=2**31 - 1,  # as the replay, which forgets none
         clock=clock,
     )

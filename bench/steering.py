@@ -117,7 +117,8 @@ def _forecasters(
     """What forecasts the intensity and the load."""
     control = setup.control
     if plan.name != "oracle" and control.forecast != "perfect":
-        return forecasters(control)
+        across = setup.grid_offset_s % HOUR_S > 0  # intervals lie across the grid's hours
+        return forecasters(control, more_hours=int(across))
     intensity = Perfect(setup.grid.past_and_future)
     load = Perfect(_arrivals(admitted, control.interval))
     return perturbed(intensity, control, 1), perturbed(load, control, 2)

@@ -7,6 +7,7 @@ and the daemon from settings (`greencache.service.control`): what decides is the
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from greencache.controller.storage_prices import StoragePrices, block_prices, pr
 from greencache.controller.telemetry import Window
 from greencache.errors import InputError
 from greencache.factors import Factors
-from greencache.quantities import DAY_S
+from greencache.quantities import DAY_S, HOUR_S
 from greencache.settings import ControlSettings, Settings
 from greencache.tiers.admission import Admission
 from greencache.tiers.policies import Policy
@@ -207,8 +208,15 @@ def perturbed(forecaster: Forecaster, control: ControlSettings, seed: int) -> Fo
     return Perturbed(forecaster, control.forecast_bias, control.forecast_noise, seed)
 
 
-def forecasters(control: ControlSettings) -> tuple[Forecaster, Forecaster]:
+def forecasters(control: ControlSettings, *, more_hours: int = 0) -> tuple[Forecaster, Forecaster]:
     """What forecasts the intensity, hour by hour, and the load, interval by interval.
+
+    Parameters
+    ----------
+    control:
+        How to decide.
+    more_hours:
+        Hours beyond the horizon for which the intensity is asked.
 
     Raises
     ------
@@ -224,7 +232,8 @@ def forecasters(control: ControlSettings) -> tuple[Forecaster, Forecaster]:
         intensity: Forecaster = SeasonalNaive()
         load: Forecaster = SeasonalNaive(period)
     else:
-        intensity, load = LaggedRegression(), ShapeAndLevel(period)
+        hours = math.ceil(control.horizon * control.interval / HOUR_S) + more_hours
+        intensity, load = LaggedRegression(horizon=max(hours, 24)), ShapeAndLevel(period)
     return perturbed(intensity, control, 1), perturbed(load, control, 2)
 
 

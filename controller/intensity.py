@@ -179,19 +179,29 @@ class Recorded:
         first_h = int(grid.start.timestamp() // HOUR_S) - before_h
         return cls(first_h, grid.past_and_future, f"{grid.zone}, {grid.source}")
 
-    def place(self, hour: int) -> int:
-        """Which of its values stands for an hour."""
-        length, at = len(self.gco2_per_kwh), hour - self.first_h
-        if 0 <= at < length:
-            return at
-        year = next((h for h in (_YEAR_H, 24 * 7, 24) if h <= length), 1)
-        at %= year
-        return at + (length - 1 - at) // year * year
+    def at(self, hour: int) -> float:
+        """The value that stands for an hour."""
+        return float(self.gco2_per_kwh[self._places(np.array([hour]))[0]])
 
     def before(self, hour: int) -> Floats:
-        """All its values up to those that stand for the hours before ``hour``."""
-        last = self.place(hour - 1)
-        return self.gco2_per_kwh[max(last + 1 - LONGEST_PAST_H, 0) : last + 1]
+        """The values that stand for the hours before ``hour``, as many as it has or are of use.
+
+        Of hours of its own time those before them. Elsewhere the beginning of the series follows on
+        its end, once in 52 weeks.
+        """
+        last, length = hour - self.first_h, len(self.gco2_per_kwh)
+        if 0 < last <= length:
+            return self.gco2_per_kwh[max(last - LONGEST_PAST_H, 0) : last]
+        hours = np.arange(hour - min(length, LONGEST_PAST_H), hour)
+        return self.gco2_per_kwh[self._places(hours)]
+
+    def _places(self, hours: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Which of its values stand for hours."""
+        length, at = len(self.gco2_per_kwh), hours - self.first_h
+        year = next((h for h in (_YEAR_H, 24 * 7, 24) if h <= length), 1)
+        moved = at % year
+        moved += (length - 1 - moved) // year * year
+        return np.where((at >= 0) & (at < length), at, moved)
 
 
 class Knowledge(NamedTuple):
@@ -277,9 +287,9 @@ class IntensityBook:
         now_s += self._epoch_s
         oldest_h = int(now_s // HOUR_S) - LONGEST_PAST_H
         kept, dropped = usable(points, oldest_h * HOUR_S, now_s)
-        self._hours.update(by_hour(kept))
-        for hour in [hour for hour in self._hours if hour < oldest_h]:
-            del self._hours[hour]
+        hours = self._hours | by_hour(kept)
+        # Replaced as a whole: who plans in another thread goes on with what it has.
+        self._hours = {hour: value for hour, value in hours.items() if hour >= oldest_h}
         self.dropped += dropped
         return dropped
 
@@ -328,7 +338,8 @@ class IntensityBook:
 
     def _past(self, now_s: float) -> _Past:
         """The history that a forecast goes by, and the hour in which it ends."""
-        now_h, newest = int(now_s // HOUR_S), self._newest(now_s)
+        hours, now_h = self._hours, int(now_s // HOUR_S)
+        newest = self._newest(now_s)
         if newest is None:
             if self._recorded is None:
                 return _Past(np.empty(0), now_h, 0, "constant")
@@ -336,8 +347,8 @@ class IntensityBook:
             return _Past(history, now_h, len(history), "recorded")
         fresh = now_s - (newest + 1) * HOUR_S <= self._stale_s
         origin = newest + 1 if fresh else now_h
-        first = max(min(self._hours), origin - LONGEST_PAST_H)
-        history = np.array([self._hours.get(hour, np.nan) for hour in range(first, origin)])
+        first = max(min(hours), origin - LONGEST_PAST_H)
+        history = np.array([hours.get(hour, np.nan) for hour in range(first, origin)])
         fallback = None
         for hour in range(max(newest + 1, first), origin):
             history[hour - first], fallback = self._stand_in(hour)
@@ -350,7 +361,7 @@ class IntensityBook:
             if known is not None:
                 return known, "same hour"
         if self._recorded is not None:
-            return float(self._recorded.gco2_per_kwh[self._recorded.place(hour)]), "recorded"
+            return self._recorded.at(hour), "recorded"
         return self._constant, "constant"
 
     def _hour(self, hour: int, now_s: float) -> tuple[float, str | None]:

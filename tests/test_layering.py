@@ -55,6 +55,7 @@ LIVE = {
         "memory",
         "promotion",
         "recovery",
+        "rules",
         "slots",
         "ssd",
         "syscalls",

@@ -29,6 +29,7 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache
 ``cache_lease``       ``CacheLease``, ``CacheReservation``: what a request found and takes
+``rules``             what decides in a cache, and the cache made by it
 ``behind``            writes to SSD behind the engine
 ``promotion``         what is on SSD alone gets into DRAM
 ====================  ===========================================================

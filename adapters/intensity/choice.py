@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from greencache.controller.forecasts import Forecaster
 from greencache.controller.intensity import IntensityBook, Recorded
 from greencache.controller.regression_forecasts import LaggedRegression
 from greencache.errors import SettingsError
+from greencache.quantities import HOUR_S
 from greencache.settings import IntensitySettings, Settings
 from greencache.traces.samples import grid_zones, named_grid
 
@@ -73,6 +75,13 @@ def _recorded(wanted: IntensitySettings, provider: Provider) -> Recorded | None:
     return Recorded.of(named_grid(zone)) if zone in grid_zones() else None
 
 
+def _hours_ahead(settings: Settings) -> int:
+    """Hours from the newest one that is known to the end of the longest plan."""
+    control = settings.control
+    ahead_s = control.horizon * control.interval + settings.intensity.stale
+    return max(math.ceil(ahead_s / HOUR_S) + 1, 24)
+
+
 def intensity_feed(
     settings: Settings,
     *,
@@ -88,7 +97,8 @@ def intensity_feed(
     settings:
         All settings.
     forecaster:
-        Forecasts hours from the hours before; by default a `LaggedRegression`.
+        Forecasts hours from the hours before, as far as the controller plans and a lag more; by
+        default a `LaggedRegression`.
     directory:
         Where to keep what is known, unless the settings name a file; None to keep nothing.
     epoch_s:
@@ -105,7 +115,7 @@ def intensity_feed(
     provider = provider_of(settings)
     cache = wanted.cache or (directory / "intensity.json" if directory is not None else None)
     book = IntensityBook(
-        forecaster or LaggedRegression(),
+        forecaster or LaggedRegression(horizon=_hours_ahead(settings)),
         settings.control.interval,
         stale_s=wanted.stale,
         constant_gco2_per_kwh=wanted.fallback_gco2_per_kwh,

@@ -11,7 +11,7 @@ import msgspec
 from greencache.client.address import connect
 from greencache.client.framing import Frames, decode_answer, encode
 from greencache.client.messages import Answer, Failed, Resize, Resized, Status, StatusText
-from greencache.client.session import FAULTS
+from greencache.client.session import fault_of
 from greencache.errors import ProtocolError, UnavailableError
 
 __all__ = ["ask_resize", "ask_status"]
@@ -74,7 +74,7 @@ def _ask(path: Path, question: Status | Resize, kind: type[A], timeout_s: float)
                 for body in frames.feed(received):
                     answer = decode_answer(body)
                     if isinstance(answer, Failed):
-                        raise FAULTS.get(answer.kind, ProtocolError)(answer.text)
+                        raise fault_of(answer)
                     if not isinstance(answer, kind):
                         raise ProtocolError(f"the daemon answers by {type(answer).__name__}")
                     return answer

@@ -121,6 +121,8 @@ class Acquire(_Message, tag=3, frozen=True):
     """Leading blocks that may be loaded; all, if nothing is said."""
     learn: bool = True
     """Whether it counts as a request; not where the same one asks again."""
+    request: int = 0
+    """The client's number of it, by which `Seen` tells of the same; 0 if it has none."""
 
 
 class Fetch(_Message, tag=4, frozen=True):
@@ -196,6 +198,8 @@ class Seen(msgspec.Struct, array_like=True, frozen=True):
     started: bool = True
     """Whether this is the first message about it; a later one tells of its end."""
     ended: bool = True
+    request: int = 0
+    """The client's number of it, as in `Acquire`; 0 if it has none."""
 
 
 class Observe(_Message, tag=14, frozen=True):

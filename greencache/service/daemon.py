@@ -23,6 +23,7 @@ from greencache.service.pools import Pools
 from greencache.service.server import Server
 from greencache.service.session import Events, Held, Taken
 from greencache.service.sizes import pool_options
+from greencache.service.warming import warm_up
 from greencache.settings import Settings
 from greencache.version import VERSION
 
@@ -96,6 +97,7 @@ class Daemon:
             If memory or files cannot be used.
         """
         _allow_descriptors()
+        await warm_up(self.pools.small())
         async with AsyncExitStack() as stack:
             endpoint = Endpoint(self.path)
             stack.callback(endpoint.close)

@@ -28,7 +28,7 @@ from greencache.controller.slo import Slo
 from greencache.errors import InputError
 from greencache.factors import Factors
 from greencache.settings import ControlSettings
-from greencache.tiers import Policy, SsdTier
+from greencache.tiers import Policy, SsdTier, rules
 from greencache.tiers.admission import Admission
 from greencache.traces import GridSeries, RequestTrace
 from greencache.traces.compose import compose
@@ -202,7 +202,7 @@ class Mixed(SsdTier):
 def test_a_flipped_bit_is_noticed(
     setup: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "SsdTier", Spoiled)
+    monkeypatch.setattr(rules, "SsdTier", Spoiled)
     run = play(setup, tmp_path)
     assert run.wrong_blocks == 0, "its checksum does not match, so it is not given out"
     assert run.failures["ssd: checksum"] > 0
@@ -215,7 +215,7 @@ def test_a_flipped_bit_is_noticed(
 def test_a_block_in_place_of_another_is_noticed(
     setup: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "SsdTier", Mixed)
+    monkeypatch.setattr(rules, "SsdTier", Mixed)
     run = play(setup, tmp_path)
     assert run.wrong_blocks > 0
     assert not run.same
