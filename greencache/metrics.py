@@ -48,14 +48,14 @@ class Sample(NamedTuple):
 HIT_TOKENS = Metric(
     "greencache_hit_tokens_total",
     "counter",
-    "Prompt tokens that each tier served, as engines tell; hbm is the engines' own cache.",
+    "Prompt tokens that each tier served, as engines tell when a request ends; hbm is their own.",
     ("tier",),
     "tokens",
 )
 LOOKUP_TOKENS = Metric(
     "greencache_lookup_tokens_total",
     "counter",
-    "Prompt tokens of all requests, as engines tell: hit tokens over this is the hit rate.",
+    "Prompt tokens of requests that ended, as engines tell: hit tokens over it is the hit rate.",
     (),
     "tokens",
 )
@@ -145,8 +145,8 @@ FAILURES = Metric(
 BREAKER_OPEN = Metric(
     "greencache_tier_breaker_open",
     "gauge",
-    "1 while a tier is not asked because it failed too often, else 0.",
-    ("tier",),
+    "1 while a tier is not asked for an op because that failed too often, else 0.",
+    ("tier", "op"),
 )
 DECLINED_BLOCKS = Metric(
     "greencache_ssd_declined_blocks_total",

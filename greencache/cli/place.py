@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from greencache.client.address import default_socket
+from greencache.client.place import default_socket
 from greencache.settings import load_settings
 
 __all__ = ["socket_of"]

@@ -173,23 +173,21 @@ def _sum(first: float | Durations, second: float | Durations) -> float | Duratio
 def _family(metric: Metric, values: Mapping[tuple[str, ...], float | Durations]) -> Family:
     """A metric in prometheus_client's form."""
     name, labels = metric.name, metric.labels
-    family: Family
     if metric.kind == "histogram":
-        family = histogram = HistogramMetricFamily(
-            name, metric.help, None, None, labels, metric.unit
-        )
+        histogram = HistogramMetricFamily(name, metric.help, labels=labels, unit=metric.unit)
         for of, value in values.items():
             assert isinstance(value, Durations)
             buckets = [(floatToGoString(end), float(count)) for end, count in value.cumulative()]
             histogram.add_metric(of, buckets, value.total_s)
-        return family
+        return histogram
     if metric.kind == "info":
-        family = InfoMetricFamily(name.removesuffix("_info"), metric.help, None, labels)
+        info = InfoMetricFamily(name.removesuffix("_info"), metric.help, labels=labels)
         for of in values:
-            family.add_metric(of, dict(zip(labels, of, strict=True)))
-        return family
+            info.add_metric(of, dict(zip(labels, of, strict=True)))
+        return info
     simple = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = simple(name, metric.help, None, labels, unit=metric.unit)
+    family = simple(name, metric.help, labels=labels, unit=metric.unit)
     for of, value in values.items():
+        assert not isinstance(value, Durations)
         family.add_metric(of, value)
     return family

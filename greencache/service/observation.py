@@ -125,7 +125,7 @@ class Observation:
             },
             address=wanted.metrics_address,
             port=PORT if wanted.metrics_port is None else wanted.metrics_port,
-            token=wanted.metrics_token and wanted.metrics_token.get_secret_value(),
+            token=token.get_secret_value() if (token := wanted.metrics_token) else None,
         )
         try:
             await stack.enter_async_context(server)
@@ -147,7 +147,7 @@ class Observation:
 
     def _seen(self, name: str, requests: list[Seen]) -> None:
         for each in requests:
-            if each.started:
+            if each.ended:  # only now all is known
                 self._prompt_tokens += max(0, each.prompt_tokens)
                 for tier in _TIERS:
                     self._hit_tokens[tier] += max(0, each.hit_tokens.get(tier, 0))

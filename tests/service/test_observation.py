@@ -84,8 +84,8 @@ async def test_what_clients_do_is_on_the_page(tmp_path: Path) -> None:
 async def test_tokens_are_counted_once_a_request_as_engines_tell(tmp_path: Path) -> None:
     daemon = Daemon(settings(tmp_path))
     Observation(daemon)
-    begun = Seen(1.0, 1000, 10, hit_tokens={"hbm": 256, "dram": 512, "made up": 7}, ended=False)
-    ended = Seen(1.0, 1000, 10, hit_tokens={"hbm": 256, "dram": 512}, started=False)
+    begun = Seen(1.0, 1000, 10, hit_tokens={"hbm": 256}, ended=False)
+    ended = Seen(1.0, 1000, 10, hit_tokens={"hbm": 256, "dram": 512, "made up": 7}, started=False)
     whole = Seen(2.0, 500, 10, hit_tokens={"dram": 256, "ssd": -3})
     async with daemon, client_of(daemon) as client:
         await client.observe([begun])

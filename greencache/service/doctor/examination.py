@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from greencache.client.address import default_socket
+from greencache.client.place import default_socket
 from greencache.errors import GreenCacheError
 from greencache.service.doctor.disk import check_ssd
 from greencache.service.doctor.finding import Finding, Verdict, fail
@@ -17,7 +17,7 @@ from greencache.service.doctor.host import (
     check_processes,
 )
 from greencache.service.doctor.place import check_daemon, check_port, check_socket_directory
-from greencache.service.doctor.sources import check_energy, check_intensity
+from greencache.service.doctor.sources import check_energy, check_engines, check_intensity
 from greencache.service.observation import PORT
 from greencache.service.sizes import pool_options
 from greencache.settings import Settings, load_settings
@@ -48,9 +48,9 @@ async def examine(socket: Path | None = None) -> list[Finding]:
         found.append(daemon)
     found += _guarded("metrics port", lambda: _metrics(settings, running))
     found += _guarded("sizes", lambda: _sizes(settings, running))
-    found += _guarded("energy", lambda: check_energy(settings.energy))
+    found += await check_energy(settings.energy)
     found.append(await check_intensity(settings))
-    return found
+    return found + await check_engines(settings.engine)
 
 
 def _guarded(name: str, check: Callable[[], Finding | Iterable[Finding]]) -> list[Finding]:
