@@ -59,6 +59,14 @@ LOOKUP_TOKENS = Metric(
     (),
     "tokens",
 )
+OUTPUT_TOKENS = Metric(
+    "greencache_output_tokens_total",
+    "counter",
+    "Output tokens of requests that ended, as engines tell: what grams are related to.",
+    (),
+    "tokens",
+)
+REQUESTS = Metric("greencache_requests_total", "counter", "Requests that ended, as engines tell.")
 HIT_BLOCKS = Metric(
     "greencache_hit_blocks_total",
     "counter",

@@ -9,6 +9,7 @@ its own.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from greencache.durations import Durations
@@ -134,11 +136,18 @@ class MetricsPage:
         if process:
             ProcessCollector(registry=self._registry)
 
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The page, in OpenMetrics if an ``Accept`` header takes that, and its content type."""
+    async def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The page, in OpenMetrics if an ``Accept`` header takes that, and its content type.
+
+        What is known is read at once; putting it into words, which takes longer, is done in a
+        thread.
+        """
+        collected = _Collected(list(self._registry.collect()))
         if "application/openmetrics-text" in accept.lower():
-            return openmetrics.generate_latest(self._registry), openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+            encode, content_type = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
+        else:
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        return await asyncio.to_thread(encode, collected), content_type
 
     def collect(self) -> Iterator[Family]:
         """All metrics of which somebody knows a value; called by prometheus_client."""
@@ -160,6 +169,16 @@ class MetricsPage:
         for metric in METRICS:
             if metric in totals:
                 yield _family(metric, totals[metric])
+
+
+class _Collected(Collector):
+    """Families that were collected before."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Family]:
+        return self._families
 
 
 def _sum(first: float | Durations, second: float | Durations) -> float | Durations:

@@ -59,7 +59,7 @@ async def test_a_file_of_ones_own_is_fresh_or_stale(
 async def test_a_service_that_is_down_or_answers_nonsense_is_a_warning(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def nonsense(accept: str) -> Reply:
+    async def nonsense(accept: str) -> Reply:
         return Reply(json.dumps({"zone": 5}).encode(), "application/json")
 
     async with HttpServer({"/v3/carbon-intensity/history": nonsense}) as server:
@@ -119,7 +119,7 @@ async def test_the_power_model_is_as_good_as_it_was_set() -> None:
 
 
 async def test_a_counter_of_prometheus_is_read() -> None:
-    def page(accept: str) -> Reply:
+    async def page(accept: str) -> Reply:
         return Reply(b"# TYPE host_joules_total counter\nhost_joules_total 5\n")
 
     async with HttpServer({"/metrics": page}) as server:
@@ -130,10 +130,10 @@ async def test_a_counter_of_prometheus_is_read() -> None:
 
 
 async def test_engines_pages_are_read_if_named() -> None:
-    def vllm(accept: str) -> Reply:
+    async def vllm(accept: str) -> Reply:
         return Reply(b"# TYPE vllm:prompt_tokens counter\nvllm:prompt_tokens_total 5\n")
 
-    def other(accept: str) -> Reply:
+    async def other(accept: str) -> Reply:
         return Reply(b"up 1\n")
 
     assert await check_engines(EngineSettings()) == []
