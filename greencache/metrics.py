@@ -48,17 +48,25 @@ class Sample(NamedTuple):
 HIT_TOKENS = Metric(
     "greencache_hit_tokens_total",
     "counter",
-    "Prompt tokens that each tier served, as engines tell; hbm is the engines' own cache.",
+    "Prompt tokens that each tier served, as engines tell when a request ends; hbm is their own.",
     ("tier",),
     "tokens",
 )
 LOOKUP_TOKENS = Metric(
     "greencache_lookup_tokens_total",
     "counter",
-    "Prompt tokens of all requests, as engines tell: hit tokens over this is the hit rate.",
+    "Prompt tokens of requests that ended, as engines tell: hit tokens over it is the hit rate.",
     (),
     "tokens",
 )
+OUTPUT_TOKENS = Metric(
+    "greencache_output_tokens_total",
+    "counter",
+    "Output tokens of requests that ended, as engines tell: what grams are related to.",
+    (),
+    "tokens",
+)
+REQUESTS = Metric("greencache_requests_total", "counter", "Requests that ended, as engines tell.")
 HIT_BLOCKS = Metric(
     "greencache_hit_blocks_total",
     "counter",
@@ -145,8 +153,8 @@ FAILURES = Metric(
 BREAKER_OPEN = Metric(
     "greencache_tier_breaker_open",
     "gauge",
-    "1 while a tier is not asked because it failed too often, else 0.",
-    ("tier",),
+    "1 while a tier is not asked for an op because that failed too often, else 0.",
+    ("tier", "op"),
 )
 DECLINED_BLOCKS = Metric(
     "greencache_ssd_declined_blocks_total",

@@ -12,7 +12,7 @@ from greencache.adapters.energy.rapl import RaplMeter
 from greencache.errors import SettingsError, SourceError
 from greencache.settings import EnergySettings
 
-__all__ = ["energy_monitor"]
+__all__ = ["candidates", "energy_monitor"]
 
 _LOG = logging.getLogger("greencache.adapters")
 
@@ -28,8 +28,14 @@ def _gpus(text: str | None) -> list[int] | None:
     return [int(number) for number in numbers]
 
 
-def _candidates(settings: EnergySettings) -> list[Meter]:
-    """Meters to try, those that go first before the others."""
+def candidates(settings: EnergySettings) -> list[Meter]:
+    """Meters to try, those that go first before the others.
+
+    Raises
+    ------
+    InputError
+        If a setting is missing or malformed.
+    """
     meters: dict[str, Meter] = {}
     if settings.url is not None:
         meters["prometheus"] = PrometheusMeter(
@@ -61,7 +67,7 @@ async def energy_monitor(settings: EnergySettings) -> EnergyMonitor:
     """
     chosen: list[Meter] = []
     measured: set[str] = set()
-    for meter in _candidates(settings):
+    for meter in candidates(settings):
         try:
             await meter.open()
         except SourceError as fault:

@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import ipaddress
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -44,7 +44,7 @@ class Reply(NamedTuple):
     status: HTTPStatus = HTTPStatus.OK
 
 
-Page: TypeAlias = Callable[[str], Reply]
+Page: TypeAlias = Callable[[str], Awaitable[Reply]]
 """Is given the ``Accept`` header, empty if there is none."""
 
 
@@ -180,7 +180,7 @@ class HttpServer:
             page = self._pages.get(request.path)
             if page is None:
                 raise _RefusalError(HTTPStatus.NOT_FOUND)
-            reply: Reply | _RefusalError = page(request.headers.get("accept", ""))
+            reply: Reply | _RefusalError = await page(request.headers.get("accept", ""))
         except _RefusalError as refused:
             reply = refused
         except Exception:

@@ -9,6 +9,7 @@ its own.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_late
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from greencache.durations import Durations
@@ -134,11 +136,18 @@ class MetricsPage:
         if process:
             ProcessCollector(registry=self._registry)
 
-    def render(self, accept: str = "") -> tuple[bytes, str]:
-        """The page, in OpenMetrics if an ``Accept`` header takes that, and its content type."""
+    async def render(self, accept: str = "") -> tuple[bytes, str]:
+        """The page, in OpenMetrics if an ``Accept`` header takes that, and its content type.
+
+        What is known is read at once; putting it into words, which takes longer, is done in a
+        thread.
+        """
+        collected = _Collected(list(self._registry.collect()))
         if "application/openmetrics-text" in accept.lower():
-            return openmetrics.generate_latest(self._registry), openmetrics.CONTENT_TYPE_LATEST
-        return generate_latest(self._registry), CONTENT_TYPE_PLAIN_0_0_4
+            encode, content_type = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
+        else:
+            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
+        return await asyncio.to_thread(encode, collected), content_type
 
     def collect(self) -> Iterator[Family]:
         """All metrics of which somebody knows a value; called by prometheus_client."""
@@ -162,6 +171,16 @@ class MetricsPage:
                 yield _family(metric, totals[metric])
 
 
+class _Collected(Collector):
+    """Families that were collected before."""
+
+    def __init__(self, families: list[Family]) -> None:
+        self._families = families
+
+    def collect(self) -> list[Family]:
+        return self._families
+
+
 def _sum(first: float | Durations, second: float | Durations) -> float | Durations:
     if isinstance(first, Durations) and isinstance(second, Durations):
         return first + second
@@ -173,23 +192,21 @@ def _sum(first: float | Durations, second: float | Durations) -> float | Duratio
 def _family(metric: Metric, values: Mapping[tuple[str, ...], float | Durations]) -> Family:
     """A metric in prometheus_client's form."""
     name, labels = metric.name, metric.labels
-    family: Family
     if metric.kind == "histogram":
-        family = histogram = HistogramMetricFamily(
-            name, metric.help, None, None, labels, metric.unit
-        )
+        histogram = HistogramMetricFamily(name, metric.help, labels=labels, unit=metric.unit)
         for of, value in values.items():
             assert isinstance(value, Durations)
             buckets = [(floatToGoString(end), float(count)) for end, count in value.cumulative()]
             histogram.add_metric(of, buckets, value.total_s)
-        return family
+        return histogram
     if metric.kind == "info":
-        family = InfoMetricFamily(name.removesuffix("_info"), metric.help, None, labels)
+        info = InfoMetricFamily(name.removesuffix("_info"), metric.help, labels=labels)
         for of in values:
-            family.add_metric(of, dict(zip(labels, of, strict=True)))
-        return family
+            info.add_metric(of, dict(zip(labels, of, strict=True)))
+        return info
     simple = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = simple(name, metric.help, None, labels, unit=metric.unit)
+    family = simple(name, metric.help, labels=labels, unit=metric.unit)
     for of, value in values.items():
+        assert not isinstance(value, Durations)
         family.add_metric(of, value)
     return family

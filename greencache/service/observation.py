@@ -21,9 +21,11 @@ from greencache.metrics import (
     LOOKUP_TOKENS,
     OLDEST_LEASE,
     OLDEST_RESERVATION,
+    OUTPUT_TOKENS,
     POOLS,
     QUESTIONS,
     REFUSED_CLIENTS,
+    REQUESTS,
     RESERVATIONS,
     SESSIONS,
     Sample,
@@ -74,9 +76,9 @@ class Observation:
         self._daemon = daemon
         self._long_s, self._look_every_s = long_s, look_every_s
         self._hit_tokens: Counter[str] = Counter(dict.fromkeys(_TIERS, 0))
-        self._prompt_tokens = 0
+        self._requests = self._prompt_tokens = self._output_tokens = 0
         self.sources: dict[str, Source] = {
-            "requests": self._requests,
+            "requests": self._tokens,
             "pools": self._pools,
             "clients": self._clients,
         }
@@ -118,14 +120,15 @@ class Observation:
         """
         wanted = self._daemon.settings.serve
         page = MetricsPage(self.sources)
+
+        async def metrics(accept: str) -> Reply:
+            return Reply(*await page.render(accept))
+
         server = HttpServer(
-            {
-                "/metrics": lambda accept: Reply(*page.render(accept)),
-                "/healthz": lambda _: self._health(),
-            },
+            {"/metrics": metrics, "/healthz": self._health},
             address=wanted.metrics_address,
             port=PORT if wanted.metrics_port is None else wanted.metrics_port,
-            token=wanted.metrics_token and wanted.metrics_token.get_secret_value(),
+            token=token.get_secret_value() if (token := wanted.metrics_token) else None,
         )
         try:
             await stack.enter_async_context(server)
@@ -137,7 +140,7 @@ class Observation:
         _log.info("metrics at http://%s:%d/metrics", wanted.metrics_address, server.port)
         return server
 
-    def _health(self) -> Reply:
+    async def _health(self, accept: str) -> Reply:
         serving = self._daemon.serving
         status = {"status": "ok" if serving else "not serving", "version": VERSION}
         code = HTTPStatus.OK if serving else HTTPStatus.SERVICE_UNAVAILABLE
@@ -147,13 +150,17 @@ class Observation:
 
     def _seen(self, name: str, requests: list[Seen]) -> None:
         for each in requests:
-            if each.started:
+            if each.ended:  # only now all is known
+                self._requests += 1
                 self._prompt_tokens += max(0, each.prompt_tokens)
+                self._output_tokens += max(0, each.output_tokens)
                 for tier in _TIERS:
                     self._hit_tokens[tier] += max(0, each.hit_tokens.get(tier, 0))
 
-    def _requests(self) -> Iterator[Sample]:
+    def _tokens(self) -> Iterator[Sample]:
+        yield Sample(REQUESTS, self._requests)
         yield Sample(LOOKUP_TOKENS, self._prompt_tokens)
+        yield Sample(OUTPUT_TOKENS, self._output_tokens)
         for tier, tokens in self._hit_tokens.items():
             yield Sample(HIT_TOKENS, tokens, (tier,))
 

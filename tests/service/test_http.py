@@ -14,11 +14,11 @@ from greencache.service.http import HttpServer, Reply
 from tests.service.pages import ask, send
 
 
-def hello(accept: str) -> Reply:
+async def hello(accept: str) -> Reply:
     return Reply(f"hello {accept}\n".encode())
 
 
-def broken(accept: str) -> Reply:
+async def broken(accept: str) -> Reply:
     raise ZeroDivisionError("a page of ours")
 
 
@@ -84,7 +84,7 @@ async def test_many_idle_connections_keep_nobody_out_for_long() -> None:
 
 
 async def test_who_never_reads_is_cut_off() -> None:
-    def large(accept: str) -> Reply:
+    async def large(accept: str) -> Reply:
         return Reply(bytes(64 << 20))
 
     async with HttpServer({"/large": large}, exchange_s=0.3) as server:

@@ -19,8 +19,8 @@ from tests.tiers.caches import BLOCK_BYTES, cache_in, load, store
 
 
 def served(page: MetricsPage) -> HttpServer:
-    def metrics(accept: str) -> Reply:
-        return Reply(*page.render(accept))
+    async def metrics(accept: str) -> Reply:
+        return Reply(*await page.render(accept))
 
     return HttpServer({"/metrics": metrics})
 

@@ -84,14 +84,16 @@ async def test_what_clients_do_is_on_the_page(tmp_path: Path) -> None:
 async def test_tokens_are_counted_once_a_request_as_engines_tell(tmp_path: Path) -> None:
     daemon = Daemon(settings(tmp_path))
     Observation(daemon)
-    begun = Seen(1.0, 1000, 10, hit_tokens={"hbm": 256, "dram": 512, "made up": 7}, ended=False)
-    ended = Seen(1.0, 1000, 10, hit_tokens={"hbm": 256, "dram": 512}, started=False)
+    begun = Seen(1.0, 1000, 10, hit_tokens={"hbm": 256}, ended=False)
+    ended = Seen(1.0, 1000, 10, hit_tokens={"hbm": 256, "dram": 512, "made up": 7}, started=False)
     whole = Seen(2.0, 500, 10, hit_tokens={"dram": 256, "ssd": -3})
     async with daemon, client_of(daemon) as client:
         await client.observe([begun])
         await client.observe([ended, whole])
         values = await scraped(daemon)
     assert values["greencache_lookup_tokens_total",] == 1500
+    assert values["greencache_requests_total",] == 2
+    assert values["greencache_output_tokens_total",] == 20
     hits = {name[1]: v for name, v in values.items() if name[0] == "greencache_hit_tokens_total"}
     assert hits == {"hbm": 256, "dram": 768, "ssd": 0, "redis": 0}
 
@@ -125,7 +127,7 @@ async def test_health_is_told_and_status_says_where(tmp_path: Path) -> None:
             "oldest_reservation_s": 0,
         }
         health = daemon.services[0]._health  # type: ignore[attr-defined]
-    assert health().status == 503, "and not once it has stopped"
+    assert (await health("")).status == 503, "and not once it has stopped"
 
 
 async def test_a_token_is_asked_for_and_needed_beyond_loopback(tmp_path: Path) -> None:

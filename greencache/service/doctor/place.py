@@ -7,10 +7,14 @@ import os
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
-from greencache.service.doctor.finding import Finding, fail, ok
+from greencache.client.direct import ask_status
+from greencache.errors import GreenCacheError, UnavailableError
+from greencache.service.doctor.finding import Finding, fail, ok, warn
+from greencache.version import VERSION
 
-__all__ = ["check_port", "check_socket_directory"]
+__all__ = ["check_daemon", "check_port", "check_socket_directory"]
 
 _LONGEST_PATH = 107
 """``sun_path`` of unix(7), without its last zero."""
@@ -52,9 +56,40 @@ def _to_be_made(name: str, folder: Path) -> Finding:
     return ok(name, f"{folder}, to be made")
 
 
-def check_port(address: str, port: int) -> Finding:
-    """Whether metrics could be served there, while no daemon of ours does."""
+def check_daemon(path: Path) -> tuple[Finding, dict[str, Any] | None]:
+    """Whether a daemon answers at a socket, and its status if one does."""
+    name = "daemon"
+    if not path.exists():
+        return ok(name, f"none runs at {path}; greencache serve starts one"), None
+    try:
+        status = ask_status(path)
+    except UnavailableError as fault:
+        if isinstance(fault.__cause__, ConnectionRefusedError):
+            text = f"none runs at {path}; one that was killed left its socket, the next replaces it"
+            return ok(name, text), None
+        advice = "look at its log; if it hangs, end it: what it has on SSD is found again"
+        return fail(name, str(fault), advice), None
+    except GreenCacheError as fault:
+        return fail(name, str(fault), f"stop what listens there, or {_NAMED}"), None
+    text = f"version {status['version']} runs as process {status['pid']}"
+    if status["version"] != VERSION:
+        advice = "restart it after an update: its clients have to speak the same protocol"
+        return warn(name, f"{text}, this is {VERSION}", advice), status
+    return ok(name, text), status
+
+
+def check_port(address: str, port: int, *, needed: bool = True) -> Finding:
+    """Whether metrics could be served there, while no daemon of ours does.
+
+    Parameters
+    ----------
+    address, port:
+        Where.
+    needed:
+        Whether the daemon does not start without it.
+    """
     name, where = "metrics port", f"{address}:{port}"
+    bad = fail if needed else warn
     advice = "set GREENCACHE_SERVE__METRICS_PORT or METRICS_ADDRESS to another"
     try:
         family, *_, found = socket.getaddrinfo(address, port, type=socket.SOCK_STREAM)[0]
@@ -63,6 +98,6 @@ def check_port(address: str, port: int) -> Finding:
             probe.bind(found)
     except OSError as fault:
         if fault.errno == errno.EADDRINUSE:
-            return fail(name, f"{where} is in use by another program", advice)
-        return fail(name, f"cannot listen on {where} ({fault.strerror})", advice)
+            return bad(name, f"{where} is in use by another program", advice)
+        return bad(name, f"cannot listen on {where} ({fault.strerror})", advice)
     return ok(name, f"{where} is free")

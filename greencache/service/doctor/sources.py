@@ -1,29 +1,32 @@
-"""What the daemon is told from outside: carbon intensity, and energy."""
+"""What the daemon is told from outside: carbon intensity, energy, and engines' own metrics."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
+from greencache.adapters.energy.base import Meter
+from greencache.adapters.energy.choice import candidates
+from greencache.adapters.engine_metrics import COUNTERS
+from greencache.adapters.exposition import MOST_PAGE_BYTES, read_page
 from greencache.adapters.intensity import provider_of
 from greencache.adapters.intensity.base import Provider
 from greencache.adapters.intensity.file import GridFile
+from greencache.adapters.web import Web
 from greencache.controller.intensity import usable
 from greencache.errors import GreenCacheError, SourceError
 from greencache.quantities import HOUR_S
 from greencache.service.doctor.finding import Finding, fail, ok, warn
-from greencache.settings import EnergySettings, Settings
+from greencache.settings import EnergySettings, EngineSettings, Settings
 from greencache.traces.samples import grid_zones
 
-__all__ = ["check_energy", "check_intensity"]
+__all__ = ["check_energy", "check_engines", "check_intensity"]
 
 _INTENSITY = "carbon intensity"
 _ASKED_H = 48
 """Services publish with a delay; a day is not always there."""
+
+_PAGE_S = 5.0
 
 _WHAT_TO_DO = {
     "refused": "look at GREENCACHE_INTENSITY__KEY, its plan, and GREENCACHE_INTENSITY__ZONE",
@@ -73,67 +76,49 @@ async def _ask(provider: Provider, settings: Settings) -> Finding:
     return ok(_INTENSITY, text)
 
 
-def check_energy(settings: EnergySettings) -> Iterator[Finding]:
-    """Which meters of this machine can be read."""
-    if settings.source in ("auto", "nvml"):
-        yield _judged("GPU energy (NVML)", _nvml(), settings.source == "nvml")
-    if settings.source in ("auto", "rapl"):
-        yield _judged("CPU energy (RAPL)", _rapl(settings.rapl), settings.source == "rapl")
+async def check_energy(settings: EnergySettings) -> list[Finding]:
+    """Which meters work here, of those that the settings allow."""
     if settings.source == "model":
-        yield ok("energy", "from the power model, as set")
-
-
-def _judged(name: str, found: Finding | str, asked_for: bool) -> Finding:
-    """A meter that works, or how bad it is that it does not."""
-    if isinstance(found, Finding):
-        return found
-    reason, _, advice = found.partition("; ")
-    if asked_for:
-        return fail(name, reason, advice)
-    return warn(name, f"{reason}: the power model stands for it", advice)
-
-
-def _nvml() -> Finding | str:
+        return [ok("energy", "from the power model, as set")]
     try:
-        import pynvml
-    except ImportError:
-        return "no NVML; pip install 'greencache[gpu]', if this host has NVIDIA GPUs"
+        meters = candidates(settings)
+    except GreenCacheError as fault:
+        return [fail("energy", str(fault), "set it, or GREENCACHE_ENERGY__SOURCE to another")]
+    return [await _check_meter(meter, needed=settings.source != "auto") for meter in meters]
+
+
+async def _check_meter(meter: Meter, *, needed: bool) -> Finding:
+    name = f"energy ({meter.source})"
     try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as fault:
-        return f"{fault}; look at nvidia-smi, if this host has NVIDIA GPUs"
-    try:
-        count = pynvml.nvmlDeviceGetCount()
-        names = set()
-        for number in range(count):
-            gpu = pynvml.nvmlDeviceGetHandleByIndex(number)
-            names.add(str(pynvml.nvmlDeviceGetName(gpu)))
-            pynvml.nvmlDeviceGetTotalEnergyConsumption(gpu)
-    except pynvml.NVMLError as fault:
-        return f"{fault}; GPUs since Volta count joules, older ones only show watts"
+        await meter.open()
+        joules = await meter.read(time.monotonic())
+    except SourceError as fault:
+        text = f"{fault}; the power model stands for it"
+        if needed:
+            return fail(name, text, "mend it, or set GREENCACHE_ENERGY__SOURCE to auto")
+        return warn(name, text, "nothing, if this host has none; grams are then modelled")
     finally:
-        with suppress(pynvml.NVMLError):
-            pynvml.nvmlShutdown()
-    if count == 0:
-        return "no GPU; look at nvidia-smi, if this host has NVIDIA GPUs"
-    return ok("GPU energy (NVML)", f"{count} GPUs ({', '.join(sorted(names))}) count joules")
+        await meter.close()
+    return ok(name, f"counts the joules of {', '.join(sorted(joules))}")
 
 
-def _rapl(path: Path) -> Finding | str:
-    counters = sorted(path.glob("intel-rapl:*/energy_uj"))
-    if not counters:
-        return f"no counters in {path}; virtual machines have none, else load intel_rapl_common"
-    names = []
-    for counter in counters:
-        try:
-            int(counter.read_text())
-            names.append((counter.parent / "name").read_text().strip())
-        except PermissionError:
-            user = os.environ.get("USER", str(os.geteuid()))
-            return (
-                f"{counter} may be read by root only; setfacl -m u:{user}:r it at every boot (a"
-                " tmpfiles.d line)"
-            )
-        except (OSError, ValueError) as fault:
-            return f"{counter} gives no number ({fault}); look at the kernel's log"
-    return ok("CPU energy (RAPL)", f"{len(names)} counters: {', '.join(names)}")
+async def check_engines(settings: EngineSettings) -> list[Finding]:
+    """Whether the engines' Prometheus pages can be read, if any are named."""
+    urls = [] if settings.metrics_url is None else settings.metrics_url.split(",")
+    return [await _check_page(url) for url in urls]
+
+
+async def _check_page(url: str) -> Finding:
+    name = "engine's metrics"
+    try:
+        async with Web(url, timeout_s=_PAGE_S, most_bytes=MOST_PAGE_BYTES) as web:
+            body = await web.get(headers={"Accept": "text/plain"})
+            names = {sample.name for sample in read_page(body, web.host)}
+    except SourceError as fault:
+        advice = "start the engine, or mend GREENCACHE_ENGINE__METRICS_URL"
+        return warn(name, f"{url}: {fault}", advice)
+    known = names & COUNTERS.keys()
+    if not known:
+        advice = "name the page of a vLLM server (GREENCACHE_ENGINE__METRICS_URL)"
+        return warn(name, f"{url}: none of {', '.join(COUNTERS)}", advice)
+    return ok(name, f"{url}: {len(names):,} metrics")
