@@ -10,6 +10,7 @@
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
 ``learning``          what a cache learns from requests, for all of its tiers
 ``forgetting``        forgetting blocks that no tier has
+``rules``             what decides in a cache
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
@@ -29,6 +30,7 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache
 ``cache_lease``       ``CacheLease``, ``CacheReservation``: what a request found and takes
+``making``            caches made by rules
 ``behind``            writes to SSD behind the engine
 ``promotion``         what is on SSD alone gets into DRAM
 ====================  ===========================================================
@@ -36,8 +38,9 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 
 from greencache.tiers.admission import Admission
 from greencache.tiers.base import Shareable, Tier, TierLease, TierReservation, TierStats
-from greencache.tiers.cache import CacheStats, TieredCache
+from greencache.tiers.cache import TieredCache
 from greencache.tiers.cache_lease import CacheLease, CacheReservation
+from greencache.tiers.cache_stats import CacheStats
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex

@@ -158,6 +158,8 @@ class WriteBehind:
         Future or None
             When it is written, if it is written later.
         """
+        if self._slots() == 0:
+            return None  # admission learns nothing of an SSD that is not there, as in the replay
         found = await self._ssd.match(keys)
         stop = self._admitted(keys, found)
         self.declined_blocks += len(keys) - max(found, stop)
@@ -179,8 +181,11 @@ class WriteBehind:
         if self._learner is None:
             return len(keys)
         ids = self._directory.intern(list(keys))
-        slots = self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else 0
-        return self._learner.admit(ids, found, slots, self._clock())
+        return self._learner.admit(ids, found, self._slots() or 0, self._clock())
+
+    def _slots(self) -> int | None:
+        """Blocks that the SSD may hold; None if it does not say."""
+        return self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else None
 
     async def _queued(
         self, room: TierReservation, keys: Sequence[bytes]

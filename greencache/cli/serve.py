@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,6 +10,9 @@ from pydantic import ValidationError
 
 from greencache.errors import SettingsError
 from greencache.service.daemon import Daemon
+from greencache.service.logs import configure_logs
+from greencache.service.observation import Observation
+from greencache.service.steering import Steering
 from greencache.settings import ServeSettings, Settings, load_settings
 
 __all__ = ["Options", "run"]
@@ -56,9 +57,13 @@ def run(options: Options) -> None:
     TierError
         If memory or files cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
-    asyncio.run(_serve(with_options(load_settings(), options)))
+    settings = with_options(load_settings(), options)
+    configure_logs(settings.serve.log)
+    asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    await Daemon(settings).run()
+    daemon = Daemon(settings)
+    observation = Observation(daemon)
+    observation.sources["control"] = Steering(daemon).samples
+    await daemon.run()

@@ -58,7 +58,7 @@ from greencache.errors import (
     UnavailableError,
 )
 
-__all__ = ["Call", "Session"]
+__all__ = ["Call", "Session", "fault_of"]
 
 _log = logging.getLogger("greencache.client")
 
@@ -295,11 +295,11 @@ class Session:
         call = self._waiting.pop(answer.number, None)
         if call is None:
             if isinstance(answer, Failed):  # about no question: the daemon ends the connection
-                self.lose(_fault(answer))
+                self.lose(fault_of(answer))
                 return
             raise ProtocolError(f"an answer to question {answer.number}, which waits for none")
         if isinstance(answer, Failed):
-            fault = _fault(answer)
+            fault = fault_of(answer)
             if call.abandoned:
                 _log.debug("%s failed: %s", type(call.question).__name__, answer.text)
             call.end(None, fault)
@@ -356,7 +356,8 @@ def _apart(fault: GreenCacheError) -> GreenCacheError:
     return type(fault)(*fault.args)
 
 
-def _fault(answer: Failed) -> GreenCacheError:
+def fault_of(answer: Failed) -> GreenCacheError:
+    """What to raise for it."""
     return _FAULTS.get(answer.kind, ProtocolError)(answer.text)
 
 

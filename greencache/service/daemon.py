@@ -157,6 +157,16 @@ class Daemon:
         async with self:
             await wanted.wait()
 
+    @property
+    def serving(self) -> bool:
+        """Whether it takes questions: not while it starts or stops."""
+        return self._server is not None
+
+    @property
+    def connections(self) -> int:
+        """Clients connected."""
+        return self._server.connections if self._server else 0
+
     async def resize(self, **capacity_bytes: int) -> dict[str, int]:
         """Change what all pools together may hold; as `Pools.resize`."""
         return await self.pools.resize(**capacity_bytes)

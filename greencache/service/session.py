@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import struct
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -33,21 +34,8 @@ MOST_TRANSACTIONS = 1 << 14
 
 GROUP_BYTES = 16
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Held:
-    """A lease and where it is."""
-
-    pool: Pool
-    lease: CacheLease
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Taken:
-    """A reservation and where it is."""
-
-    pool: Pool
-    reservation: CacheReservation
+_WITHOUT_HELLO = (m.Status, m.Resize)
+"""What a person asks, who stores no blocks of any size."""
 
 
 @dataclass(slots=True, eq=False)
@@ -69,6 +57,32 @@ class Process:
     connections: int = 0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A lease: where it is, whose, and since when."""
+
+    pool: Pool
+    lease: CacheLease
+    process: Process
+    since_s: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.lease)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """A reservation: where it is, whose, and since when."""
+
+    pool: Pool
+    reservation: CacheReservation
+    process: Process
+    since_s: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.reservation)
+
+
 @dataclass(slots=True)
 class Events:
     """Who wants to hear of what happens; called on the event loop, so they must be quick.
@@ -76,14 +90,15 @@ class Events:
     Attributes
     ----------
     acquired:
-        Called with the pool, the question and what was found, for each request that asks.
+        Called with who asks (its engine's group, or the session), the pool, the question and what
+        was found, for each request that asks.
     committed:
         Called with the pool and what can be found from now on.
     seen:
-        Called with the client's name and the requests that it tells of.
+        Called with the same name and the requests that it tells of.
     """
 
-    acquired: list[Callable[[Pool, m.Acquire, CacheLease], None]] = field(default_factory=list)
+    acquired: list[Callable[[str, Pool, m.Acquire, CacheLease], None]] = field(default_factory=list)
     committed: list[Callable[[Pool, CacheReservation], None]] = field(default_factory=list)
     seen: list[Callable[[str, list[m.Seen]], None]] = field(default_factory=list)
 
@@ -125,7 +140,7 @@ class Session:
         self.id = b""
         """Empty until `Hello` was answered."""
         self._greeting = False
-        self.name = ""
+        self.name = self.who = ""
         self._block_limit = 0
 
     def connected(self, connection: Connection) -> None:
@@ -144,7 +159,7 @@ class Session:
         try:
             if isinstance(question, m.Hello):
                 return await self._hello(question)
-            if not self.id:
+            if not self.id and not isinstance(question, _WITHOUT_HELLO):
                 raise ProtocolError("the first message is Hello, and the next waits for Welcome")
             return await _ANSWERS[type(question)](self, question)
         except ProtocolError:
@@ -185,6 +200,7 @@ class Session:
             session, self.process, group=group, shards=question.shards, shard=question.shard
         )
         self.id, self.name = session, question.name[:100]
+        self.who = (group or session).hex()
         self._arena = Arena(self._pool.dram, self._connection)
         if self._connection.closed:
             self.lost()
@@ -214,9 +230,9 @@ class Session:
         lease = await self._pool.cache.acquire(
             keys, held=question.held, reusable=reusable, learn=question.learn
         )
-        held = Held(self._pool, lease)
+        held = Held(self._pool, lease, self.process)
         for hear in self._service.events.acquired:
-            hear(self._pool, question, lease)
+            hear(self.who, self._pool, question, lease)
         number = 0
         try:
             if len(lease):
@@ -269,7 +285,7 @@ class Session:
         if room == 0 or not ledger.may_reserve(self.id):
             return m.Reserved(question.number, 0, 0, m.Places())
         reservation = await pool.cache.reserve(keys[:room])
-        taken, number = Taken(pool, reservation), 0
+        taken, number = Taken(pool, reservation, self.process), 0
         try:
             if len(reservation):
                 number = ledger.reserve(self.id, taken, len(reservation))
@@ -331,7 +347,7 @@ class Session:
         if len(question.seen) > m.MOST_SEEN:
             raise InputError(f"a message tells of {m.MOST_SEEN:,} requests at the most")
         for hear in self._service.events.seen:
-            hear(self.name, question.seen)
+            hear(self.who, question.seen)
         return m.Done(question.number)
 
     # Limits.
