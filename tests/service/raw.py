@@ -42,7 +42,8 @@ class RawClient:
 
     def hello(self, block_bytes: int, **options: Any) -> Answer:
         """Begin a session."""
-        return self.ask(Hello, protocol=PROTOCOL, block_bytes=block_bytes, **options)
+        answer: Answer = self.ask(Hello, protocol=PROTOCOL, block_bytes=block_bytes, **options)
+        return answer
 
     def attach(self, block_bytes: int, **options: Any) -> bytes:
         """Begin a session; its name."""

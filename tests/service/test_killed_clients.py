@@ -17,15 +17,15 @@ def _kill_often(tmp_path: Path, times: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     stored = loaded = holding = 0
     folder = tmp_path / "daemon"
-    options = {"dram": MIB, "ssd_dir": folder / "ssd", "ssd": 8 * MIB}  # some is evicted
+    small = RunningDaemon(folder, dram=MIB, ssd_dir=folder / "ssd", ssd=8 * MIB)  # some is evicted
     with (
-        RunningDaemon(folder, **options) as daemon,
+        small as daemon,
         Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=20.0) as client,
     ):
 
         def nothing_is_held() -> bool:
             status = client.status()
-            return status["transactions"] == 0 and status["processes"] == 1
+            return bool(status["transactions"] == 0 and status["processes"] == 1)
 
         for number in range(times):
             log = tmp_path / f"engine-{number}"

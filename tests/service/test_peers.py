@@ -40,10 +40,10 @@ def test_a_process_is_known_until_it_has_ended(
             with connection:
                 peer = peer_of(connection)
                 assert (peer.pid, peer.uid) == (process.pid, os.geteuid())
-                assert not peer.dead
+                before = peer.dead
                 process.kill()
                 assert select.select([peer.pidfd], [], [], 10.0)[0]
-                assert peer.dead
+                assert (before, peer.dead) == (False, True)
                 peer.close()
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +17,9 @@ from tests.conformance.prompts import prompt, the_bytes, wrong_blocks
 MIB = 1 << 20
 
 
-def options(path: Path | None, **changes: int) -> PoolOptions:
-    sizes = {"dram_bytes": 8 * MIB, "ssd_bytes": 32 * MIB, "staging_bytes": MIB, **changes}
-    return PoolOptions(ssd_dir=path, prefault=False, **sizes)
+def options(path: Path | None, **changes: Any) -> PoolOptions:
+    usual = PoolOptions(8 * MIB, 32 * MIB, staging_bytes=MIB, ssd_dir=path, prefault=False)
+    return replace(usual, **changes)
 
 
 def capacities(pools: Pools, tier: str) -> list[int]:
