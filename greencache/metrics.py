@@ -247,6 +247,37 @@ INTENSITY = Metric(
     ("zone",),
     "gco2_per_kwh",
 )
+INTENSITY_AGE = Metric(
+    "greencache_carbon_intensity_age_seconds",
+    "gauge",
+    "Since the end of the newest hour that the source knows; beyond the limit, fallbacks stand in.",
+    ("zone",),
+    "seconds",
+)
+INTENSITY_FALLBACKS = Metric(
+    "greencache_carbon_intensity_fallbacks_total",
+    "counter",
+    "Intervals and forecasts that rested on something else than the source's newest, by kind.",
+    ("kind",),
+)
+SOURCE_FAILURES = Metric(
+    "greencache_source_failures_total",
+    "counter",
+    "Times that a source outside gave nothing of use: intensity, energy or engine; by cause.",
+    ("source", "cause"),
+)
+ENERGY_SOURCE = Metric(
+    "greencache_energy_source_info",
+    "info",
+    "What each component's energy is from: a meter's name, or model for the power model.",
+    ("component", "source"),
+)
+CONTROL_FAILURES = Metric(
+    "greencache_control_failures_total",
+    "counter",
+    "Times that something of the controller failed and the tiers stayed as they were, by part.",
+    ("part",),
+)
 DECISIONS = Metric(
     "greencache_decisions_total", "counter", "Times that the controller chose the tiers' sizes."
 )
@@ -263,11 +294,11 @@ PLAN_SOLVE = Metric(
     (),
     "seconds",
 )
-SOURCE_FAILURES = Metric(
+METRICS_FAILURES = Metric(
     "greencache_metrics_failures_total",
     "counter",
     "Times that a part of these metrics could not be read and was left out.",
-    ("source",),
+    ("part",),
 )
 BUILD = Metric("greencache_build_info", "info", "The version that runs.", ("version",))
 

@@ -42,10 +42,10 @@ from greencache.metrics import (
     HIT_BLOCKS,
     IO,
     METRICS,
+    METRICS_FAILURES,
     MISSED_BLOCKS,
     PROMOTED_BLOCKS,
     READ_BYTES,
-    SOURCE_FAILURES,
     SSD_WRITTEN_BYTES,
     USED,
     WRITE_QUEUE,
@@ -165,7 +165,7 @@ class MetricsPage:
                 for metric, value, labels in samples:
                     values = totals.setdefault(metric, {})
                     values[labels] = _sum(values[labels], value) if labels in values else value
-        totals[SOURCE_FAILURES] = {(name,): count for name, count in self._failed.items()}
+        totals[METRICS_FAILURES] = {(name,): count for name, count in self._failed.items()}
         for metric in METRICS:
             if metric in totals:
                 yield _family(metric, totals[metric])
