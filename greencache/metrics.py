@@ -112,14 +112,14 @@ BLOCKS = Metric(
 READ_BYTES = Metric(
     "greencache_tier_read_bytes_total",
     "counter",
-    "Read from a tier by the daemon; clients read memory that they map by themselves.",
+    "Read by the daemon; clients copy from memory that they map by themselves.",
     ("tier",),
     "bytes",
 )
 WRITTEN_BYTES = Metric(
     "greencache_tier_written_bytes_total",
     "counter",
-    "Written to a tier.",
+    "Written by the daemon; clients copy into memory that they map by themselves.",
     ("tier",),
     "bytes",
 )

@@ -62,7 +62,7 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     )
     held = status["held"]
     yield (
-        f"clients: {status['connections']:,} connected; "
+        f"clients: {status['sessions']:,} attached; "
         f"leases: {_held(held['leases'], held['oldest_lease_s'])}; "
         f"reservations: {_held(held['reservations'], held['oldest_reservation_s'])}"
     )
@@ -80,7 +80,7 @@ def _tiers(status: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("blocks of")
     table.add_column("tier")
-    for heading in ("capacity", "used", "occupied", "blocks", "hits", "written", "evicted"):
+    for heading in ("capacity", "used", "occupied", "blocks", "hits", "evicted"):
         table.add_column(heading, justify="right")
     table.add_column("failures")
     for pool in status["pools"]:
@@ -95,13 +95,12 @@ def _tiers(status: dict[str, Any]) -> Table:
                 format_bytes(tier["backed_bytes"]),
                 f"{tier['blocks']:,}",
                 f"{tier['hit_blocks'] / asked:.1%}" if asked else "-",
-                format_bytes(tier["written_bytes"]),
                 f"{tier['evicted_blocks']:,}",
                 ", ".join(failures) or "none",
             )
     if not status["pools"]:
         for name, capacity in status["capacity_bytes"].items():
-            table.add_row("-", name, format_bytes(capacity), *("-" for _ in range(7)))
+            table.add_row("-", name, format_bytes(capacity), *("-" for _ in range(6)))
     return table
 
 
@@ -112,6 +111,7 @@ def _notes(status: dict[str, Any]) -> Iterator[str]:
         if "ssd" in pool["tiers"]:
             yield (
                 f"to SSD, of blocks of {format_bytes(pool['block_bytes'])}: "
+                f"{format_bytes(pool['tiers']['ssd']['written_bytes'])} written, "
                 f"{format_bytes(pool['waiting_bytes'])} waiting, "
                 f"{pool['declined_blocks']:,} blocks not worth it, "
                 f"{pool['dropped_blocks']:,} dropped"
