@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping
+from typing import Generic, TypeVar
 
 __all__ = ["Counters"]
 
+Key = TypeVar("Key", bound=Hashable)
 
-class Counters:
+
+class Counters(Generic[Key]):
     """Sums what a set of counters grew by from reading to reading.
 
     A counter that was never read before counts from then on. One that is lower than before either
@@ -20,15 +23,15 @@ class Counters:
     def __init__(self) -> None:
         self.restarts = 0
         """How often a counter began anew."""
-        self._last: dict[Hashable, float] = {}
+        self._last: dict[Key, float] = {}
 
     def grown(
         self,
-        values: Mapping[Hashable, float],
+        values: Mapping[Key, float],
         *,
-        wraps_at: Mapping[Hashable, float] | None = None,
+        wraps_at: Mapping[Key, float] | None = None,
         restarted: bool = False,
-    ) -> dict[Hashable, float]:
+    ) -> dict[Key, float]:
         """What each has grown by since it was last read; what is no counter's value is left out.
 
         Parameters
@@ -40,7 +43,7 @@ class Counters:
         restarted:
             Whether all of them are known to have begun anew, also those that look grown.
         """
-        increases: dict[Hashable, float] = {}
+        increases: dict[Key, float] = {}
         for key, value in values.items():
             if not (math.isfinite(value) and value >= 0):
                 continue
@@ -59,6 +62,6 @@ class Counters:
                 increases[key] = max(value + full - last, 0.0)
         return increases
 
-    def fallen(self, values: Mapping[Hashable, float]) -> bool:
+    def fallen(self, values: Mapping[Key, float]) -> bool:
         """Whether any of them shows less than when it was last read."""
         return any(value < self._last.get(key, -math.inf) for key, value in values.items())

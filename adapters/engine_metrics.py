@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -33,6 +33,7 @@ COUNTERS = {
 HISTOGRAMS = {
     "vllm:time_to_first_token_seconds": "ttft",
     "vllm:request_time_per_output_token_seconds": "tpot",
+    "vllm:request_prompt_tokens": "prompts",
 }
 
 GAUGES = {
@@ -43,6 +44,15 @@ GAUGES = {
 }
 
 _MINUTE_S = 60.0
+
+
+_Name = tuple[str, str | None, str | None]
+"""A page, and an engine on it."""
+
+
+class _Series(NamedTuple):
+    name: str
+    labels: tuple[tuple[str, str], ...]
 
 
 class Between(NamedTuple):
@@ -87,6 +97,23 @@ class Histogram:
     def mean(self) -> float:
         """Their mean, which is exact; NaN without any."""
         return self.total / self.count if self.count else math.nan
+
+    @property
+    def unevenness(self) -> float:
+        """Mean square over squared mean, as far as buckets tell; 1 without any.
+
+        Values are taken to lie evenly in the logarithm over each bucket, as in a falling tail.
+        """
+        low = np.concatenate([[0.0], self.bounds[:-1]])
+        high = np.where(np.isinf(self.bounds), low, self.bounds)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            width = np.log(high / low)
+            mean = np.where(width > 0, (high - low) / width, high)
+            square = np.where(width > 0, (high**2 - low**2) / (2 * width), high**2)
+        first = np.isinf(width)
+        mean[first], square[first] = high[first] / 2, high[first] ** 2 / 3
+        total = float(self.counts @ mean)
+        return max(self.count * float(self.counts @ square) / total**2, 1.0) if total else 1.0
 
     def _ends(self, bucket: int) -> tuple[float, float]:
         low = float(self.bounds[bucket - 1]) if bucket else min(0.0, float(self.bounds[0]))
@@ -156,8 +183,11 @@ class EngineInterval:
         Prompt tokens found in HBM, and through the engine's connector.
     ttft, tpot:
         Seconds to the first token, and per token of an answer after that, one for each request.
+    prompts:
+        Lengths of the prompts of requests that ended.
     running, waiting:
-        Requests in the engines: the mean of those that ran, and those that waited at the end.
+        Requests in the engines: those that ran, in the mean over looks at which any did, and those
+        that waited at the end.
     held:
         Share of the HBM blocks that requests kept from being used as cache: the most in each
         minute, in the mean over minutes and engines.
@@ -175,30 +205,35 @@ class EngineInterval:
     external_hit_tokens: int = 0
     ttft: Histogram = EMPTY
     tpot: Histogram = EMPTY
+    prompts: Histogram = EMPTY
     running: float = 0.0
     waiting: float = 0.0
     held: float = 0.0
 
-    def within_slo(self, ttft_s: float, tpot_s: float) -> int:
-        """How many finished requests met both limits, at least.
+    def attainment(self, ttft_s: float, tpot_s: float) -> Between:
+        """Share of requests that met both limits; NaN if none had a first token.
 
-        The page has each latency by itself, not both of one request: at most all those that are
-        late by one are not late by the other. With few late ones that is next to exact.
+        The page has each latency by itself, not both of one request. The value takes them to be
+        independent: on simulated days of conversation that was off by 0.04 at most. The ends are
+        those of any dependence.
         """
-        if self.ttft.count == 0:
-            return 0
-        kept = self.ttft.share_within(ttft_s).value
-        if self.tpot.count:
-            kept += self.tpot.share_within(tpot_s).value - 1
-        return min(round(self.finished * max(kept, 0.0)), self.finished)
+        first = self.ttft.share_within(ttft_s)
+        if not self.tpot.count:
+            return first
+        later = self.tpot.share_within(tpot_s)
+        return Between(
+            first.value * later.value,
+            max(first.low + later.low - 1, 0.0),
+            min(first.high, later.high),
+        )
 
 
 @dataclass
 class _Engine:
     """One engine of a page, as its labels tell it from others."""
 
-    counters: Counters = field(default_factory=Counters)
-    created: dict[Hashable, float] = field(default_factory=dict)
+    counters: Counters[_Series] = field(default_factory=Counters)
+    created: dict[_Series, float] = field(default_factory=dict)
     gauges: dict[str, float] = field(default_factory=dict)
     below: dict[str, defaultdict[float, float]] = field(
         default_factory=lambda: {name: defaultdict(float) for name in HISTOGRAMS.values()}
@@ -222,10 +257,10 @@ class _Engine:
 
     def see(self, samples: list[Sample], now_s: float) -> bool:
         """Take note of its part of a page; returns whether it began anew since the last one."""
-        values: dict[Hashable, float] = {}
-        created: dict[Hashable, float] = {}
+        values: dict[_Series, float] = {}
+        created: dict[_Series, float] = {}
         for sample in samples:
-            key = (sample.name, *sorted(sample.labels.items()))
+            key = _Series(sample.name, tuple(sorted(sample.labels.items())))
             if sample.name in GAUGES:
                 if math.isfinite(sample.value):
                     self.gauges[GAUGES[sample.name]] = max(sample.value, 0.0)
@@ -239,12 +274,13 @@ class _Engine:
         )
         self.created.update(created)
         for key, grown in self.counters.grown(values, restarted=began_anew).items():
-            self._add(dict(key[1:]), key[0], grown)  # type: ignore[index]
+            self._add(dict(key.labels), key.name, grown)
         if "held" in self.gauges:
             minute = int(now_s // _MINUTE_S)
             most = max(self.held_by_minute.get(minute, 0.0), self.gauges["held"])
             self.held_by_minute[minute] = most
-        self.running.append(self.gauges.get("running", 0.0))
+        if self.gauges.get("running"):
+            self.running.append(self.gauges["running"])
         return began_anew
 
     def _add(self, labels: dict[str, str], name: str, grown: float) -> None:
@@ -281,18 +317,18 @@ class EnginePages:
     def __init__(self, start_s: float) -> None:
         self._start_s = start_s
         self._pages = self._restarts = 0
-        self._engines: defaultdict[Hashable, _Engine] = defaultdict(_Engine)
+        self._engines: defaultdict[_Name, _Engine] = defaultdict(_Engine)
         self._inside_before = 0.0
 
     def see(self, page: str, samples: Iterable[Sample], now_s: float) -> None:
         """Take note of a page, named ``page``, as it was read at ``now_s``."""
-        parts: dict[Hashable, list[Sample]] = {}
+        parts: dict[_Name, list[Sample]] = {}
         for sample in samples:
             if _wanted(sample):
-                engine = (page, sample.labels.get("engine"), sample.labels.get("model_name"))
-                parts.setdefault(engine, []).append(sample)
-        for engine, part in parts.items():
-            new, known = engine not in self._engines, self._engines[engine]
+                name = (page, sample.labels.get("engine"), sample.labels.get("model_name"))
+                parts.setdefault(name, []).append(sample)
+        for name, part in parts.items():
+            new, known = name not in self._engines, self._engines[name]
             inside = known.inside
             if known.see(part, now_s):
                 self._restarts += 1
@@ -324,6 +360,7 @@ class EnginePages:
             external_hit_tokens=round(sums["external_hit_tokens"]),
             ttft=_merged(engines, "ttft", sums["ttft"]),
             tpot=_merged(engines, "tpot", sums["tpot"]),
+            prompts=_merged(engines, "prompts", sums["prompts"]),
             running=sum(float(np.mean(e.running)) for e in engines if e.running),
             waiting=sum(engine.gauges.get("waiting", 0.0) for engine in engines),
             held=float(np.mean(held)) if held else 0.0,

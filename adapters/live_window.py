@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -113,6 +114,7 @@ def live_window(
         running=engine.running,
         max_batched_tokens=max_batched_tokens,
         replicas=replicas,
+        unevenness=engine.prompts.unevenness,
     )
     block_bytes = hardware.layout.block_bytes
     window = Window(
@@ -123,7 +125,7 @@ def live_window(
         output_tokens=engine.output_tokens,
         hit_tokens=hits,
         finished=engine.finished,
-        within_slo=engine.within_slo(ttft_s, tpot_s),
+        within_slo=_within_slo(engine, ttft_s, tpot_s),
         ttft=engine.ttft.spread() if engine.ttft.count else _UNKNOWN,
         tpot=engine.tpot.spread() if engine.tpot.count else _UNKNOWN,
         busy_s=modelled.busy_s,
@@ -141,6 +143,11 @@ def live_window(
         used_bytes={k: v / replicas for k, v in store.used_bytes.items()},
     )
     return LiveWindow(window, "model" if gpu_j is None else energy_source)
+
+
+def _within_slo(engine: EngineInterval, ttft_s: float, tpot_s: float) -> int:
+    share = engine.attainment(ttft_s, tpot_s).value
+    return 0 if math.isnan(share) else round(engine.finished * share)
 
 
 def _backlog_s(engine: EngineInterval, modelled: Modelled, requests: float, replicas: int) -> float:

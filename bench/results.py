@@ -22,7 +22,7 @@ from greencache.carbon import Scope
 from greencache.ledger import COMPONENTS, CarbonReport
 
 if TYPE_CHECKING:
-    from greencache.bench.live import LiveRun
+    from greencache.bench.live_result import LiveRun
 
 __all__ = ["SCHEMA", "as_json", "run_summary"]
 

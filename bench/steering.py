@@ -24,7 +24,16 @@ from greencache.controller.telemetry import Window
 from greencache.quantities import HOUR_S
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["Controlled", "Scheduled", "controlled_engine", "pilot_of", "storage_under"]
+__all__ = [
+    "Controlled",
+    "GridForecast",
+    "Scheduled",
+    "controlled_engine",
+    "earlier_loads",
+    "forecasters_of",
+    "pilot_of",
+    "storage_under",
+]
 
 _SEED = 0
 
@@ -93,7 +102,7 @@ def _arrivals(trace: RequestTrace, interval_s: float) -> NDArray[np.float64]:
     return counts.astype(np.float64)
 
 
-def _earlier_loads(setup: ReplaySetup) -> NDArray[np.float64] | None:
+def earlier_loads(setup: ReplaySetup) -> NDArray[np.float64] | None:
     """Requests in each interval before the trace: drawn, as only their rates are known.
 
     A composed load goes on as if it had been running for ever, and whoever runs a service knows how
@@ -111,7 +120,7 @@ def _earlier_loads(setup: ReplaySetup) -> NDArray[np.float64] | None:
     return np.asarray(np.random.default_rng(_SEED).poisson(expected), np.float64)
 
 
-def _forecasters(
+def forecasters_of(
     setup: ReplaySetup, admitted: RequestTrace, plan: Plan
 ) -> tuple[Forecaster, Forecaster]:
     """What forecasts the intensity and the load."""
@@ -144,14 +153,14 @@ def controlled_engine(setup: ReplaySetup) -> ControlledEngine:
 
 def pilot_of(setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> Pilot:
     """What steers a plan."""
-    intensity, load = _forecasters(setup, admitted, plan)
+    intensity, load = forecasters_of(setup, admitted, plan)
     return Pilot(
         controlled_engine(setup),
         GridForecast(setup, intensity, setup.control.interval),
         load,
         Sizes(plan.dram_bytes, plan.ssd_bytes),
         usual=setup.prices,
-        earlier_loads=_earlier_loads(setup),
+        earlier_loads=earlier_loads(setup),
     )
 
 

@@ -261,6 +261,8 @@ class Pilot:
         What storing costs where nothing is known of the grid.
     earlier_loads:
         As for `greencache.controller.telemetry.Telemetry`.
+    decided_before:
+        As for `greencache.controller.loop.Controller`.
     """
 
     def __init__(
@@ -272,6 +274,7 @@ class Pilot:
         *,
         usual: StoragePrices,
         earlier_loads: NDArray[np.float64] | None = None,
+        decided_before: bool = False,
     ) -> None:
         self.engine, self._intensity, self._usual = engine, intensity, usual
         storing = engine.storing(usual)
@@ -285,7 +288,12 @@ class Pilot:
             day_start_s=engine.day_start_s,
         )
         self.controller = Controller(
-            self.lookout, engine.candidates, engine.control, sizes, earlier_loads=earlier_loads
+            self.lookout,
+            engine.candidates,
+            engine.control,
+            sizes,
+            earlier_loads=earlier_loads,
+            decided_before=decided_before,
         )
 
     def steer(self, window: Window, prompts: Prompts) -> Course:

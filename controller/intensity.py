@@ -81,6 +81,12 @@ class Points(NamedTuple):
         return cls(table[:, 0], table[:, 1], table[:, 2])
 
     @classmethod
+    def hourly(cls, hours: NDArray[np.int64], gco2_per_kwh: Floats) -> Points:
+        """Values of whole hours, counted from 1970."""
+        starts = np.asarray(hours * HOUR_S, np.float64)
+        return cls(starts, starts + HOUR_S, gco2_per_kwh)
+
+    @classmethod
     def joined(cls, parts: Iterable[Points]) -> Points:
         """Several, one after another."""
         parts = [cls.of(()), *parts]

@@ -41,6 +41,7 @@ def modelled_energy(
     running: float,
     max_batched_tokens: int,
     replicas: int = 1,
+    unevenness: float = 1.0,
 ) -> Modelled:
     """Time and energy of an interval, from means over its requests.
 
@@ -59,16 +60,20 @@ def modelled_energy(
     prompt_tokens, computed_tokens, output_tokens:
         Of all prompts; of those computed, not found; of all answers.
     running:
-        Answers that all engines computed at a time, on average.
+        Answers that all engines computed at a time, on average over the time in which they did.
     max_batched_tokens:
         Tokens that a step takes.
     replicas:
         Engines.
+    unevenness:
+        Mean square of the prompts' lengths over the square of their mean: attention grows with the
+        square, so a few long prompts take more than many middling ones.
     """
     prompts = max(requests, 1.0)
     computed = np.array(computed_tokens / prompts)
-    found = max(prompt_tokens - computed_tokens, 0.0) / prompts
-    prompt = prefill(rates, computed, attended_positions(computed, found), max_batched_tokens)
+    found = np.array(max(prompt_tokens - computed_tokens, 0.0) / prompts)
+    attended = attended_positions(computed, found) * max(unevenness, 1.0)
+    prompt = prefill(rates, computed, attended, max_batched_tokens)
     work = computed_tokens > 0
     prefill_s, busy_j = (
         work * prompts * float(prompt.seconds),

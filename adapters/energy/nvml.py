@@ -43,7 +43,7 @@ class NvmlMeter:
         self._gpus, self._library = gpus, library
         self._counted: dict[int, Any] = {}
         self._integrated: dict[int, Any] = {}
-        self._counters = Counters()
+        self._counters: Counters[int] = Counters()
         self._last_w: tuple[float, float] | None = None
         self._joules = 0.0
         self._open = False

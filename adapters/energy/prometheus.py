@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -26,6 +26,8 @@ __all__ = ["PrometheusMeter"]
 
 _SUFFIX = "_joules_total"
 _LONGEST_S = 300.0
+
+_Labels = tuple[tuple[str, str], ...]
 
 
 class _Series(msgspec.Struct):
@@ -84,11 +86,16 @@ class PrometheusMeter:
         self._component, self._query, self._metric = component, query, metric
         self._web = Web(url, timeout_s=timeout_s, secret=key is not None)
         self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-        self._counters, self._joules = Counters(), 0.0
+        self._counters: Counters[_Labels] = Counters()
+        self._joules = 0.0
 
     async def open(self) -> None:
         """As `Meter.open`."""
-        await self._values()
+        try:
+            await self._values()
+        except SourceError:
+            await self.close()
+            raise
 
     async def read(self, now_s: float) -> Mapping[str, float]:
         """As `Meter.read`."""
@@ -100,7 +107,7 @@ class PrometheusMeter:
         """As `Meter.close`."""
         await self._web.close()
 
-    async def _values(self) -> dict[Hashable, float]:
+    async def _values(self) -> dict[_Labels, float]:
         if self._query is not None:
             values = await self._asked(self._query)
         else:
@@ -111,7 +118,7 @@ class PrometheusMeter:
             raise SourceError("absent", f"{self._web.host} has no joules by that name")
         return values
 
-    async def _asked(self, query: str) -> dict[Hashable, float]:
+    async def _asked(self, query: str) -> dict[_Labels, float]:
         body = await self._web.get("/api/v1/query", params={"query": query}, headers=self._headers)
         data = decoded(body, _Result, self._web.host).data
         try:
@@ -124,8 +131,8 @@ class PrometheusMeter:
             pass
         raise SourceError("garbage", f"{self._web.host} gives neither a vector nor a scalar")
 
-    def _shown(self, body: bytes) -> dict[Hashable, float]:
-        values: dict[str, dict[Hashable, float]] = {}
+    def _shown(self, body: bytes) -> dict[_Labels, float]:
+        values: dict[str, dict[_Labels, float]] = {}
         for sample in read_page(body, self._web.host):
             wanted = sample.name.endswith(_SUFFIX) if self._metric is None else (
                 sample.name in (self._metric, f"{self._metric}_total")

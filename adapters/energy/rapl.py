@@ -47,7 +47,7 @@ class RaplMeter:
     def __init__(self, root: Path = Path("/sys/class/powercap")) -> None:
         self._root = root
         self._zones: list[_Zone] = []
-        self._counters = Counters()
+        self._counters: Counters[_Zone] = Counters()
         self._joules: dict[str, float] = {}
 
     @property

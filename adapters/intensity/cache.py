@@ -19,7 +19,6 @@ import numpy as np
 from greencache.adapters.intensity.base import Label
 from greencache.controller.intensity import LONGEST_PAST_H, Points
 from greencache.errors import SourceError
-from greencache.quantities import HOUR_S
 
 __all__ = ["read_cache", "write_cache"]
 
@@ -61,9 +60,8 @@ def read_cache(path: Path, label: Label) -> Points:
     if Label(kept.zone, kept.kind, kept.factors, kept.source) != label:
         return Points.of(())
     known = [at for at, value in enumerate(kept.gco2_per_kwh) if value is not None]
-    starts = (kept.first_h + np.array(known, np.int64)) * HOUR_S
     values = np.array([kept.gco2_per_kwh[at] for at in known], np.float64)
-    return Points(starts, starts + HOUR_S, values)
+    return Points.hourly(kept.first_h + np.array(known, np.int64), values)
 
 
 def _read(path: Path) -> bytes:

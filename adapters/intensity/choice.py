@@ -46,7 +46,8 @@ def provider_of(settings: Settings) -> Provider:
             wanted.zone or "GB", url=wanted.url or gb.URL, timeout_s=wanted.timeout
         )
     zone = _needed(wanted.zone, "ZONE", wanted.provider)
-    key = _needed(wanted.key and wanted.key.get_secret_value(), "KEY", wanted.provider)
+    secret = wanted.key.get_secret_value() if wanted.key is not None else None
+    key = _needed(secret, "KEY", wanted.provider)
     if wanted.provider == "electricitymaps":
         return electricitymaps.ElectricityMaps(
             zone,

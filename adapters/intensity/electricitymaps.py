@@ -95,7 +95,7 @@ class ElectricityMaps:
         return Points.joined(parts)
 
     async def _older(self, since_s: float, until_s: float) -> list[Points]:
-        parts = []
+        parts: list[Points] = []
         for begin_s, end_s in chunks(since_s, until_s, _LONGEST_RANGE_S):
             try:
                 answer = await self._ask("past-range", start=iso(begin_s), end=iso(end_s))

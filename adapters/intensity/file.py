@@ -81,9 +81,9 @@ class GridFile:
             end_h = self.recorded.first_h + len(values)
         first_h = end_h - len(values)
         begin = max(int(since_s // HOUR_S) - first_h, 0)
-        starts = (first_h + np.arange(begin, len(values))) * HOUR_S
-        known = starts + HOUR_S <= now_s
-        return Points(starts[known], starts[known] + HOUR_S, values[begin:][known])
+        hours = first_h + np.arange(begin, len(values))
+        known = hours < now_h
+        return Points.hourly(hours[known], values[begin:][known])
 
     async def forecast(self, now_s: float) -> Points | None:
         """A file has none."""

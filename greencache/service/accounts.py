@@ -12,7 +12,7 @@ from greencache.controller.assembly import ControlledEngine
 from greencache.ledger import CarbonLedger, CarbonReport, Spans
 from greencache.service.stores import Held
 
-__all__ = ["Accounts", "MODELLED"]
+__all__ = ["MODELLED", "Accounts"]
 
 MODELLED = "model"
 """What measures a component that no meter measures: the power model."""
@@ -51,7 +51,7 @@ class Accounts:
             engine.installed.ssd_bytes,
             engine.replicas,
         )
-        self.sources = {name: MODELLED for name in ("gpu", "host", "dram", "ssd")}
+        self.sources = dict.fromkeys(("gpu", "host", "dram", "ssd"), MODELLED)
 
     def minute(
         self,
@@ -87,7 +87,7 @@ class Accounts:
         self._record(
             seconds,
             gco2_per_kwh,
-            gpu_j=joules.get("gpu", idle_j),
+            joules.get("gpu", idle_j),
             host_j=joules.get("host", np.nan),
             read_bytes=max(held.read_bytes - self.held.read_bytes, 0.0),
             written_bytes=max(written, 0.0) if charged["ssd"] else 0.0,
@@ -112,15 +112,26 @@ class Accounts:
         self._record(
             0.0,
             gco2_per_kwh,
-            gpu_j=share["gpu"] * max(gpu_j - idle_j, 0.0),
+            share["gpu"] * max(gpu_j - idle_j, 0.0),
             busy_s=share["host"] * busy_s,
         )
 
-    def _record(self, seconds: float, gco2_per_kwh: float, **amounts: float) -> None:
-        fields = {"seconds": seconds, "gco2_per_kwh": gco2_per_kwh, **amounts}
+    def _record(
+        self,
+        seconds: float,
+        gco2_per_kwh: float,
+        gpu_j: float,
+        *,
+        busy_s: float = 0.0,
+        read_bytes: float = 0.0,
+        written_bytes: float = 0.0,
+        dram_bytes: float = 0.0,
+        ssd_bytes: float = 0.0,
+        host_j: float = np.nan,
+    ) -> None:
+        one = (seconds, gco2_per_kwh, gpu_j, busy_s, read_bytes, written_bytes)
         self._ledger.record(
-            Spans(*(np.array([fields.get(name, 0.0)]) for name in Spans._fields[:-1]),
-                  np.array([fields.get("host_j", np.nan)]))
+            Spans._make(np.array([value]) for value in (*one, dram_bytes, ssd_bytes, host_j))
         )
 
     @property

@@ -1,4 +1,4 @@
-"""Clocks that the controller runs on: the wall's, one that goes faster, one that is moved by hand."""
+"""Clocks that the controller runs on: the wall's, at its speed or faster, or one moved by hand."""
 
 from __future__ import annotations
 

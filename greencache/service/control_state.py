@@ -11,7 +11,6 @@ import contextlib
 import os
 import stat
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import msgspec
@@ -19,7 +18,7 @@ import xxhash
 
 from greencache.controller.calibration import Calibration
 from greencache.controller.sizes import Sizes
-from greencache.controller.telemetry import Spread, Window
+from greencache.controller.telemetry import Window
 from greencache.errors import InputError, OutputError
 
 __all__ = ["ControlState", "read_state", "write_state"]
@@ -29,48 +28,6 @@ _MAGIC = b"GCctl\x00\x00\x01"
 _CHECKSUM_BYTES = 16
 _MOST_BYTES = 16 << 20
 """Eight weeks of windows every minute are less."""
-
-
-class _Window(msgspec.Struct, array_like=True):
-    start_s: float
-    duration_s: float
-    counts: list[float]
-    ttft: list[float]
-    tpot: list[float]
-    by_tier: list[dict[str, float]]
-
-
-_COUNTS = (
-    "arrivals",
-    "prompt_tokens",
-    "output_tokens",
-    "finished",
-    "within_slo",
-    "busy_s",
-    "gpu_j",
-    "prefill_tokens",
-    "prefill_s",
-    "prefill_j",
-    "read_bytes",
-    "written_bytes",
-    "declined_bytes",
-    "held_blocks",
-    "backlog_s",
-)
-_WHOLE = 5
-"""So many of these are whole numbers."""
-_BY_TIER = ("hit_tokens", "capacity_bytes", "used_bytes")
-
-
-class _State(msgspec.Struct):
-    engine: str
-    interval_s: float
-    saved_s: float
-    dram_bytes: int
-    ssd_bytes: int
-    decided: bool
-    calibration: dict[str, float]
-    windows: list[_Window]
 
 
 class ControlState(msgspec.Struct):
@@ -111,29 +68,19 @@ def write_state(path: Path, state: ControlState) -> None:
     OutputError
         If it cannot be written.
     """
-    content = msgspec.msgpack.encode(
-        _State(
-            state.engine,
-            state.interval_s,
-            state.saved_s,
-            *state.sizes,
-            state.decided,
-            {name: float(value) for name, value in asdict(state.calibration).items()},
-            [_packed(window) for window in state.windows],
-        )
-    )
+    content = msgspec.msgpack.encode(state, enc_hook=float)  # numpy's numbers
     made: str | None = None
     try:
         descriptor, made = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)  # 0600
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(_MAGIC + xxhash.xxh3_128_digest(content) + content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(made, path)
+        Path(made).replace(path)
     except OSError as fault:
         if made is not None:
             with contextlib.suppress(OSError):
-                os.unlink(made)
+                Path(made).unlink()
         raise OutputError(f"{path}: what the controller knows cannot be kept ({fault})") from None
 
 
@@ -149,22 +96,12 @@ def read_state(path: Path, engine: str, interval_s: float) -> ControlState | Non
     if content is None:
         return None
     try:
-        state = msgspec.msgpack.decode(content, type=_State)
-        windows = [_unpacked(each) for each in state.windows]
-        calibration = Calibration(**state.calibration)
-    except (msgspec.DecodeError, ValueError, TypeError, InputError) as fault:
+        state = msgspec.msgpack.decode(content, type=ControlState)
+    except (msgspec.DecodeError, InputError) as fault:
         raise InputError(f"{path}: is not what a controller writes ({fault})") from None
     if state.engine != engine or state.interval_s != interval_s:
         raise InputError(f"{path}: is of another engine, or of another interval")
-    return ControlState(
-        state.engine,
-        state.interval_s,
-        state.saved_s,
-        Sizes(state.dram_bytes, state.ssd_bytes),
-        state.decided,
-        calibration,
-        windows,
-    )
+    return state
 
 
 def _content(path: Path) -> bytes | None:
@@ -174,7 +111,7 @@ def _content(path: Path) -> bytes | None:
         return None
     except OSError as fault:
         raise InputError(f"{path}: cannot be read ({fault.strerror})") from None
-    with open(descriptor, "rb") as file:
+    with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
             raise InputError(f"{path}: is no file of ours")
@@ -187,28 +124,3 @@ def _content(path: Path) -> bytes | None:
     if xxhash.xxh3_128_digest(raw[start:]) != raw[len(_MAGIC) : start]:
         raise InputError(f"{path}: is damaged")
     return raw[start:]
-
-
-def _packed(window: Window) -> _Window:
-    return _Window(
-        window.start_s,
-        window.duration_s,
-        [float(getattr(window, name)) for name in _COUNTS],
-        list(window.ttft),
-        list(window.tpot),
-        [dict(getattr(window, name)) for name in _BY_TIER],
-    )
-
-
-def _unpacked(packed: _Window) -> Window:
-    counts = dict(zip(_COUNTS, packed.counts, strict=True))
-    whole = {name: int(counts.pop(name)) for name in _COUNTS[:_WHOLE]}
-    return Window(
-        start_s=packed.start_s,
-        duration_s=packed.duration_s,
-        **whole,
-        **counts,
-        ttft=Spread(*packed.ttft),
-        tpot=Spread(*packed.tpot),
-        **dict(zip(_BY_TIER, packed.by_tier, strict=True)),
-    )

@@ -35,6 +35,12 @@ _ANSWERED_WITHIN_S = 5.0
 """Questions that are being answered when the daemon is stopped are waited for so long."""
 
 
+_OTHER_DESCRIPTORS = 768
+"""Left for memory and files: twice 256 extents of DRAM, those of SSD, and what else there is."""
+
+_UNLIMITED = 1 << 20
+
+
 class Daemon:
     """The store of a host, at a socket.
 
@@ -96,7 +102,11 @@ class Daemon:
         TierError
             If memory or files cannot be used.
         """
-        _allow_descriptors()
+        possible, wanted = _clients_possible(), self.settings.serve.sessions
+        if possible < wanted:
+            _log.warning(
+                "at most %d clients instead of %d: `ulimit -n` allows no more", possible, wanted
+            )
         await warm_up(self.pools.small())
         async with AsyncExitStack() as stack:
             endpoint = Endpoint(self.path)
@@ -108,7 +118,7 @@ class Daemon:
                 self,
                 endpoint.socket,
                 limits=self._limits,
-                most=self.settings.serve.sessions,
+                most=min(possible, wanted),
                 who=self._who,
             )
             self._endpoint = endpoint
@@ -188,8 +198,11 @@ class Daemon:
         }
 
 
-def _allow_descriptors() -> None:
-    """Each client takes a descriptor: let there be as many as may be."""
+def _clients_possible() -> int:
+    """How many there may be: each takes a descriptor, and its process another one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return _UNLIMITED
+    return max(1, (hard - _OTHER_DESCRIPTORS) // 2)

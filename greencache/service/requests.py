@@ -305,9 +305,7 @@ class Requests:
     def _asked(self, counted: list[_Request], until_s: float) -> Asked:
         ended = [one for one in counted if one.finished_s <= until_s]
         ttft_s = np.array([one.ttft_s for one in ended], np.float64)
-        tpot_s = np.array(
-            [one.tpot_s if one.later_tokens else np.nan for one in ended], np.float64
-        )
+        tpot_s = np.array([one.tpot_s if one.later_tokens else np.nan for one in ended], np.float64)
         kept = int(self._slo.kept(ttft_s, tpot_s).sum())
         hits: Counter[str] = Counter()
         for one in counted:

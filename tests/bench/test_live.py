@@ -15,7 +15,8 @@ from hypothesis import event, given, settings, strategies as st
 
 from greencache.bench import live
 from greencache.bench.accounting import Installed
-from greencache.bench.live import LiveRun, run_live, run_live_plans
+from greencache.bench.live import run_live, run_live_plans
+from greencache.bench.live_result import LiveRun
 from greencache.bench.plans import parse_plans
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import prepare

@@ -29,12 +29,11 @@ NAN = math.nan
 
 def window(start_s: float, duration_s: float = HOUR_S) -> Window:
     none = Spread.of(np.empty(0))
-    return Window(start_s, duration_s, 0, 0, 0, {}, 0, 0, none, none, *[0.0] * 10)
+    return Window(start_s, duration_s, 0, 0, 0, {}, 0, 0, none, none, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def hourly(first_h: int, values: list[float]) -> Points:
-    starts = (first_h + np.arange(len(values))) * HOUR_S
-    return Points(starts, starts + HOUR_S, np.array(values))
+    return Points.hourly(first_h + np.arange(len(values)), np.array(values))
 
 
 def book(**options: object) -> IntensityBook:

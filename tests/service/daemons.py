@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from greencache.service.connection import ConnectionLimits
 from greencache.service.daemon import Daemon
 from greencache.settings import ServeSettings, Settings
 from tests.processes import process_context
@@ -25,8 +26,8 @@ _START_S = 60.0
 """The first one waits for the server that it is forked from to load everything."""
 
 
-def _serve(options: dict[str, Any]) -> None:
-    asyncio.run(Daemon(Settings(serve=ServeSettings(**options))).run())
+def _serve(options: dict[str, Any], limits: ConnectionLimits | None) -> None:
+    asyncio.run(Daemon(Settings(serve=ServeSettings(**options)), limits=limits).run())
 
 
 class RunningDaemon:
@@ -36,20 +37,25 @@ class RunningDaemon:
     ----------
     folder:
         For the socket, and for the SSD tier's files if there is one.
+    limits:
+        Of its connections.
     options:
         Of `ServeSettings`.
     """
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, *, limits: ConnectionLimits | None = None, **options: Any
+    ) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
         self.socket = folder / "daemon.sock"
+        self._limits = limits
         self._options = {"socket": self.socket, "dram": 32 * MIB, "staging": MIB, **options}
         self._process: ForkServerProcess
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it, again if it has ended, and wait until it listens."""
-        self._process = process_context().Process(target=_serve, args=(self._options,))
+        self._process = process_context().Process(target=_serve, args=(self._options, self._limits))
         self._process.start()
         if wait:
             assert settled(self._listens, _START_S), "the daemon does not listen"

@@ -84,7 +84,7 @@ def great_britain(asked: Asked) -> Reply:
             intensity = {"forecast": value_at(half_s) + 500, "index": "low"}
             if not regional:
                 over = half_s < NOW_S - 3600
-                intensity["actual"] = value_at(half_s) if over else None  # type: ignore[assignment]
+                intensity["actual"] = value_at(half_s) if over else None
             begin, end = (
                 f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%dT%H:%MZ}"
                 for at_s in (half_s, half_s + 1800)
