@@ -13,7 +13,9 @@ from greencache.metrics import METRICS
 DOCS = Path(__file__).parent.parent / "docs"
 PAGE = (DOCS / "metrics.md").read_text()
 
-ROW = re.compile(r"^\| `(greencache_\w+)` \| (\w+) \|\s*([\w, ]*?)\s*\|\s*(\w*)\s*\| (.+) \|$", re.M)
+ROW = re.compile(
+    r"^\| `(greencache_\w+)` \| (\w+) \|\s*([\w, ]*?)\s*\|\s*(\w*)\s*\| (.+) \|$", re.M
+)
 NAME = re.compile(r"\bgreencache_\w+")
 
 
