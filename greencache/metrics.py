@@ -153,7 +153,7 @@ FAILURES = Metric(
 BREAKER_OPEN = Metric(
     "greencache_tier_breaker_open",
     "gauge",
-    "1 while a tier is not asked for an op because that failed too often, else 0.",
+    "More than 0 while a tier is not asked for an op because that failed too often.",
     ("tier", "op"),
 )
 DECLINED_BLOCKS = Metric(

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -33,6 +33,7 @@ from greencache.durations import Durations
 from greencache.metrics import (
     BACKED,
     BLOCKS,
+    BREAKER_OPEN,
     BUILD,
     CAPACITY,
     DECLINED_BLOCKS,
@@ -53,11 +54,11 @@ from greencache.metrics import (
     Metric,
     Sample,
 )
-from greencache.tiers.base import TierStats
+from greencache.tiers.base import Tier, TierStats
 from greencache.tiers.cache_stats import CacheStats
 from greencache.version import VERSION
 
-__all__ = ["MetricsPage", "Source", "cache_samples", "few"]
+__all__ = ["MetricsPage", "Source", "breaker_samples", "cache_samples", "few"]
 
 Source: TypeAlias = Callable[[], Iterable[Sample]]
 """Returns what somebody knows now."""
@@ -78,6 +79,31 @@ def few(counts: Mapping[str, float]) -> Iterator[tuple[str, float]]:
             rest += count
     if len(counts) > MOST_VALUES:
         yield "other", rest
+
+
+class Attempts(Protocol):
+    """Decides whether something is tried: `greencache.tiers.breaker.Breaker`."""
+
+    @property
+    def would_allow(self) -> bool:
+        """Whether an attempt would be let through now."""
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A tier that is not asked while asking it fails."""
+
+    @property
+    def breakers(self) -> Mapping[str, Attempts]:
+        """By what it is asked for."""
+
+
+def breaker_samples(tiers: Iterable[Tier]) -> Iterator[Sample]:
+    """Of those tiers that are guarded, what they are not asked for now."""
+    for tier in tiers:
+        if isinstance(tier, Guarded):
+            for op, breaker in tier.breakers.items():
+                yield Sample(BREAKER_OPEN, float(not breaker.would_allow), (tier.name, op))
 
 
 def cache_samples(stats: CacheStats) -> Iterator[Sample]:

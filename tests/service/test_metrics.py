@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from greencache.metrics import FAILURES, SESSIONS, Sample
 from greencache.service.http import HttpServer, Reply
-from greencache.service.metrics import MOST_VALUES, MetricsPage, cache_samples, few
+from greencache.service.metrics import MOST_VALUES, MetricsPage, breaker_samples, cache_samples, few
 from greencache.tiers import TieredCache
 from greencache.tiers.extents import extent_name
 from greencache.version import VERSION
+from tests.conformance.minimal import MinimalTier
 from tests.conformance.prompts import prompt
 from tests.service.pages import OPENMETRICS, Answer, Values, ask, values_of
 from tests.tiers.caches import BLOCK_BYTES, cache_in, load, store
@@ -140,3 +142,25 @@ async def test_labels_may_say_anything_but_are_few() -> None:
     assert len(found) == MOST_VALUES + 1
     assert found["other"] == 1000 - MOST_VALUES
     assert set(found) - {"other"} <= set(causes)
+
+
+class _Attempts:
+    would_allow = True
+
+
+class _GuardedTier(MinimalTier):
+    """A tier of a third party, which gives up for a while what fails."""
+
+    breakers: ClassVar[dict[str, _Attempts]] = {"reads": _Attempts(), "writes": _Attempts()}
+
+
+async def test_what_a_tier_has_given_up_is_there(tmp_path: Path) -> None:
+    guarded = _GuardedTier(BLOCK_BYTES, 1 << 20)
+    guarded.breakers["writes"].would_allow = False
+    async with cache_in(tmp_path, 4, None) as cache:
+        page = MetricsPage(
+            {"tiers": lambda: breaker_samples([guarded, *cache.tiers.values()])}, process=False
+        )
+        values = values_of(await scraped(page))
+    found = {name[1:]: v for name, v in values.items() if "breaker" in name[0]}
+    assert found == {("reads", guarded.name): 0, ("writes", guarded.name): 1}
