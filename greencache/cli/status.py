@@ -69,6 +69,43 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
     port = status["metrics"]["port"]
     where = "off" if port is None else f"http://{status['metrics']['address']}:{port}/metrics"
     yield f"metrics: {where}"
+    yield from _control(status.get("control"))
+
+
+def _control(control: dict[str, Any] | None) -> Iterator[str]:
+    """What the controller decided, and what it all cost."""
+    if control is None:
+        return
+    yield f"control: {control['state']}" + (
+        f" ({control['because']})" if control["because"] else ""
+    )
+    if control["last_reason"]:
+        yield f"  {control['last_reason']}"
+    if control["gco2_per_kwh"] is not None:
+        fallback = control["intensity_fallback"]
+        rests = f", by {fallback}" if fallback else ""
+        yield f"  grid: {control['zone']}, {control['gco2_per_kwh']:,.0f} gCO2e/kWh{rests}"
+    if control["interval_attainment"] is not None:
+        yield f"  within the SLO in the last interval: {control['interval_attainment']:.1%}"
+    if control["accounted_s"]:
+        yield (
+            f"  carbon of {format_duration(control['accounted_s'])}: {_grams(control['grams'])}"
+            f" CO2e, {_grams(sum(control['operational_g'].values()))} operational and "
+            f"{_grams(sum(control['embodied_g'].values()))} embodied ({control['scope']})"
+        )
+        energy = ", ".join(
+            f"{name} {kwh:,.3g} kWh ({control['energy_sources'].get(name, 'model')})"
+            for name, kwh in control["energy_kwh"].items()
+        )
+        yield f"  energy: {energy}"
+    for what in ("fallbacks", "failures"):
+        if control[what]:
+            counts = (f"{kind} {count:,}" for kind, count in control[what].items())
+            yield f"  {what}: {', '.join(counts)}"
+
+
+def _grams(grams: float) -> str:
+    return f"{grams / 1000:,.3g} kg" if grams >= 1000 else f"{grams:,.3g} g"
 
 
 def _held(count: int, oldest_s: float) -> str:

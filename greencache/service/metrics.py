@@ -170,10 +170,9 @@ class MetricsPage:
         """
         collected = _Collected(list(self._registry.collect()))
         if "application/openmetrics-text" in accept.lower():
-            encode, content_type = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
-        else:
-            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-        return await asyncio.to_thread(encode, collected), content_type
+            page = await asyncio.to_thread(openmetrics.generate_latest, collected)
+            return page, openmetrics.CONTENT_TYPE_LATEST
+        return await asyncio.to_thread(generate_latest, collected), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> Iterator[Family]:
         """All metrics of which somebody knows a value; called by prometheus_client."""
