@@ -155,7 +155,7 @@ class BaseClient:
         if self.closed:
             raise UnavailableError("this client is closed")
         link = self._link
-        if link is not None and not link.reading:
+        if link is not None and not link.waiting:
             link.receive()  # so that a daemon that has ended is not asked
             self._note_loss(link)
         self._tell_ended()

@@ -386,7 +386,7 @@ class Client(BaseClient):
                 left_s = end_s - time.monotonic()
                 if left_s <= 0:
                     raise self._late(link, call)
-                if link.reading and not link.session.outgoing:
+                if link.waiting and not link.session.outgoing:
                     self._changed.wait(left_s)
                 else:
                     self._turn(link, left_s)
@@ -398,13 +398,13 @@ class Client(BaseClient):
         poll.register(
             link.descriptor, select.POLLIN | (select.POLLOUT if link.session.outgoing else 0)
         )
-        others, link.reading = link.reading, True
+        link.waiting += 1
         self._lock.release()
         try:
             poll.poll(most_s * 1e3)
         finally:
             self._lock.acquire()
-            link.reading = others
+            link.waiting -= 1
             self._changed.notify_all()
         link.receive()
         self._push(link)
