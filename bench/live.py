@@ -28,19 +28,18 @@ from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import prepare, steering_of
 from greencache.bench.simulation import SimulatedRun, simulate
+from greencache.bench.steering import controlled_engine
 from greencache.bench.storage import StorageSetup
-from greencache.controller.storage_prices import block_costs, block_prices, load_flops
 from greencache.errors import InputError
 from greencache.tiers import CacheLease, DramTier, SsdTier, TieredCache, TierIndex
-from greencache.tiers.admission import Admission
-from greencache.tiers.rules import CacheRules
+from greencache.tiers.making import new_cache
 from greencache.tiers.state import EVICTED, EVICTED_AGE_S, HELD, USED
 from greencache.traces.requests import RequestTrace
 
 __all__ = [
     "LIVE_BLOCK_BYTES",
     "Player",
-    "new_cache",
+    "cache_of",
     "note_written",
     "plans_to_play",
     "run_live",
@@ -198,24 +197,13 @@ async def _resize(cache: TieredCache, dram_blocks: int, ssd_blocks: int) -> None
     await cache.resize(dram=dram.bytes_for(dram_blocks), ssd=ssd.bytes_for(ssd_blocks))
 
 
-def rules_of(setup: ReplaySetup, storage: StorageSetup) -> CacheRules:
-    """What decides in the cache of a plan."""
-    hardware = setup.hardware
-    by_value = storage.admission is Admission.VALUE and storage.ssd_bytes > 0
-    return CacheRules(
-        policy=storage.policy,
-        prices=block_prices(hardware, storage.prices) if by_value else None,
-        endurance_per_s=storage.prices.endurance_per_s,
-        **block_costs(hardware, load_flops(hardware, storage.prices)),
-    )
-
-
-def new_cache(
+def cache_of(
     setup: ReplaySetup, storage: StorageSetup, folder: Path, block_bytes: int, clock: TraceClock
 ) -> tuple[TieredCache, TierIndex]:
     """The cache of a plan, and what stands for the engine's HBM."""
     hbm = TierIndex(int(setup.hardware.kv_bytes // setup.hardware.layout.block_bytes))
-    cache = rules_of(setup, storage).cache(
+    cache = new_cache(
+        controlled_engine(setup).rules(storage.prices),
         block_bytes,
         ssd_path=folder,
         hbm=hbm,
@@ -267,7 +255,7 @@ async def run_live(
         keep_events=True,
     )
     clock = _TraceClock()
-    cache, hbm = new_cache(setup, storage, folder, block_bytes, clock)
+    cache, hbm = cache_of(setup, storage, folder, block_bytes, clock)
     result = LiveRun(plan.name, block_bytes)
     async with cache:
         block = setup.hardware.layout.block_bytes

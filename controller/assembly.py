@@ -30,7 +30,13 @@ from greencache.controller.shadow import BUDGET_BLOCKS, ShadowCaches, ShadowSize
 from greencache.controller.shape_forecasts import ShapeAndLevel
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.slo import Slo
-from greencache.controller.storage_prices import StoragePrices, block_prices, prices_for
+from greencache.controller.storage_prices import (
+    StoragePrices,
+    block_costs,
+    block_prices,
+    load_flops,
+    prices_for,
+)
 from greencache.controller.telemetry import Window
 from greencache.errors import InputError
 from greencache.factors import Factors
@@ -38,6 +44,7 @@ from greencache.quantities import DAY_S, HOUR_S
 from greencache.settings import ControlSettings, Settings
 from greencache.tiers.admission import Admission
 from greencache.tiers.policies import Policy
+from greencache.tiers.rules import CacheRules
 
 __all__ = ["ControlledEngine", "Course", "Pilot", "forecasters", "perturbed"]
 
@@ -151,6 +158,16 @@ class ControlledEngine:
             by_value=self.admission is Admission.VALUE,
             prices=block_prices(self.hardware, prices),
             endurance_per_s=prices.endurance_per_s,
+        )
+
+    def rules(self, prices: StoragePrices) -> CacheRules:
+        """What decides in a cache of such an engine."""
+        by_value = self.admission is Admission.VALUE
+        return CacheRules(
+            policy=self.policy,
+            prices=block_prices(self.hardware, prices) if by_value else None,
+            endurance_per_s=prices.endurance_per_s,
+            **block_costs(self.hardware, load_flops(self.hardware, prices)),
         )
 
     def shadow(self, storing: StoringRules) -> ShadowCaches:

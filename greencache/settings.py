@@ -263,6 +263,10 @@ class ServeSettings(_Part):
     staging: Bytes = Field(
         256 * 2**20, ge=2**20, description="least DRAM, which blocks on SSD are read through"
     )
+    control: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether tiers are sized: on, off, auto (if engine.model and hardware are set)",
+    )
     sessions: int = Field(4096, ge=1, le=65536, description="most clients at a time")
     metrics: bool = Field(True, description="whether metrics are served to Prometheus")
     metrics_address: str = Field(

@@ -10,6 +10,7 @@
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
 ``learning``          what a cache learns from requests, for all of its tiers
 ``forgetting``        forgetting blocks that no tier has
+``rules``             what decides in a cache
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
@@ -29,7 +30,7 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache
 ``cache_lease``       ``CacheLease``, ``CacheReservation``: what a request found and takes
-``rules``             what decides in a cache, and the cache made by it
+``making``            caches made by rules
 ``behind``            writes to SSD behind the engine
 ``promotion``         what is on SSD alone gets into DRAM
 ====================  ===========================================================

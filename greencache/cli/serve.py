@@ -12,6 +12,7 @@ from greencache.errors import SettingsError
 from greencache.service.daemon import Daemon
 from greencache.service.logs import configure_logs
 from greencache.service.observation import Observation
+from greencache.service.steering import Steering
 from greencache.settings import ServeSettings, Settings, load_settings
 
 __all__ = ["Options", "run"]
@@ -63,5 +64,6 @@ def run(options: Options) -> None:
 
 async def _serve(settings: Settings) -> None:
     daemon = Daemon(settings)
-    Observation(daemon)
+    observation = Observation(daemon)
+    observation.sources["control"] = Steering(daemon).samples
     await daemon.run()

@@ -20,6 +20,9 @@ class Clock(Protocol):
     def __call__(self) -> float:
         """What time it is."""
 
+    def of_monotonic(self, monotonic_s: float) -> float:
+        """What time it was when the host's monotonic clock said so."""
+
     async def sleep_until(self, at_s: float) -> None:
         """Wait until then; to return later is no fault."""
 
@@ -74,6 +77,10 @@ class VirtualClock:
     def __call__(self) -> float:
         """What time it is."""
         return self.now_s
+
+    def of_monotonic(self, monotonic_s: float) -> float:
+        """The same: there is no other time."""
+        return monotonic_s
 
     async def sleep_until(self, at_s: float) -> None:
         """Wait until the clock is moved there; a time that has passed wakes at the next move."""

@@ -322,7 +322,7 @@ class LiveControl:
         if path is None:
             return None
         try:
-            kept = read_state(path, self._name, control.interval)
+            kept = read_state(path, self.name, control.interval)
         except Exception as fault:
             self._failed("state", fault)
             return None
@@ -336,7 +336,7 @@ class LiveControl:
         path = self._parts.state
         if path is not None:
             state = ControlState(
-                self._name,
+                self.name,
                 self.engine.control.interval,
                 self._clock(),
                 self.sizes,
@@ -347,7 +347,7 @@ class LiveControl:
             await asyncio.to_thread(write_state, path, state)
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
         """What is controlled, as far as telemetry of it depends on that."""
         hardware = self.engine.hardware
         return f"{hardware.model.name} on {hardware.name}, {hardware.layout.block_tokens} tokens"

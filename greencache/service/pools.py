@@ -119,7 +119,7 @@ class Pools:
         options: PoolOptions,
         make: Callable[[int, int, int, PoolOptions], Pool] = make_cache,
     ) -> None:
-        self._options, self._make = options, make
+        self._options, self.make = options, make
         self._pools: dict[int, Pool] = {}
         self._changing = asyncio.Lock()
         self._open = AsyncExitStack()
@@ -189,7 +189,7 @@ class Pools:
             )
         await self._resize_all(dram, ssd)
         try:
-            pool = self._make(block_bytes, dram, ssd, self._options)
+            pool = self.make(block_bytes, dram, ssd, self._options)
             await self._open.enter_async_context(pool.cache)
         except BaseException:
             await self._resize_all(*self._shares(count - 1))
@@ -248,7 +248,7 @@ class Pools:
     def small(self) -> Pool:
         """A pool like these, but apart, without SSD, and with room for eight blocks of 4 KiB."""
         options = replace(self._options, ssd_dir=None, prefault=False)
-        return self._make(4096, 8 * 4096, 0, options)
+        return self.make(4096, 8 * 4096, 0, options)
 
     async def flush(self) -> None:
         """Write what waits, and make it outlast a loss of power."""

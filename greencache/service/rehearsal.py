@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
 from greencache.bench.accounting import account
-from greencache.bench.live import Player, new_cache, note_written, trace_keys
+from greencache.bench.live import Player, cache_of, note_written, trace_keys
 from greencache.bench.live_result import LiveRun
 from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
@@ -291,7 +291,7 @@ async def rehearse(
     )
     clock = VirtualClock()
     instruments = _Instruments(clock)
-    cache, hbm = new_cache(setup, storage, folder, block_bytes, clock)
+    cache, hbm = cache_of(setup, storage, folder, block_bytes, clock)
     result = LiveRun(plan.name, block_bytes)
     intensity, load = forecasters_of(setup, admitted, plan)
     async with cache:

@@ -90,14 +90,15 @@ class Events:
     Attributes
     ----------
     acquired:
-        Called with the pool, the question and what was found, for each request that asks.
+        Called with who asks (its engine's group, or the session), the pool, the question and what
+        was found, for each request that asks.
     committed:
         Called with the pool and what can be found from now on.
     seen:
-        Called with the client's name and the requests that it tells of.
+        Called with the same name and the requests that it tells of.
     """
 
-    acquired: list[Callable[[Pool, m.Acquire, CacheLease], None]] = field(default_factory=list)
+    acquired: list[Callable[[str, Pool, m.Acquire, CacheLease], None]] = field(default_factory=list)
     committed: list[Callable[[Pool, CacheReservation], None]] = field(default_factory=list)
     seen: list[Callable[[str, list[m.Seen]], None]] = field(default_factory=list)
 
@@ -139,7 +140,7 @@ class Session:
         self.id = b""
         """Empty until `Hello` was answered."""
         self._greeting = False
-        self.name = ""
+        self.name = self.who = ""
         self._block_limit = 0
 
     def connected(self, connection: Connection) -> None:
@@ -199,6 +200,7 @@ class Session:
             session, self.process, group=group, shards=question.shards, shard=question.shard
         )
         self.id, self.name = session, question.name[:100]
+        self.who = (group or session).hex()
         self._arena = Arena(self._pool.dram, self._connection)
         if self._connection.closed:
             self.lost()
@@ -230,7 +232,7 @@ class Session:
         )
         held = Held(self._pool, lease, self.process)
         for hear in self._service.events.acquired:
-            hear(self._pool, question, lease)
+            hear(self.who, self._pool, question, lease)
         number = 0
         try:
             if len(lease):
@@ -345,7 +347,7 @@ class Session:
         if len(question.seen) > m.MOST_SEEN:
             raise InputError(f"a message tells of {m.MOST_SEEN:,} requests at the most")
         for hear in self._service.events.seen:
-            hear(self.name, question.seen)
+            hear(self.who, question.seen)
         return m.Done(question.number)
 
     # Limits.

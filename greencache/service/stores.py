@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from greencache.controller.sizes import Sizes
+from greencache.service.pools import Pools
 from greencache.tiers.admission import Prices
 from greencache.tiers.cache import TieredCache
 from greencache.tiers.slots import SlotTier
 
-__all__ = ["CacheStore", "Held", "Store"]
+__all__ = ["CacheStore", "Held", "PoolStore", "Store"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +108,54 @@ class CacheStore:
         learner = self._cache.learner
         if learner is not None and learner.prices is not None:
             learner.prices = prices
+
+
+class PoolStore:
+    """All pools of a daemon, sized together; what storing costs is told those of the engine.
+
+    Of blocks of several sizes, each has an equal part: the controller reckons with one engine.
+
+    Parameters
+    ----------
+    pools:
+        The pools.
+    block_bytes:
+        Bytes of the engine's block.
+    """
+
+    def __init__(self, pools: Pools, block_bytes: int) -> None:
+        self._pools = pools
+        self.block_bytes = block_bytes
+
+    def _stores(self) -> list[CacheStore]:
+        return [CacheStore(pool.cache) for pool in self._pools]
+
+    def held(self) -> Held:
+        """As `Store`."""
+        each = [store.held() for store in self._stores()]
+
+        def total(name: str) -> dict[str, float]:
+            sums: Counter[str] = Counter()
+            for held in each:
+                sums.update(getattr(held, name))
+            return dict(sums)
+
+        return Held(
+            total("capacity_bytes"),
+            total("used_bytes"),
+            sum(held.read_bytes for held in each),
+            sum(held.written_bytes for held in each),
+            sum(held.declined_bytes for held in each),
+            sum(held.dropped_bytes for held in each),
+        )
+
+    async def resize(self, sizes: Sizes) -> None:
+        """As `Store`."""
+        wanted = {"dram": sizes.dram_bytes, "ssd": sizes.ssd_bytes}
+        await self._pools.resize(**{name: wanted[name] for name in self._pools.tiers})
+
+    def charge(self, prices: Prices) -> None:
+        """As `Store`."""
+        for store in self._stores():
+            if store.block_bytes == self.block_bytes:
+                store.charge(prices)

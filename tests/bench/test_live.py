@@ -29,7 +29,7 @@ from greencache.controller.slo import Slo
 from greencache.errors import InputError
 from greencache.factors import Factors
 from greencache.settings import ControlSettings
-from greencache.tiers import Policy, SsdTier, rules
+from greencache.tiers import Policy, SsdTier, making
 from greencache.tiers.admission import Admission
 from greencache.traces import GridSeries, RequestTrace
 from greencache.traces.compose import compose
@@ -203,7 +203,7 @@ class Mixed(SsdTier):
 def test_a_flipped_bit_is_noticed(
     setup: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "SsdTier", Spoiled)
+    monkeypatch.setattr(making, "SsdTier", Spoiled)
     run = play(setup, tmp_path)
     assert run.wrong_blocks == 0, "its checksum does not match, so it is not given out"
     assert run.failures["ssd: checksum"] > 0
@@ -216,7 +216,7 @@ def test_a_flipped_bit_is_noticed(
 def test_a_block_in_place_of_another_is_noticed(
     setup: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rules, "SsdTier", Mixed)
+    monkeypatch.setattr(making, "SsdTier", Mixed)
     run = play(setup, tmp_path)
     assert run.wrong_blocks > 0
     assert not run.same
