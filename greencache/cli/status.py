@@ -14,7 +14,7 @@ from greencache.client.direct import ask_status
 from greencache.output import STDOUT, check_outputs, write_json
 from greencache.quantities import format_bytes
 
-__all__ = ["format_duration", "run"]
+__all__ = ["format_duration", "run", "status_lines"]
 
 _WIDE = 120
 
@@ -35,7 +35,7 @@ def run(socket: Path | None, json: Path | None) -> None:
         console = Console(
             highlight=False, markup=False, width=None if Console().is_terminal else _WIDE
         )
-        for line in _lines(status):
+        for line in status_lines(status):
             console.print(line)
         console.print("", _tiers(status))
         for line in _notes(status):
@@ -55,7 +55,8 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
 
 
-def _lines(status: dict[str, Any]) -> Iterator[str]:
+def status_lines(status: dict[str, Any]) -> Iterator[str]:
+    """What stands above the table."""
     yield (
         f"greencache {status['version']}, process {status['pid']}, "
         f"up {format_duration(status['up_s'])}, at {status['socket']}"
