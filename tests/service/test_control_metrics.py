@@ -55,8 +55,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def test_grams_joules_and_decisions_are_told(daemon: Daemon) -> None:
     observation = Observation(daemon)
-    # An hour in four seconds.
-    steering = Steering(daemon, clock=WallClock(speed=900.0))
+    # An hour in a second.
+    steering = Steering(daemon, clock=WallClock(speed=3600.0))
     observation.sources["control"] = steering.samples
     client = AsyncClient(BLOCK_BYTES, socket=daemon.path, timeout_s=60, long_timeout_s=60)
     async with daemon, client:
