@@ -36,13 +36,15 @@ class WallClock:
     ----------
     speed:
         Its seconds in each of the monotonic clock's: 3600 puts an hour into a second.
+    starts_s:
+        What it says at first, if not the time of day.
     """
 
-    def __init__(self, speed: float = 1.0) -> None:
+    def __init__(self, speed: float = 1.0, *, starts_s: float | None = None) -> None:
         if not 0 < speed < math.inf:
             raise InputError(f"a clock goes at a speed above 0, not {speed}")
-        self._speed = speed
-        self._began_s, self._epoch_s = time.monotonic(), time.time()
+        self._speed, self._began_s = speed, time.monotonic()
+        self._epoch_s = time.time() if starts_s is None else starts_s
 
     def __call__(self) -> float:
         """What time it is."""

@@ -120,7 +120,7 @@ class LiveControl:
         requests: Requests | None = None,
     ) -> None:
         self.engine, self._parts, self._clock = engine, parts, parts.clock
-        self.requests = requests or Requests(engine.slo)
+        self.requests = Requests(engine.slo) if requests is None else requests
         self.requests.block_tokens = engine.hardware.layout.block_tokens
         self.failures: Counter[str] = Counter()
         """How often what failed, by what it was."""

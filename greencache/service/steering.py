@@ -182,7 +182,7 @@ class Steering:
         )
         try:
             control = await asyncio.to_thread(
-                LiveControl, engine, parts, engine.installed, requests=self.requests
+                LiveControl, engine, parts, engine.candidates.largest, requests=self.requests
             )
             await control.start()
         except Exception:
