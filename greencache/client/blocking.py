@@ -61,7 +61,7 @@ class Client(BaseClient):
     timeout_s, long_timeout_s:
         For each answer, and for one that may have to wait for a disk.
     copy_threads:
-        Over how many threads a large copy is split.
+        How many threads share a large copy.
 
     Raises
     ------
@@ -363,7 +363,7 @@ class Client(BaseClient):
                 try:
                     call: Call | None = None
                     if isinstance(step, CopyAll):
-                        self._copiers.run(step.copies)
+                        self._copiers.run(step.work)
                     else:
                         call = self._answered(step, end_s)
                 except BaseException as fault:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from greencache.client.framing import encode
 from greencache.client.messages import Failed
 from greencache.errors import RefusedError
-from greencache.service.connection import Connection, ConnectionLimits
+from greencache.service.connection import Budget, Connection, ConnectionLimits
 from greencache.service.peers import Peer, peer_of
 from greencache.service.session import Process, Service, Session
 
@@ -86,6 +86,7 @@ class Server:
         self._sessions: dict[Session, Connection] = {}
         self._watched: dict[int, _Watched] = {}
         self._complaints = _Complaints()
+        self._budget = Budget(limits.together_bytes)
         self._ticking = self._loop.create_task(self._tick())
         self._loop.add_reader(listening, self._accept)
         self._listens = True
@@ -164,7 +165,7 @@ class Server:
                 )
             session.lost()
 
-        connection = Connection(connected, session.answer, closed, self._limits)
+        connection = Connection(connected, session.answer, closed, self._limits, self._budget)
         session.connected(connection)
         self._sessions[session] = connection
         watched.process.connections += 1
@@ -190,6 +191,9 @@ class Server:
     def _died(self, watched: _Watched) -> None:
         self._forget(watched)
         watched.process.dead = True
+        for session, connection in list(self._sessions.items()):
+            if session.process is watched.process:
+                connection.close("")  # a child that it forked may have it, and is nobody here
         self._service.apply(self._service.ledger.died(watched.process))
 
     def _forget(self, watched: _Watched) -> None:
@@ -208,6 +212,7 @@ class Server:
                 if reason := connection.overdue(now_s):
                     connection.close(reason)
                 else:
+                    connection.read_on()  # others may have left memory for it
                     session.tell_gone()
             for watched in list(self._watched.values()):
                 process = watched.process
