@@ -56,6 +56,7 @@ LIVE = {
         "remote",
         "resp",
         "servers",
+        "sharing",
         "slots",
         "ssd",
         "syscalls",

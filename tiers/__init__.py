@@ -39,7 +39,8 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``cache``             ``TieredCache``: tiers as one cache
 ``cache_lease``       ``CacheLease``: what a request found in them
 ``behind``            writes to SSD behind the engine
-``promotion``         what is on SSD alone gets into DRAM
+``sharing``           writes to a tier that hosts share, behind all others
+``promotion``         what is in a lower tier alone gets into DRAM
 ====================  ===========================================================
 """
 

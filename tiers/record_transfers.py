@@ -190,7 +190,7 @@ class RecordTransfers:
         header = bytearray(HEADER_BYTES)
         connection.read_into(memoryview(header), deadline)
         hashed = Checksum(header)
-        view = memoryview(into)
+        view = into.data
         for begin in range(0, len(view), PIECE_BYTES):
             piece = view[begin : begin + PIECE_BYTES]
             connection.read_into(piece, deadline)
@@ -222,7 +222,7 @@ class RecordTransfers:
                     together += b"*5\r\n$3\r\nSET\r\n" + _word(names[place])
                     together += b"$%d\r\n" % self._records.record_bytes + header
                     hashed = Checksum(header)
-                    view = memoryview(blocks[place])
+                    view = blocks[place].data
                     if len(view) < SMALL_BYTES:
                         hashed.update(view)
                         together += view

@@ -194,7 +194,7 @@ class RemoteRecords:
 
     def _note(self, what: str, results: Results[Any], attempt: Attempt) -> None:
         for fault in results.faults:
-            attempt.failed(f"{what}: {fault or type(fault).__name__}")
+            attempt.failed(f"{what}: {str(fault) or type(fault).__name__}")
         for cause in {cause_of(fault) for fault in results.faults}:
             self.failures[f"{what}: {cause}"] += 1
 

@@ -127,7 +127,7 @@ class RespConnection:
             return False
         return False  # closed, or something that nobody asked for
 
-    def send(self, data: bytes | memoryview, deadline: Deadline) -> None:
+    def send(self, data: bytes | bytearray | memoryview, deadline: Deadline) -> None:
         """Send all of it."""
         self._socket.settimeout(deadline.left_s())
         self._socket.sendall(data)

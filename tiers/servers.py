@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from greencache.errors import InputError
@@ -79,7 +80,7 @@ class RedisUrl:
         if scheme not in SCHEMES:
             raise InputError(f"a Redis URL begins with {', '.join(SCHEMES)}://, not {scheme!r}")
         try:
-            found = parse_url(url.replace("valkey", "redis", 1))
+            found: dict[str, Any] = parse_url(url.replace("valkey", "redis", 1))  # type: ignore[no-untyped-call]
         except ValueError as fault:
             raise InputError(f"not a Redis URL: {fault}") from None
         found.pop("connection_class", None)
