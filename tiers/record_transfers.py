@@ -274,7 +274,6 @@ class RecordTransfers:
             pending, results.moved = sorted(results.moved), []
             if not pending:
                 return
-            self._servers.mark_stale()
         results.faults.append(ReplyError("MOVED again and again"))
 
     def _part(
@@ -296,11 +295,11 @@ class RecordTransfers:
             results.stop = 0
             self._servers.mark_stale()
 
-    @staticmethod
-    def _note(results: Results[Any], place: int, found: Reply | Outcome) -> None:
+    def _note(self, results: Results[Any], place: int, found: Reply | Outcome) -> None:
         """Note what was found at a place, and whether what follows is of use."""
         if isinstance(found, ReplyError) and found.code != "WRONGTYPE":
-            if found.code in ("MOVED", "ASK"):
+            if found.code == "MOVED":
+                self._servers.moved(found)
                 results.moved.append(place)
                 return
             results.faults.append(found)

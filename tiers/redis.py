@@ -252,9 +252,7 @@ class RedisTier(Tier):
     def _lost(self, key: bytes, block: Kept | None) -> None:
         """A block that had been committed when it was asked for is not on the server any more."""
         if block is not None and self._share.get(key) is block and not block.gone:
-            before = len(self._share)
-            self._leave(self._share.drop(key))
-            self._counts.evicted_blocks += before - len(self._share)
+            self._leave(self._share.lose(key))
 
     def _damaged(self, key: bytes) -> None:
         """Take a record off the server that is not what it should be, whoever wrote it."""
@@ -389,7 +387,7 @@ class RedisTier(Tier):
             used_bytes=used_bytes,
             backed_bytes=used_bytes,
             blocks=len(self._share),
-            evicted_blocks=self._counts.evicted_blocks + self._share.evicted_blocks,
+            evicted_blocks=self._share.evicted_blocks,
             failures=Counter(self._counts.failures),
         )
 

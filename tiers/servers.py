@@ -79,8 +79,10 @@ class RedisUrl:
         scheme = urlsplit(url).scheme
         if scheme not in SCHEMES:
             raise InputError(f"a Redis URL begins with {', '.join(SCHEMES)}://, not {scheme!r}")
+        if scheme.startswith("valkey"):
+            url = url.replace("valkey", "redis", 1)
         try:
-            found: dict[str, Any] = parse_url(url.replace("valkey", "redis", 1))  # type: ignore[no-untyped-call]
+            found: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
         except ValueError as fault:
             raise InputError(f"not a Redis URL: {fault}") from None
         found.pop("connection_class", None)
@@ -136,6 +138,15 @@ class Servers:
     def mark_stale(self) -> None:
         """Slots may have moved: a node said so, or fails."""
         self._stale = self._cluster
+
+    def moved(self, reply: ReplyError) -> None:
+        """Note where a slot is now: ``MOVED SLOT HOST:PORT``."""
+        self.mark_stale()  # others may have moved with it
+        match str(reply).split():
+            case [_, slot, where] if slot.isdecimal() and int(slot) < len(self._node_of):
+                host, _, port = where.rpartition(":")
+                if host and port.isdecimal():
+                    self._node_of[int(slot)] = ServerAddress(host, int(port))
 
     def of(self, names: Sequence[bytes]) -> dict[ServerAddress, list[int]]:
         """Which places of ``names`` are on which node, in order.

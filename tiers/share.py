@@ -170,6 +170,32 @@ class Share:
         self._mark(block)
         return self._remove_gone()
 
+    def lose(self, key: bytes) -> list[bytes]:
+        """Forget a block that the server has evicted, and what builds on it, which is of no use.
+
+        Leases do not keep them: there is nothing to keep, and they may be stored again at once.
+        """
+        lost = self._kept.get(key)
+        if lost is None:
+            return []
+        parent, removed, going = lost.parent, [], [lost]
+        while going:
+            each = going.pop()
+            going += [self._kept[child] for child in self._children.get(each.key, ())]
+            if each.parent is not None and each.parent.key not in self._kept:
+                each.parent = None
+            if each.committed:
+                self.evicted_blocks += not each.gone
+                removed.append(each.key)
+                del self._kept[each.key]
+                self._gone.discard(each)
+                self._children.pop(each.key, None)
+            else:
+                self._mark(each)  # its writer will hear of it
+        if parent is not None:
+            self._part(lost, parent)
+        return removed
+
     def expire(self, before_s: float) -> None:
         """Forget what nobody asked for since: the server has dropped it by itself."""
         while self._next_oldest(before_s) is not None:
@@ -233,10 +259,13 @@ class Share:
         """Remove a block that nobody uses."""
         del self._kept[block.key]
         self._gone.discard(block)
-        parent = block.parent
-        if parent is not None:
-            parent.users -= 1
-            self._children[parent.key].discard(block.key)
-            if not self._children[parent.key]:
-                del self._children[parent.key]
-            self._let_go(parent)
+        if block.parent is not None:
+            self._part(block, block.parent)
+
+    def _part(self, block: Kept, parent: Kept) -> None:
+        """A block no longer builds on another."""
+        parent.users -= 1
+        self._children[parent.key].discard(block.key)
+        if not self._children[parent.key]:
+            del self._children[parent.key]
+        self._let_go(parent)
