@@ -142,7 +142,9 @@ class LmcacheSide(Side):
 
     def end_case(self) -> None:
         """As `Side.end_case`."""
-        if self._process is not None:
+        if self._store == RESP:
+            self.close()  # closing LMCache's connection to a server takes for ever (0.5.6)
+        elif self._process is not None:
             self._ask("close")
         shutil.rmtree(self._folder)
 

@@ -14,8 +14,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -31,6 +39,7 @@ __all__ = [
     "CONFIG_VARIABLE",
     "ControlSettings",
     "Origin",
+    "RedisSettings",
     "Settings",
     "load_settings",
     "origins",
@@ -81,6 +90,28 @@ class StorageSettings(_Part):
     ssd: Bytes = Field(16 * 10**12, description="SSD installed for KV")
     policy: str = Field("lru", description="eviction policy: lru, lfu, gdsf, sieve, lcs, carbon")
     admission: str = Field("value", description="what is stored on SSD: value (worth it), or all")
+
+
+class RedisSettings(_Part):
+    """The tier that hosts share: Redis or Valkey."""
+
+    url: SecretStr | None = Field(
+        None, description="server: redis://USER:PASSWORD@HOST:PORT/DB, rediss:// with TLS; none"
+    )
+    cluster: bool = Field(False, description="whether the server is a node of a cluster")
+    ca_file: Path | None = Field(None, description="certificates by which TLS is checked")
+    capacity: Bytes = Field(64 * 2**30, description="most that this host keeps there")
+    ttl: Seconds = Field(
+        24 * 3600.0, ge=1, description="how long a block stays that nobody asks for"
+    )
+    prefix: str = Field("greencache", description="what all names on the server begin with")
+    connections: int = Field(
+        4, ge=1, le=64, description="connections to a node for reads, and as many for writes"
+    )
+    connect_deadline: Seconds = Field(1.0, gt=0, description="most time to connect")
+    lookup_deadline: Seconds = Field(0.25, gt=0, description="most time to find blocks")
+    read_deadline: Seconds = Field(5.0, gt=0, description="most time to read blocks")
+    write_deadline: Seconds = Field(10.0, gt=0, description="most time to write blocks")
 
 
 class SloSettings(_Part):
@@ -156,6 +187,7 @@ class Settings(BaseSettings):
 
     engine: EngineSettings = EngineSettings()
     storage: StorageSettings = StorageSettings()
+    redis: RedisSettings = RedisSettings()
     slo: SloSettings = SloSettings()
     grid: GridSettings = GridSettings()
     carbon: CarbonSettings = CarbonSettings()
@@ -177,7 +209,10 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """One setting: its variable, its value now, where that is from, and what it means."""
+    """One setting: its variable, its value now, where that is from, and what it means.
+
+    A password in a URL is not shown.
+    """
 
     variable: str
     value: object
@@ -254,6 +289,20 @@ def _unknown(variable: str, known: set[str]) -> str:
     return f"{variable} is not a setting{hint} All are listed by: greencache settings"
 
 
+def _without_password(url: str) -> str:
+    """The URL with asterisks for its password; for all of it if it is not one."""
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return "***"
+    if password is None:
+        return url if parts.scheme and "@" not in url else "***"
+    at = parts.netloc.rindex("@")
+    user = parts.netloc[:at].partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}:***{parts.netloc[at:]}"))
+
+
 def origins(settings: Settings) -> list[Origin]:
     """Every setting with its variable, its value and where that is from."""
     tree, file = _read_file()
@@ -270,6 +319,8 @@ def origins(settings: Settings) -> list[Origin]:
                 value = getattr(value, part)
             elif isinstance(value, Mapping):
                 value = value.get(part)
+        if isinstance(value, SecretStr):
+            value = _without_password(value.get_secret_value())
         origin = file if variable in in_file else "default"
         rows.append(
             Origin(

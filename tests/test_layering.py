@@ -43,6 +43,7 @@ LIVE = {
         "behind",
         "cache",
         "cache_lease",
+        "configured",
         "departures",
         "dram",
         "extents",

@@ -37,6 +37,7 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``servers``           one server or the nodes of a cluster, and connections to them
 ``resp``              the protocol
 ``cache``             ``TieredCache``: tiers as one cache
+``configured``        tiers as settings describe them
 ``cache_lease``       ``CacheLease``: what a request found in them
 ``behind``            writes to SSD behind the engine
 ``sharing``           writes to a tier that hosts share, behind all others

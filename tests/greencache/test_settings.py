@@ -81,3 +81,26 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREENCACHE_CONFIG", "/nowhere/greencache.toml")
     with pytest.raises(SettingsError, match="GREENCACHE_CONFIG: cannot read"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("rediss://alice:s3cret@host:6379/0", "rediss://alice:***@host:6379/0"),
+        ("redis://:s3cret@[::1]/2?a=b", "redis://:***@[::1]/2?a=b"),
+        ("redis://alice:s3c:r@et@host", "redis://alice:***@host"),
+        ("unix://:s3cret@/run/valkey.sock", "unix://:***@/run/valkey.sock"),
+        ("redis://[s3cret", "***"),
+        ("alice:s3cret@host", "***"),
+        ("s3cret", "***"),
+    ],
+)
+def test_a_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
+    monkeypatch.setenv("GREENCACHE_REDIS__URL", url)
+    settings = load_settings()
+    assert settings.redis.url is not None
+    assert settings.redis.url.get_secret_value() == url
+    (row,) = [row for row in origins(settings) if row.variable == "GREENCACHE_REDIS__URL"]
+    assert (row.value, row.origin) == (shown, "environment")
+    assert "s3c" not in repr(settings) + str(row) + settings.model_dump_json()
