@@ -6,8 +6,9 @@ that holds nothing else; the servers are alike, and idle while it is another's t
 
 - *Ours* is the tier as it is used: it looks up, makes room, writes and commits; or finds, reads and
   checks each block against its checksum.
-- *redis-py* is what an asynchronous client of it can do: plain ``SET`` and ``GET``, as many at a
-  time as there are connections, and a copy into the buffers asked for.
+- *redis-py* (``--redis-py``, which takes its time) is what an asynchronous client of it can do:
+  plain ``SET`` and ``GET``, as many at a time as there are connections, and a copy into the buffers
+  asked for.
 - *LMCache* is its connector in C++ (``resp://``), which keeps no checksums, with as many threads as
   we have connections, and with the eight that it has by default. What it reads ends in its pool.
 """
@@ -112,7 +113,7 @@ class RedisPySide(Side):
         from redis.asyncio import Redis
 
         self._mine = Checked(batch, case.batches)
-        self._client = Redis.from_url(self._url, max_connections=case.depth)
+        self._client = Redis.from_url(self._url, max_connections=case.depth, socket_timeout=600)
         self._turns = asyncio.Semaphore(case.depth)
 
     async def _together(self, one: Callable[[int], Any]) -> float:
@@ -181,26 +182,33 @@ def _ours(port: int) -> Callable[[Case], Tier]:
     return make
 
 
-def _sides(stack: ExitStack, folder: Path, lmcache: Path | None) -> list[Side]:
-    ports = [_server(stack) for _ in range(4)]
-    urls = [f"redis://127.0.0.1:{port}" for port in ports]
-    resp = [url.replace(REDIS, RESP, 1) for url in urls]
-    return [
-        TierSide(OURS, _ours(ports[0])),
-        Emptied(RedisPySide(urls[1]), ports[1]),
-        Emptied(LmcacheSide(RESP, lmcache, folder, url=resp[2]), ports[2]),
-        Emptied(LmcacheSide(RESP, lmcache, folder, url=resp[3], depth=LMCACHE_THREADS), ports[3]),
-    ]
+def _sides(stack: ExitStack, lmcache: Path | None, *, redis_py: bool) -> list[Side]:
+    def emptied(make: Callable[[str], Side]) -> Side:
+        port = _server(stack)
+        return Emptied(make(f"127.0.0.1:{port}"), port)
+
+    def lmcache_with(threads: int | None) -> Callable[[str], Side]:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        return lambda at: LmcacheSide(RESP, lmcache, folder, url=f"resp://{at}", depth=threads)
+
+    sides: list[Side] = [TierSide(OURS, _ours(_server(stack)))]
+    if redis_py:
+        sides.append(emptied(lambda at: RedisPySide(f"redis://{at}")))
+    return [*sides, *(emptied(lmcache_with(threads)) for threads in (None, LMCACHE_THREADS))]
 
 
 def measure(
-    cases: Sequence[Case], rounds: int, lmcache: Path | None, console: Console
+    cases: Sequence[Case],
+    rounds: int,
+    lmcache: Path | None,
+    console: Console,
+    *,
+    redis_py: bool = False,
 ) -> dict[str, Any]:
     """Measure all cases and print each; what ``--json`` writes."""
     results = []
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        sides = _sides(stack, folder, lmcache)
+        sides = _sides(stack, lmcache, redis_py=redis_py)
         for side in sides:
             stack.callback(side.close)
         for case in cases:
@@ -255,6 +263,7 @@ def main(
     lmcache: Annotated[
         Path | None, typer.Option(help="A Python that has LMCache: see `make lmcache-env`.")
     ] = None,
+    redis_py: Annotated[bool, typer.Option("--redis-py", help="Time redis-py as well.")] = False,
     json: Annotated[
         Path | None, typer.Option(help="Write the result as JSON to this file.")
     ] = None,
@@ -268,7 +277,7 @@ def main(
     cases = [Case(REDIS, size, batch_bytes // size, BATCHES, depth=connections) for size in sizes]
     console = Console(highlight=False, width=None if Console().is_terminal else WIDE)
     console.print(f"{rounds} rounds, a server for each side; GB = 1e9 bytes\n")
-    result = measure(cases, rounds, lmcache, console)
+    result = measure(cases, rounds, lmcache, console, redis_py=redis_py)
     if json is not None:
         write_json(json, result)
 

@@ -176,7 +176,7 @@ class Share:
         Leases do not keep them: there is nothing to keep, and they may be stored again at once.
         """
         lost = self._kept.get(key)
-        if lost is None:
+        if lost is None or not lost.committed:
             return []
         parent, removed, going = lost.parent, [], [lost]
         while going:

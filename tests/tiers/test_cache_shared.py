@@ -19,7 +19,7 @@ from tests.tiers.caches import load, store
 from tests.tiers.valkeys import Server, a_server
 
 BLOCK_BYTES = 2000
-LOOKUP_S = 0.4
+LOOKUP_S = 1.0
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.conformance.prompts import load, prompt, store
 from tests.tiers.valkeys import Server, a_cluster
 
 BLOCK_BYTES = 3000
-LIMIT_S = 0.5
+LIMIT_S = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ async def test_a_node_that_hangs_is_a_miss_within_the_deadline(nodes: list[Serve
             began_s = loop.time()
             found = await load(tier, keys)
             assert found < 30
-            assert loop.time() - began_s < 2 * LIMIT_S + 0.3, "to look it up, and to read"
+            assert loop.time() - began_s < 2 * LIMIT_S + 1.0, "to look it up, and to read"
             assert any("timeout" in cause for cause in tier.stats().failures)
         finally:
             nodes[2].go_on()

@@ -17,9 +17,9 @@ from tests.conformance.prompts import check, load, prompt, the_bytes
 from tests.tiers.valkeys import Server, a_server
 
 BLOCK_BYTES = 3000
-LIMIT_S = 0.3
+LIMIT_S = 0.8
 QUICK = Deadlines(connect_s=LIMIT_S, lookup_s=LIMIT_S, read_s=LIMIT_S, write_s=LIMIT_S)
-SLACK_S = 0.3
+SLACK_S = 1.0
 """What a machine that is busy may add."""
 
 
@@ -30,7 +30,7 @@ def valkey() -> Iterator[Server]:
 
 
 class Host:
-    """A tier, and a clock that can be put forward."""
+    """A tier, and a clock that goes on only when it is put forward."""
 
     def __init__(self, valkey: Server, blocks: int = 64, **options: Any) -> None:
         self.skipped_s = 0.0
@@ -38,9 +38,7 @@ class Host:
         options.setdefault("deadlines", QUICK)
         options.setdefault("url", valkey.url)
         room = RedisTier(valkey.url, options["block_bytes"], 0).bytes_for(blocks)
-        self.tier = RedisTier(
-            capacity_bytes=room, clock=lambda: time.monotonic() + self.skipped_s, **options
-        )
+        self.tier = RedisTier(capacity_bytes=room, clock=lambda: self.skipped_s, **options)
 
     async def __aenter__(self) -> Host:
         await self.tier.open()
@@ -148,35 +146,29 @@ async def test_nothing_is_there_from_the_start(valkey: Server) -> None:
 async def test_a_hung_server_costs_the_deadline_and_then_nothing(valkey: Server) -> None:
     keys = prompt(*range(6))
     async with Host(valkey) as host:
+        tier = host.tier
         assert await host.put(keys) == 6
-        leases = [await host.tier.acquire(keys) for _ in range(6)]
-        rooms = [await host.tier.reserve(prompt(name, "x")) for name in "abcdef"]
+        leases = [await tier.acquire(keys) for _ in range(6)]
+        rooms = [await tier.reserve(prompt(name, "x")) for name in "abcdef"]
         valkey.hang()
-        for lease in leases:
-            into = np.empty((6, BLOCK_BYTES), np.uint8)
-            assert await costs_at_most(LIMIT_S, host.tier.read(lease, into)) == 0
-        for room in rooms:
-            blocks = the_bytes(room.keys, BLOCK_BYTES)
-            assert not await costs_at_most(LIMIT_S, host.tier.write(room, blocks))
-        for _ in range(5):
-            await costs_at_most(LIMIT_S, host.tier.hold(keys))
-        for _ in range(3):
-            host.tier.breakers["reads"]._again_s = 0.0  # so that lookups are tried
-            assert await costs_at_most(LIMIT_S, host.tier.match(keys)) == 0
-        for _ in range(3):
-            host.tier.breakers["reads"]._again_s = 0.0
-            assert await costs_at_most(LIMIT_S, host.tier.match(keys)) == 0
+        lookups = [tier.match(keys) for _ in range(6)]
+        assert await costs_at_most(LIMIT_S, asyncio.gather(*lookups)) == [0] * 6
+        reads = [tier.read(lease, np.empty((6, BLOCK_BYTES), np.uint8)) for lease in leases]
+        assert await costs_at_most(LIMIT_S, asyncio.gather(*reads)) == [0] * 6
+        writes = [tier.write(room, the_bytes(room.keys, BLOCK_BYTES)) for room in rooms]
+        assert await costs_at_most(LIMIT_S, asyncio.gather(*writes)) == [False] * 6
         assert set(host.states().values()) == {OPEN}
+        assert [breaker.opened for breaker in tier.breakers.values()] == [1, 1, 1]
         began_s = time.monotonic()
         for _ in range(50):
-            assert await host.tier.match(keys) == 0
+            assert await tier.match(keys) == 0
             assert await host.put(prompt("more")) == 0
         assert time.monotonic() - began_s < LIMIT_S, "nobody waits any more"
         valkey.go_on()
         for lease in leases:
-            host.tier.release(lease)
+            tier.release(lease)
         await host.until_it_works(lambda: host.put(prompt("more")))
-        await host.until_it_works(lambda: load(host.tier, keys))
+        await host.until_it_works(lambda: load(tier, keys))
         assert set(host.states().values()) == {CLOSED}
 
 
@@ -192,14 +184,14 @@ async def test_many_at_once_wait_no_longer_than_one(valkey: Server) -> None:
         ]
         work += [host.tier.read(lease, np.empty((4, BLOCK_BYTES), np.uint8)) for _ in range(30)]
         work += [host.tier.match(prompt(*range(4))) for _ in range(30)]
-        found = await costs_at_most(LIMIT_S + SLACK_S, asyncio.gather(*work))
+        found = await costs_at_most(LIMIT_S, asyncio.gather(*work))
         assert not any(found)
         valkey.go_on()
         host.tier.release(lease)
 
 
 async def test_a_server_that_hangs_in_the_middle_gives_what_came_before(valkey: Server) -> None:
-    block_bytes, blocks = 4 << 20, 24
+    block_bytes, blocks = 4 << 20, 10
     keys = prompt(*range(blocks))
     slow = Deadlines(connect_s=10, lookup_s=10, read_s=1.0, write_s=20)
     async with Host(valkey, block_bytes=block_bytes, deadlines=slow, connections=1) as host:

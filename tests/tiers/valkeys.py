@@ -74,7 +74,7 @@ def a_server(**config: Any) -> Iterator[Server]:
 def a_cluster(nodes: int = 3) -> Iterator[list[Server]]:
     """Nodes that share the hash slots evenly, in ranges, and know of each other."""
     with ExitStack() as stack:
-        options = {"cluster-enabled": "yes", "cluster-node-timeout": "1000"}
+        options = {"cluster-enabled": "yes", "cluster-node-timeout": "60000"}
         servers = [stack.enter_context(a_server(**options)) for _ in range(nodes)]
         bounds = [16384 * n // nodes for n in range(nodes + 1)]
         for server, first, stop in zip(servers, bounds, bounds[1:], strict=False):
