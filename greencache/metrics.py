@@ -185,6 +185,20 @@ WRITE_QUEUE = Metric(
     "bytes",
 )
 
+UNSHARED_BLOCKS = Metric(
+    "greencache_unshared_blocks_total",
+    "counter",
+    "Blocks not written to the shared tier, as too much was waiting or it did not take them.",
+    (),
+    "blocks",
+)
+SHARE_QUEUE = Metric(
+    "greencache_share_queue_bytes",
+    "gauge",
+    "Still to be written to the shared tier.",
+    (),
+    "bytes",
+)
 POOLS = Metric("greencache_pools", "gauge", "Sizes of blocks, each with tiers of its own.")
 CONNECTIONS = Metric("greencache_connections", "gauge", "Clients that are connected.")
 SESSIONS = Metric(

@@ -19,9 +19,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from greencache.errors import BlockStateError, InputError, TierClosedError
@@ -383,14 +382,12 @@ class RedisTier(Tier):
     def stats(self) -> TierStats:
         """As `Tier.stats`; sizes and blocks are those of this host's share."""
         used_bytes = len(self._share) * self._records.record_bytes
-        return replace(
-            self._counts,
+        return self._counts.copy(
             capacity_bytes=self._capacity_bytes,
             used_bytes=used_bytes,
             backed_bytes=used_bytes,
             blocks=len(self._share),
             evicted_blocks=self._share.evicted_blocks,
-            failures=Counter(self._counts.failures),
         )
 
     def _leave(self, keys: Collection[bytes]) -> None:

@@ -47,7 +47,9 @@ from greencache.metrics import (
     MISSED_BLOCKS,
     PROMOTED_BLOCKS,
     READ_BYTES,
+    SHARE_QUEUE,
     SSD_WRITTEN_BYTES,
+    UNSHARED_BLOCKS,
     USED,
     WRITE_QUEUE,
     WRITTEN_BYTES,
@@ -116,6 +118,8 @@ def cache_samples(stats: CacheStats) -> Iterator[Sample]:
     yield Sample(DROPPED_BLOCKS, stats.dropped_blocks)
     yield Sample(PROMOTED_BLOCKS, stats.promoted_blocks)
     yield Sample(WRITE_QUEUE, stats.waiting_bytes)
+    yield Sample(UNSHARED_BLOCKS, stats.unshared_blocks)
+    yield Sample(SHARE_QUEUE, stats.sharing_bytes)
 
 
 def _tier_samples(name: str, tier: TierStats) -> Iterator[Sample]:
