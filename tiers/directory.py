@@ -196,7 +196,7 @@ class KeyDirectory:
         if isinstance(keys, bytes):
             if len(keys) % KEY_BYTES:
                 raise InputError(f"block keys have {KEY_BYTES} bytes each")
-        elif any(len(key) != KEY_BYTES for key in keys):
+        elif set(map(len, keys)) - {KEY_BYTES}:
             raise InputError(f"a block key has {KEY_BYTES} bytes")
         else:
             keys = b"".join(keys)

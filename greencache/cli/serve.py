@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from greencache.errors import SettingsError
 from greencache.service.daemon import Daemon
 from greencache.service.logs import configure_logs
@@ -37,8 +39,11 @@ def with_options(settings: Settings, options: Options) -> Settings:
     given = {name: value for name, value in asdict(options).items() if value is not None}
     try:
         serve = ServeSettings(**{**settings.serve.model_dump(), **given})
-    except ValueError as fault:
-        raise SettingsError(f"{fault}".splitlines()[-2].strip()) from None
+    except ValidationError as fault:
+        problem = fault.errors()[0]
+        option = str(problem["loc"][0]).replace("_", "-")
+        reason = problem["msg"].removeprefix("Value error, ")
+        raise SettingsError(f"--{option}: {reason}") from None
     return settings.model_copy(update={"serve": serve})
 
 

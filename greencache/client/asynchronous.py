@@ -23,6 +23,7 @@ from greencache.client.base import (
     CopyAll,
     Flow,
 )
+from greencache.client.copies import copy_all
 from greencache.client.link import Link
 from greencache.client.messages import Seen
 from greencache.client.session import Call, Session
@@ -247,13 +248,18 @@ class AsyncClient(BaseClient):
 
     async def _copy(self, step: CopyAll) -> None:
         if step.size_bytes <= _INLINE_BYTES:
-            for copy in step.copies:
-                copy()
+            copy_all(step.work)
             return
-        work = [asyncio.wrap_future(self._copiers.submit(copy)) for copy in step.copies]
-        await ended(work)
-        for each in work:
-            each.result()
+        threads = self._copiers.submit(step.work, self._copiers.threads)
+        try:
+            await ended([asyncio.wrap_future(threads[0])])
+        finally:
+            # Now nothing is left, so a thread that has not begun need not, and is not waited for.
+            begun = [asyncio.wrap_future(each) for each in threads[1:] if not each.cancel()]
+            await ended(begun)
+        for each in threads:
+            if not each.cancelled():
+                each.result()
 
     async def _answered(self, ask: Ask, end_s: float) -> Call:
         end_s = self._deadline(ask, end_s)

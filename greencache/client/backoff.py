@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 
 from greencache.errors import GreenCacheError
 
@@ -23,16 +25,17 @@ class Backoff:
     def __init__(self) -> None:
         self._wait_s = 0.0
         self._until_s = 0.0
-        self._fault: GreenCacheError | None = None
+        self._fault: Callable[[], GreenCacheError] | None = None
 
     def check(self, now_s: float) -> None:
         """Raise the last failure, if it is too early to try again."""
         if self._fault is not None and now_s < self._until_s:
-            raise type(self._fault)(*self._fault.args)
+            raise self._fault()
 
     def failed(self, fault: GreenCacheError, now_s: float) -> None:
         """There was no connection to be had."""
-        self._fault = fault
+        # Not the error itself: its traceback keeps whatever was in use where it was raised.
+        self._fault = functools.partial(type(fault), *fault.args)
         self._wait_s = min(MOST_S, max(FIRST_S, 2 * self._wait_s))
         self._until_s = now_s + self._wait_s * random.uniform(1 - SPREAD, 1 + SPREAD)
 

@@ -20,7 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 from greencache.buffers import Blocks, check_blocks
 from greencache.client.arena import Part
 from greencache.client.backoff import Backoff
-from greencache.client.copies import Copiers, Copy, reading, writing
+from greencache.client.copies import Copiers, Work, reading, writing
 from greencache.client.link import Link
 from greencache.client.messages import (
     PROTOCOL,
@@ -94,9 +94,9 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class CopyAll:
-    """A step: do all of these copies, which are so many bytes together."""
+    """A step: copy all of this, which is so many bytes."""
 
-    copies: list[Copy]
+    work: Work
     size_bytes: int
 
 
@@ -155,7 +155,7 @@ class BaseClient:
         if self.closed:
             raise UnavailableError("this client is closed")
         link = self._link
-        if link is not None and not link.reading:
+        if link is not None and not link.waiting:
             link.receive()  # so that a daemon that has ended is not asked
             self._note_loss(link)
         self._tell_ended()
@@ -303,8 +303,8 @@ class BaseClient:
                 yield from self._fetch(lease)
             count = max(0, min(lease.ready, wanted) - first)
             if count:
-                copies = reading(lease.standing, first, into[:count], self._copiers.threads)
-                yield CopyAll(copies, count * self.part.size_bytes)
+                work = reading(lease.standing, first, into[:count])
+                yield CopyAll(work, count * self.part.size_bytes)
             return count
 
     def _reserve(self, keys: Sequence[bytes]) -> Flow[Reservation]:
@@ -344,8 +344,7 @@ class BaseClient:
                 return 0
             begin = reservation.first - first
             given = blocks[begin : begin + count]
-            copies = writing(reservation.standing, given, self._copiers.threads)
-            yield CopyAll(copies, count * self.block_bytes)
+            yield CopyAll(writing(reservation.standing, given), count * self.block_bytes)
             visible = yield from self._commit(reservation)
             return count if visible else 0
 

@@ -61,7 +61,7 @@ class Client(BaseClient):
     timeout_s, long_timeout_s:
         For each answer, and for one that may have to wait for a disk.
     copy_threads:
-        Over how many threads a large copy is split.
+        How many threads share a large copy.
 
     Raises
     ------
@@ -363,7 +363,7 @@ class Client(BaseClient):
                 try:
                     call: Call | None = None
                     if isinstance(step, CopyAll):
-                        self._copiers.run(step.copies)
+                        self._copiers.run(step.work)
                     else:
                         call = self._answered(step, end_s)
                 except BaseException as fault:
@@ -389,7 +389,7 @@ class Client(BaseClient):
                 left_s = end_s - time.monotonic()
                 if left_s <= 0:
                     raise self._late(link, call)
-                if link.reading and not link.session.outgoing:
+                if link.waiting and not link.session.outgoing:
                     self._changed.wait(left_s)
                 else:
                     self._turn(link, left_s)
@@ -401,13 +401,13 @@ class Client(BaseClient):
         poll.register(
             link.descriptor, select.POLLIN | (select.POLLOUT if link.session.outgoing else 0)
         )
-        others, link.reading = link.reading, True
+        link.waiting += 1
         self._lock.release()
         try:
             poll.poll(most_s * 1e3)
         finally:
             self._lock.acquire()
-            link.reading = others
+            link.waiting -= 1
             self._changed.notify_all()
         link.receive()
         self._push(link)

@@ -1,93 +1,92 @@
 """Copying blocks between the daemon's memory and callers' buffers, in batches.
 
-numpy copies without the interpreter's lock, so a large batch is split over threads: one thread does
-not move what memory can.
+numpy copies without the interpreter's lock, so threads share a large batch: one thread does not
+move what memory can. A batch is cut into pieces, of which each thread takes one after the other. So
+a thread that the system does not let run takes none, and holds nobody up.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeAlias
 
 import numpy as np
 
 from greencache.buffers import Blocks
 from greencache.client.arena import Bytes, Standing
 
-__all__ = ["Copiers", "Copy", "reading", "writing"]
+__all__ = ["Copiers", "Work", "copy_all", "reading", "writing"]
 
-_PART_BYTES = 8 << 20
-"""What a thread is given at the least, if a copy is split over several."""
+PIECE_BYTES = 4 << 20
+"""About what a thread copies in half a millisecond."""
 
-Copy = Callable[[], None]
+Pair: TypeAlias = tuple[Bytes, Bytes]
+"""Bytes in the daemon's memory, and as many outside."""
 
-
-def reading(standing: Standing, first: int, into: Blocks, threads: int) -> list[Copy]:
-    """What has to be done to read the blocks from ``first`` on into buffers, in parts."""
-    return [
-        functools.partial(_read, standing, first, begin, end, into)
-        for begin, end in _split(len(into), standing.part_bytes, threads)
-    ]
+Work: TypeAlias = deque[list[Pair]]
+"""Pieces that are still to be copied: pairs of where to and where from."""
 
 
-def writing(standing: Standing, blocks: Blocks, threads: int) -> list[Copy]:
-    """What has to be done to write all blocks from buffers, in parts."""
-    return [
-        functools.partial(_write, standing, begin, end, blocks)
-        for begin, end in _split(len(blocks), standing.part_bytes, threads)
-    ]
+def reading(standing: Standing, first: int, into: Blocks) -> Work:
+    """What has to be copied to read the blocks from ``first`` on into buffers."""
+    pairs = _pairs(standing, first, into, writable=False)
+    return deque(_pieces((outside, memory) for memory, outside in pairs))
 
 
-def _split(blocks: int, block_bytes: int, threads: int) -> list[tuple[int, int]]:
-    parts = max(1, min(threads, blocks, blocks * block_bytes // _PART_BYTES))
-    return list(itertools.pairwise(blocks * part // parts for part in range(parts + 1)))
+def writing(standing: Standing, blocks: Blocks) -> Work:
+    """What has to be copied to write all blocks from buffers."""
+    return deque(_pieces(_pairs(standing, 0, blocks, writable=True)))
 
 
-def _read(standing: Standing, first: int, begin: int, end: int, into: Blocks) -> None:
-    for run in standing.runs(first + begin, first + end):
-        _copy_run(run.extent.readable, run.begin, into, run.first - first, run.count, _out)
+def _pairs(standing: Standing, first: int, blocks: Blocks, *, writable: bool) -> Iterator[Pair]:
+    for run in standing.runs(first, first + len(blocks)):
+        memory = run.extent.writable if writable else run.extent.readable
+        outside = blocks[run.first - first : run.first - first + run.count]
+        parts = [outside.reshape(-1)] if isinstance(outside, np.ndarray) else outside
+        begin = run.begin
+        for part in parts:
+            yield memory[begin : begin + len(part)], part
+            begin += len(part)
 
 
-def _write(standing: Standing, begin: int, end: int, blocks: Blocks) -> None:
-    for run in standing.runs(begin, end):
-        _copy_run(run.extent.writable, run.begin, blocks, run.first, run.count, _in)
+def _pieces(pairs: Iterable[Pair]) -> Iterator[list[Pair]]:
+    piece: list[Pair] = []
+    room = PIECE_BYTES
+    for to, source in pairs:
+        begin = 0
+        while begin < len(to):
+            end = min(len(to), begin + room)
+            piece.append((to[begin:end], source[begin:end]))
+            room -= end - begin
+            begin = end
+            if room == 0:
+                yield piece
+                piece, room = [], PIECE_BYTES
+    if piece:
+        yield piece
 
 
-def _copy_run(
-    memory: Bytes,
-    at: int,
-    blocks: Blocks,
-    first: int,
-    count: int,
-    move: Callable[[Bytes, Bytes], None],
-) -> None:
-    if isinstance(blocks, np.ndarray):
-        outside = blocks[first : first + count].reshape(-1)
-        move(memory[at : at + len(outside)], outside)
-        return
-    for block in blocks[first : first + count]:
-        move(memory[at : at + len(block)], block)
-        at += len(block)
-
-
-def _out(memory: Bytes, outside: Bytes) -> None:
-    np.copyto(outside, memory)
-
-
-def _in(memory: Bytes, outside: Bytes) -> None:
-    np.copyto(memory, outside)
+def copy_all(work: Work) -> None:
+    """Copy pieces until none is left; any number of threads may do so at once."""
+    while True:
+        try:
+            piece = work.popleft()
+        except IndexError:
+            return
+        for to, source in piece:
+            np.copyto(to, source)
 
 
 class Copiers:
-    """Threads that copy; there are none until a copy is large enough to be split.
+    """Threads that copy; there are none until a copy is worth more than one.
 
     Parameters
     ----------
     threads:
-        Over how many a copy is split.
+        How many share a copy.
     """
 
     def __init__(self, threads: int) -> None:
@@ -95,26 +94,28 @@ class Copiers:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
 
-    def submit(self, copy: Copy) -> Future[None]:
-        """Let another thread do a copy."""
+    def submit(self, work: Work, threads: int) -> list[Future[None]]:
+        """Let up to so many other threads do work, each at least two pieces."""
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, "greencache-copy")
-            return self._pool.submit(copy)
+            count = min(threads, max(1, len(work) // 2))
+            return [self._pool.submit(copy_all, work) for _ in range(count)]
 
-    def run(self, copies: list[Copy]) -> None:
-        """Do all copies, one of them here, and return when all have ended.
+    def run(self, work: Work) -> None:
+        """Do all work, here and in other threads, and return when nothing is being copied.
 
-        They end before an exception goes on to the caller, who would give the memory up.
+        That holds also for an exception, after which the caller gives the memory up.
         """
-        others = [self.submit(copy) for copy in copies[1:]]
+        helpers = self.submit(work, self.threads - 1) if len(work) >= 4 and self.threads > 1 else []
         try:
-            for copy in copies[:1]:
-                copy()
+            copy_all(work)
         finally:
-            _end(others)
-        for other in others:
-            other.result()
+            work.clear()
+            _end([helper for helper in helpers if not helper.cancel()])
+        for helper in helpers:
+            if not helper.cancelled():
+                helper.result()
 
     def close(self) -> None:
         """Let the threads end."""
@@ -124,12 +125,12 @@ class Copiers:
             pool.shutdown()
 
 
-def _end(copies: list[Future[None]]) -> None:
+def _end(helpers: list[Future[None]]) -> None:
     interrupted: KeyboardInterrupt | None = None
-    for copy in copies:
-        while not copy.done():
+    for helper in helpers:
+        while not helper.done():
             try:
-                copy.exception()
+                helper.exception()
             except KeyboardInterrupt as error:
                 interrupted = error
     if interrupted is not None:

@@ -31,11 +31,18 @@ class Link:
         The socket, which does not block; it is closed by `lose`.
     session:
         What is said over it.
+
+    Attributes
+    ----------
+    waiting:
+        Threads that wait for something to come in, and will take it.
+    descriptor:
+        Of the socket.
     """
 
     def __init__(self, connection: socket.socket, session: Session) -> None:
         self.session = session
-        self.reading = False
+        self.waiting = 0
         self._socket = connection
         self.descriptor = connection.fileno()
 

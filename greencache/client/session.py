@@ -151,12 +151,14 @@ class Call:
             Why it was not.
         """
         if self.fault is not None:
-            raise type(self.fault)(*self.fault.args) from self.fault
+            raise _apart(self.fault)
         return self
 
     def end(self, answer: Answer | None, fault: GreenCacheError | None = None) -> None:
         """End it, and wake who waits for that."""
         self.answer, self.fault = answer, fault
+        if answer is None:
+            self.standing = None
         if self.wake is not None:
             self.wake(self)
 
@@ -214,13 +216,13 @@ class Session:
 
         Raises
         ------
-        UnavailableError
-            If the connection is lost.
+        ServiceError
+            Why the connection is lost, if it is.
         InputError
             If it is too long to be sent.
         """
         if self.lost:
-            raise UnavailableError(str(self.fault))
+            raise _apart(self.reason)
         self._last += 1
         question = msgspec.structs.replace(question, number=self._last)
         try:
@@ -270,7 +272,7 @@ class Session:
     def lose(self, fault: GreenCacheError) -> None:
         """The connection is lost: no call is answered any more, nothing stays mapped unused."""
         if self.fault is None:
-            self.fault = fault
+            self.fault = _apart(fault)
         while self._descriptors:
             os.close(self._descriptors.popleft())
         self._extents.clear()
@@ -302,12 +304,12 @@ class Session:
                 _log.debug("%s failed: %s", type(call.question).__name__, answer.text)
             call.end(None, fault)
             if isinstance(fault, ProtocolError):
-                raise fault
+                self.lose(fault)
             return
         try:
             self._understand(call, answer)
         except ProtocolError as fault:
-            call.end(None, fault)
+            call.end(None, _apart(fault))
             raise
         if call.abandoned:
             call.answer = answer
@@ -347,6 +349,11 @@ class Session:
         elif isinstance(answer, Reserved) and answer.reservation:
             joined = isinstance(question, Join)
             self.tell(Abort(0, answer.reservation, self.shard if joined else None), now_s)
+
+
+def _apart(fault: GreenCacheError) -> GreenCacheError:
+    """The same error without its traceback, which keeps whatever was in use where it was raised."""
+    return type(fault)(*fault.args)
 
 
 def fault_of(answer: Failed) -> GreenCacheError:

@@ -26,13 +26,17 @@ from greencache.client.framing import Frames, decode_question, encode
 from greencache.client.messages import Answer, Failed, Question
 from greencache.errors import ProtocolError
 
-__all__ = ["MOST_DESCRIPTORS", "Connection", "ConnectionLimits"]
+__all__ = ["MOST_DESCRIPTORS", "Budget", "Connection", "ConnectionLimits"]
 
 MOST_DESCRIPTORS = 100
 """With one message; the kernel takes 253 (``SCM_MAX_FD``)."""
 
+_GONE = {errno.EPIPE, errno.ECONNRESET}
 _AGAIN_S = 0.05
 _RECEIVED_BYTES = 64 << 10
+_FAIR_BYTES = 128 << 10
+"""That a client may cost however much others do: a prompt of 8,000 blocks."""
+
 _IMPATIENT_BYTES = 256 << 10
 """Unread by the client; beyond that its questions wait."""
 
@@ -51,12 +55,35 @@ class ConnectionLimits:
         From the first byte of a message to its last, and from connecting to the first message.
     reading_s:
         Without reading any byte of answers that wait.
+    together_bytes:
+        What all clients have begun to say and have not read, as `Budget` has it.
     """
 
     questions: int = 64
     unread_bytes: int = 4 << 20
     message_s: float = 10.0
     reading_s: float = 10.0
+    together_bytes: int = 256 << 20
+
+
+class Budget:
+    """Memory for what clients have begun to say and have not read, of all of them together.
+
+    Once it is spent, who has more than a fair part waits to be read, or is cut off.
+
+    Attributes
+    ----------
+    used_bytes:
+        By now.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.used_bytes = most_bytes, 0
+
+    @property
+    def spent(self) -> bool:
+        """Whether nothing is left."""
+        return self.used_bytes >= self.most_bytes
 
 
 @dataclass(slots=True)
@@ -79,6 +106,8 @@ class Connection:
         Called once the connection has ended, with the reason if it was cut off.
     limits:
         What the client may cost.
+    budget:
+        What all clients may cost.
     """
 
     def __init__(
@@ -87,30 +116,35 @@ class Connection:
         answer: Callable[[Question], Awaitable[Answer | None]],
         closed: Callable[[str], None],
         limits: ConnectionLimits,
+        budget: Budget,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._socket, self._answer, self._closed, self._limits = connected, answer, closed, limits
+        self._budget, self._counted_bytes = budget, 0
         connected.setblocking(False)
         self._frames = Frames()
         self._bodies: deque[bytes] = deque()
         self._working: set[asyncio.Task[None]] = set()
         self._outgoing: deque[_Outgoing] = deque()
         self._unread_bytes = 0
-        self._reading = self._turning = self._finishing = False
+        self._body_bytes = 0
+        self._reading = self._writing = self._turning = self._finishing = False
         self._waiting_since_s: float | None = self._loop.time()
         """Since when the rest of a message is waited for, the first one included."""
         self._unread_since_s = 0.0
+        self._was_over_budget = False
         self._handed_over_s: float | None = None
         """When descriptors were sent that the client may not have received."""
         self.closed = False
-        self._read_on()
+        self.read_on()
 
     # Deadlines.
 
     def overdue(self, now_s: float) -> str:
         """Why the client has to be cut off by now; empty if it has not."""
         waiting_s, limits = self._waiting_since_s, self._limits
-        if self._reading and waiting_s is not None and now_s - waiting_s > limits.message_s:
+        waited_for = self._reading or self._over_budget
+        if waited_for and waiting_s is not None and now_s - waiting_s > limits.message_s:
             return f"no whole message within {limits.message_s:g} s"
         if self._outgoing and now_s - self._unread_since_s > limits.reading_s:
             return f"answers were not read for {limits.reading_s:g} s"
@@ -123,21 +157,36 @@ class Connection:
 
     # In.
 
-    def _read_on(self) -> None:
+    def _count(self) -> None:
+        """Count what is kept of and for this client."""
+        kept = 0
+        if not self.closed:
+            kept = self._frames.waiting_bytes + self._body_bytes + self._unread_bytes
+        self._budget.used_bytes += kept - self._counted_bytes
+        self._counted_bytes = kept
+
+    @property
+    def _over_budget(self) -> bool:
+        return self._budget.spent and self._counted_bytes > _FAIR_BYTES
+
+    def read_on(self) -> None:
         """Read as long as the client keeps within its limits, and only so long."""
+        self._count()
         wanted = not (
             self.closed
             or self._finishing
+            or self._over_budget
             or self._bodies
             or len(self._working) >= self._limits.questions
             or self._unread_bytes > _IMPATIENT_BYTES
         )
         if wanted == self._reading:
             return
+        before, self._was_over_budget = self._was_over_budget, self._over_budget
         self._reading = wanted
         if wanted:
-            if self._frames.begun:
-                self._waiting_since_s = self._loop.time()
+            if self._frames.begun and not before:
+                self._waiting_since_s = self._loop.time()  # till now it was we who did not read
             self._loop.add_reader(self._socket, self._readable)
         else:
             self._loop.remove_reader(self._socket)
@@ -148,13 +197,15 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             return
         except OSError as fault:
-            self.close(f"{fault.strerror}")
+            self._broke(fault)
             return
         if not data:
             self.close("")
             return
         try:
-            self._bodies.extend(self._frames.feed(data))
+            for body in self._frames.feed(data):
+                self._bodies.append(body)
+                self._body_bytes += len(body)
         except ProtocolError as fault:
             self._refuse(fault)
             return
@@ -163,7 +214,7 @@ class Connection:
         elif self._bodies or self._waiting_since_s is None:
             self._waiting_since_s = self._loop.time()
         self._turn_soon()
-        self._read_on()
+        self.read_on()
 
     def _turn_soon(self) -> None:
         if self._turning or self.closed or not self._bodies:
@@ -177,8 +228,10 @@ class Connection:
         self._turning = False
         if self.closed or not self._bodies:
             return
+        body = self._bodies.popleft()
+        self._body_bytes -= len(body)
         try:
-            question = decode_question(self._bodies.popleft())
+            question = decode_question(body)
         except ProtocolError as fault:
             self._refuse(fault)
             return
@@ -186,7 +239,7 @@ class Connection:
         self._working.add(task)
         task.add_done_callback(self._responded)
         self._turn_soon()
-        self._read_on()
+        self.read_on()
 
     async def _respond(self, question: Question) -> None:
         answer = await self._answer(question)
@@ -202,7 +255,7 @@ class Connection:
                     {"message": "a question could not be answered", "exception": fault}
                 )
         self._turn_soon()
-        self._read_on()
+        self.read_on()
         self._finish_if_done()
 
     # Out.
@@ -219,14 +272,17 @@ class Connection:
         self._unread_bytes += len(data)
         if len(self._outgoing) == 1:
             self._write()
-        if self._unread_bytes > self._limits.unread_bytes:
+        self._count()
+        if self._unread_bytes > self._limits.unread_bytes or (
+            self._over_budget and self._unread_bytes > _FAIR_BYTES
+        ):
             self.close("too much was not read")
 
     def _writable(self) -> None:
         self._unread_since_s = self._loop.time()
         self._write()
         self._turn_soon()
-        self._read_on()
+        self.read_on()
 
     def _write_again(self) -> None:
         if not self.closed:
@@ -250,16 +306,22 @@ class Connection:
             pass
         except OSError as fault:
             if fault.errno == errno.ETOOMANYREFS:  # others do not take theirs, and are cut off
-                self._loop.remove_writer(self._socket)
+                self._wait_to_write(False)
                 self._loop.call_later(_AGAIN_S, self._write_again)
                 return
-            self.close(f"{fault.strerror}")
+            self._broke(fault)
             return
-        if self._outgoing:
+        self._wait_to_write(bool(self._outgoing))
+        self._finish_if_done()
+
+    def _wait_to_write(self, wanted: bool) -> None:
+        if wanted == self._writing:
+            return
+        self._writing = wanted
+        if wanted:
             self._loop.add_writer(self._socket, self._writable)
         else:
             self._loop.remove_writer(self._socket)
-            self._finish_if_done()
 
     # The end.
 
@@ -269,11 +331,16 @@ class Connection:
         self.send(Failed(0, kind, f"{fault}"))
         self.close(f"{fault}")
 
+    def _broke(self, fault: OSError) -> None:
+        """The client went, or the socket failed."""
+        self.close("" if fault.errno in _GONE else f"{fault.strerror}")
+
     def finish(self) -> None:
         """Answer what was asked, send it, and end."""
         self._finishing = True
         self._bodies.clear()
-        self._read_on()
+        self._body_bytes = 0
+        self.read_on()
         self._finish_if_done()
 
     def _finish_if_done(self) -> None:
@@ -286,12 +353,14 @@ class Connection:
             return
         self.closed = True
         self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
+        self._wait_to_write(False)
         self._reading = False
         for each in self._outgoing:
             _close_all(each.descriptors)
         self._outgoing.clear()
         self._bodies.clear()
+        self._frames = Frames()
+        self._count()
         self._socket.close()
         self._closed(reason)
 

@@ -49,7 +49,7 @@ class Endpoint:
             try:
                 self.socket = self._listening()
             except BaseException:
-                os.close(self._lock)
+                self._unlock()
                 raise
         except OSError as fault:
             os.close(self._folder)
@@ -77,6 +77,10 @@ class Endpoint:
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
         return lock
+
+    def _unlock(self) -> None:
+        os.unlink(self._lock_name, dir_fd=self._folder)
+        os.close(self._lock)
 
     def _is_named(self, lock: int) -> bool:
         try:
@@ -120,8 +124,7 @@ class Endpoint:
         """Stop listening, and let another daemon have the place."""
         self.hide()
         if self._lock >= 0:
-            os.unlink(self._lock_name, dir_fd=self._folder)
-            os.close(self._lock)
+            self._unlock()
             os.close(self._folder)
             self._lock = -1
 

@@ -404,7 +404,8 @@ class Ledger(Generic[L, R]):
         """Sessions are over: so are their shards, and groups of which they were the last."""
         for session in sessions:
             group = session.group
-            del self._sessions[session.id]
+            if self._sessions.pop(session.id, None) is None:
+                continue  # it went with its group
             group.sessions.discard(session)
             if session.shard is not None and not group.writers(session.shard):
                 if died:

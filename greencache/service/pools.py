@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from greencache.errors import InputError, RefusedError, UnknownNameError
+from greencache.errors import InputError, RefusedError, TierError, UnknownNameError
 from greencache.quantities import format_bytes
 from greencache.tiers import DramTier, KeyDirectory, SsdTier, TieredCache
+from greencache.tiers.memory import available_memory_bytes
 from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import PINNED
 
@@ -130,6 +131,12 @@ class Pools:
         return len(self._pools)
 
     async def __aenter__(self) -> Pools:
+        dram, available = self._shares(1)[0], available_memory_bytes()
+        if dram > available:
+            raise TierError(
+                f"there is less memory than the {format_bytes(dram)} of DRAM for KV:"
+                f" {format_bytes(available)} is available; choose less"
+            )
         if self._options.ssd_dir is not None:
             for size in await asyncio.to_thread(_sizes_in, self._options.ssd_dir):
                 await self.get(size)

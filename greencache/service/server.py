@@ -12,7 +12,7 @@ from collections.abc import Callable
 from greencache.client.framing import encode
 from greencache.client.messages import Failed
 from greencache.errors import RefusedError
-from greencache.service.connection import Connection, ConnectionLimits
+from greencache.service.connection import Budget, Connection, ConnectionLimits
 from greencache.service.peers import Peer, peer_of
 from greencache.service.session import Process, Service, Session
 
@@ -22,7 +22,28 @@ _log = logging.getLogger("greencache.service")
 
 _TICK_S = 1.0
 _ACCEPTED_AT_ONCE = 64
+_COMPLAINTS_PER_TICK = 3
 _NO_DESCRIPTORS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class _Complaints:
+    """Warnings of what clients do, a few at a time: they could fill a disk otherwise."""
+
+    def __init__(self) -> None:
+        self._said = self._unsaid = 0
+
+    def say(self, text: str, *arguments: object) -> None:
+        if self._said < _COMPLAINTS_PER_TICK:
+            self._said += 1
+            _log.warning(text, *arguments)
+        else:
+            self._unsaid += 1
+
+    def tick(self) -> None:
+        """A second has passed."""
+        if self._unsaid:
+            _log.warning("%d more clients were refused or cut off", self._unsaid)
+        self._said = self._unsaid = 0
 
 
 class _Watched:
@@ -64,6 +85,8 @@ class Server:
         self._limits, self._most = limits, most
         self._sessions: dict[Session, Connection] = {}
         self._watched: dict[int, _Watched] = {}
+        self._complaints = _Complaints()
+        self._budget = Budget(limits.together_bytes)
         self._ticking = self._loop.create_task(self._tick())
         self._loop.add_reader(listening, self._accept)
         self._listens = True
@@ -117,7 +140,7 @@ class Server:
                 self._welcome(connected)
             except RefusedError as fault:
                 self._service.counts["refused"] += 1
-                _log.warning("a client was refused: %s", fault)
+                self._complaints.say("a client was refused: %s", fault)
                 _say(connected, fault)
 
     def _listen_again(self) -> None:
@@ -137,10 +160,12 @@ class Server:
             if reason:
                 self._service.counts["cut_off"] += 1
                 name = session.name or "a client"
-                _log.warning("%s (process %d) was cut off: %s", name, watched.peer.pid, reason)
+                self._complaints.say(
+                    "%s (process %d) was cut off: %s", name, watched.peer.pid, reason
+                )
             session.lost()
 
-        connection = Connection(connected, session.answer, closed, self._limits)
+        connection = Connection(connected, session.answer, closed, self._limits, self._budget)
         session.connected(connection)
         self._sessions[session] = connection
         watched.process.connections += 1
@@ -166,6 +191,9 @@ class Server:
     def _died(self, watched: _Watched) -> None:
         self._forget(watched)
         watched.process.dead = True
+        for session, connection in list(self._sessions.items()):
+            if session.process is watched.process:
+                connection.close("")  # a child that it forked may have it, and is nobody here
         self._service.apply(self._service.ledger.died(watched.process))
 
     def _forget(self, watched: _Watched) -> None:
@@ -179,10 +207,12 @@ class Server:
         while True:
             await asyncio.sleep(_TICK_S)
             now_s = self._loop.time()
+            self._complaints.tick()
             for session, connection in list(self._sessions.items()):
                 if reason := connection.overdue(now_s):
                     connection.close(reason)
                 else:
+                    connection.read_on()  # others may have left memory for it
                     session.tell_gone()
             for watched in list(self._watched.values()):
                 process = watched.process

@@ -67,6 +67,14 @@ class RunningDaemon:
         assert pid is not None
         return pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.is_alive()
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.exitcode
+
     def signal(self, number: int) -> None:
         os.kill(self.pid, number)
 

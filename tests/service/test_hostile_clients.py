@@ -202,14 +202,14 @@ def test_who_asks_and_never_reads_is_bounded_and_cut_off(tmp_path: Path) -> None
         RawClient(daemon.socket, timeout_s=1.0) as rude,
     ):
         client.store(keys, the_bytes(keys, BLOCK_BYTES))
-        before = resident_bytes(daemon.pid)
+        before = private_bytes(daemon.pid)
         rude.socket.sendall(hello())
         sent = 0
         with contextlib.suppress(TimeoutError):
             while sent < 64 * MIB:
                 sent += rude.socket.send(question)
         assert sent < 4 * MIB, "it was not read for ever"
-        assert resident_bytes(daemon.pid) - before < 16 * MIB
+        assert private_bytes(daemon.pid) - before < 16 * MIB
         assert settled(lambda: client.status()["counts"].get("cut_off") == 1)
         assert rude.ended()
 
@@ -230,6 +230,33 @@ def test_what_is_begun_has_to_be_ended_soon(tmp_path: Path) -> None:
         assert silent.ended(), "it never said Hello"
         answer = idle.ask(Lookup, keys=b"")
         assert isinstance(answer, Found), "who has said all it began to may be silent for ever"
+
+
+def test_what_all_have_begun_to_say_is_bounded(tmp_path: Path) -> None:
+    limits = ConnectionLimits(message_s=1.5, together_bytes=2 * MIB)
+    keys = join_keys([number.to_bytes(16, "little") for number in range(MOST_BLOCKS)])
+    question = encode(Lookup(2, keys))
+    with (
+        RunningDaemon(tmp_path, limits=limits) as daemon,
+        Neighbour(daemon),
+        contextlib.ExitStack() as stack,
+    ):
+        before = private_bytes(daemon.pid)
+        half = [stack.enter_context(RawClient(daemon.socket)) for _ in range(40)]
+        for client in half:
+            client.attach(BLOCK_BYTES)
+            client.socket.setblocking(False)
+            said = 0
+            with contextlib.suppress(BlockingIOError):
+                while said < len(question) - 1:
+                    said += client.socket.send(question[said:-1])
+        assert private_bytes(daemon.pid) - before < 16 * MIB
+        for client in half:
+            client.socket.settimeout(20.0)
+            assert client.ended()
+        with RawClient(daemon.socket) as client:
+            client.attach(BLOCK_BYTES)
+            assert isinstance(client.ask(Lookup, keys=keys), Found)
 
 
 def dribble(client: RawClient, question: bytes) -> None:
@@ -265,20 +292,22 @@ def test_a_thousand_idle_clients_cost_little(daemon: RunningDaemon) -> None:
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=10.0))
         sessions = client.status()["sessions"]
-        before = resident_bytes(daemon.pid)
+        before = private_bytes(daemon.pid)
         idle = [stack.enter_context(RawClient(daemon.socket)) for _ in range(1000)]
         for each in idle:
             each.attach(BLOCK_BYTES)
         assert client.status()["connections"] >= 1001
         assert client.status()["processes"] == 1
-        assert resident_bytes(daemon.pid) - before < 64 * MIB
+        assert private_bytes(daemon.pid) - before < 64 * MIB
     with Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=10.0) as client:
         assert settled(lambda: client.status()["connections"] <= 2)
         assert client.status()["sessions"] <= sessions
 
 
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def private_bytes(pid: int) -> int:
+    """Memory of a process beside what it shares with others."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(dict(line.split(":", 1) for line in lines)["RssAnon"].split()[0]) * 1024
 
 
 def test_one_process_reserves_half_of_the_memory_and_no_more(tmp_path: Path) -> None:
