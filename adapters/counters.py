@@ -31,6 +31,7 @@ class Counters(Generic[Key]):
         *,
         wraps_at: Mapping[Key, float] | None = None,
         restarted: bool = False,
+        newborn: bool = False,
     ) -> dict[Key, float]:
         """What each has grown by since it was last read; what is no counter's value is left out.
 
@@ -42,6 +43,8 @@ class Counters(Generic[Key]):
             By how much those fall that begin at 0 again when they are full.
         restarted:
             Whether all of them are known to have begun anew, also those that look grown.
+        newborn:
+            Whether those never read before are known to have begun since the last reading.
         """
         increases: dict[Key, float] = {}
         for key, value in values.items():
@@ -50,7 +53,7 @@ class Counters(Generic[Key]):
             last = self._last.get(key)
             self._last[key] = value
             if last is None:
-                increases[key] = value if restarted else 0.0
+                increases[key] = value if restarted or newborn else 0.0
                 continue
             full = (wraps_at or {}).get(key)
             if restarted or (value < last and full is None):

@@ -45,6 +45,10 @@ GAUGES = {
 
 _MINUTE_S = 60.0
 
+_MOST_ENGINES = 256
+_LONGEST_MISSED = 24
+"""Intervals after which an engine that is not seen any more is forgotten."""
+
 
 _Name = tuple[str, str | None, str | None]
 """A page, and an engine on it."""
@@ -241,9 +245,18 @@ class _Engine:
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     held_by_minute: dict[int, float] = field(default_factory=dict)
     running: list[float] = field(default_factory=list)
+    seen_before: bool = False
+    looks: int = 0
+    """In this interval."""
+    missed: int = 0
+    """Intervals in a row in which it was not seen."""
 
     def begin(self) -> None:
         """Forget an interval that has passed."""
+        self.missed = 0 if self.looks else self.missed + 1
+        self.looks = 0
+        if self.missed:
+            self.gauges.clear()  # who knows
         for below in self.below.values():
             below.clear()
         self.sums.clear()
@@ -273,7 +286,10 @@ class _Engine:
             len(known) < len(self.created.keys() & created.keys())
         )
         self.created.update(created)
-        for key, grown in self.counters.grown(values, restarted=began_anew).items():
+        newborn = self.seen_before
+        increases = self.counters.grown(values, restarted=began_anew, newborn=newborn)
+        self.seen_before, self.looks = True, self.looks + 1
+        for key, grown in increases.items():
             self._add(dict(key.labels), key.name, grown)
         if "held" in self.gauges:
             minute = int(now_s // _MINUTE_S)
@@ -328,13 +344,16 @@ class EnginePages:
                 name = (page, sample.labels.get("engine"), sample.labels.get("model_name"))
                 parts.setdefault(name, []).append(sample)
         for name, part in parts.items():
-            new, known = name not in self._engines, self._engines[name]
-            inside = known.inside
-            if known.see(part, now_s):
+            if name not in self._engines and len(self._engines) >= _MOST_ENGINES:
+                continue
+            engine = self._engines[name]
+            back = not engine.seen_before or engine.missed > 0 == engine.looks
+            inside = engine.inside
+            if engine.see(part, now_s):
                 self._restarts += 1
                 self._inside_before -= inside  # what was in it is lost, and asked anew or not
-            if new:
-                self._inside_before += known.inside
+            if back:
+                self._inside_before += engine.inside
         self._pages += 1
 
     def take(self, now_s: float) -> EngineInterval:
@@ -367,6 +386,10 @@ class EnginePages:
         )
         for engine in engines:
             engine.begin()
+        self._engines = defaultdict(
+            _Engine, {n: e for n, e in self._engines.items() if e.missed <= _LONGEST_MISSED}
+        )
+        inside = sum(engine.inside for engine in self._engines.values())
         self._start_s, self._inside_before = now_s, inside
         self._pages = self._restarts = 0
         return interval

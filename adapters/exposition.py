@@ -11,7 +11,8 @@ from greencache.errors import SourceError
 
 __all__ = ["MOST_PAGE_BYTES", "read_page"]
 
-MOST_PAGE_BYTES = 16 * 2**20
+MOST_PAGE_BYTES = 4 * 2**20
+"""An engine shows 100 to 300 KB."""
 
 
 def read_page(body: bytes, host: str) -> Iterator[Sample]:

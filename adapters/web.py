@@ -86,7 +86,8 @@ class Web:
         secret: bool = False,
     ) -> None:
         parts = urlsplit(base_url)
-        if secret and parts.scheme != "https" and not _on_this_machine(parts.hostname or ""):
+        self._local = _on_this_machine(parts.hostname or "")
+        if secret and parts.scheme != "https" and not self._local:
             raise InputError(f"a key is not sent over http to {parts.hostname}: use https")
         self.host = parts.netloc
         self._base_url, self._timeout_s, self._most_bytes = base_url, timeout_s, most_bytes
@@ -144,15 +145,19 @@ class Web:
     ) -> bytes:
         if self._client is None:
             self._client = httpx.AsyncClient(
-                verify=_trusted(self._base_url), timeout=self._timeout_s, follow_redirects=False
+                verify=_trusted(self._base_url),
+                timeout=None,  # the whole answer has one
+                follow_redirects=False,
+                trust_env=not self._local,  # no proxy lies between this machine and itself
             )
         # Without compression an answer is no larger than what arrives of it.
         asked = {"Accept-Encoding": "identity", "User-Agent": f"greencache/{VERSION}"}
+        url = self._base_url.rstrip("/") + path if path else self._base_url
         query = dict(params) if params else None
+        all_headers = {**asked, **(headers or {})}
         async with self._client.stream(
-            "GET", self._base_url + path, params=query, headers={**asked, **(headers or {})},
-            auth=auth,
-        ) as answer:  # fmt: skip
+            "GET", url, params=query, headers=all_headers, auth=auth
+        ) as answer:
             self._check(answer)
             body = bytearray()
             async for chunk in answer.aiter_raw():

@@ -140,7 +140,7 @@ class ControlledEngine:
             factors=factors,
             slo=Slo(settings.slo.ttft, settings.slo.tpot, settings.slo.target),
             installed=installed,
-            candidates=candidates.at_least(least_dram_bytes),
+            candidates=candidates.at_least(least_dram_bytes).in_blocks(block_bytes),
             policy=Policy.parse(settings.storage.policy),
             admission=Admission.parse(settings.storage.admission),
             scope=settings.carbon.scope,

@@ -346,7 +346,7 @@ class IntensityBook:
         """The history that a forecast goes by, and the hour in which it ends."""
         hours, now_h = self._hours, int(now_s // HOUR_S)
         newest = self._newest(now_s)
-        if newest is None:
+        if newest is None or now_h - newest > 24 * _SAME_HOUR_DAYS:
             if self._recorded is None:
                 return _Past(np.empty(0), now_h, 0, "constant")
             history = self._recorded.before(now_h)

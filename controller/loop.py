@@ -118,7 +118,7 @@ class Controller:
         self._lookout, self._settings = lookout, settings
         self._candidates = candidates
         self._choices = candidates.pairs()
-        self._safe = Sizes(candidates.dram_bytes[-1], candidates.ssd_bytes[-1])
+        self._safe = candidates.largest
         self._last_plan: list[Sizes] = []
         self._decided_before = decided_before
         self._observed_s = 0.0

@@ -62,6 +62,20 @@ class Candidates(NamedTuple):
             tuple(sorted({max(size, dram_bytes) for size in self.dram_bytes})), self.ssd_bytes
         )
 
+    def in_blocks(self, block_bytes: int) -> Candidates:
+        """The same in whole blocks, each once."""
+        return Candidates(
+            *(
+                tuple(sorted({size // block_bytes * block_bytes for size in sizes}))
+                for sizes in self
+            )
+        )
+
+    @property
+    def largest(self) -> Sizes:
+        """The largest of each."""
+        return Sizes(self.dram_bytes[-1], self.ssd_bytes[-1])
+
     def pairs(self) -> list[Sizes]:
         """All combinations, smallest first."""
         return [Sizes(dram, ssd) for dram in self.dram_bytes for ssd in self.ssd_bytes]

@@ -112,14 +112,14 @@ BLOCKS = Metric(
 READ_BYTES = Metric(
     "greencache_tier_read_bytes_total",
     "counter",
-    "Read from a tier by the daemon; clients read memory that they map by themselves.",
+    "Read by the daemon; clients copy from memory that they map by themselves.",
     ("tier",),
     "bytes",
 )
 WRITTEN_BYTES = Metric(
     "greencache_tier_written_bytes_total",
     "counter",
-    "Written to a tier.",
+    "Written by the daemon; clients copy into memory that they map by themselves.",
     ("tier",),
     "bytes",
 )
@@ -153,7 +153,7 @@ FAILURES = Metric(
 BREAKER_OPEN = Metric(
     "greencache_tier_breaker_open",
     "gauge",
-    "1 while a tier is not asked for an op because that failed too often, else 0.",
+    "More than 0 while a tier is not asked for an op because that failed too often.",
     ("tier", "op"),
 )
 DECLINED_BLOCKS = Metric(
@@ -185,6 +185,20 @@ WRITE_QUEUE = Metric(
     "bytes",
 )
 
+UNSHARED_BLOCKS = Metric(
+    "greencache_unshared_blocks_total",
+    "counter",
+    "Blocks not written to the shared tier, as too much was waiting or it did not take them.",
+    (),
+    "blocks",
+)
+SHARE_QUEUE = Metric(
+    "greencache_share_queue_bytes",
+    "gauge",
+    "Still to be written to the shared tier.",
+    (),
+    "bytes",
+)
 POOLS = Metric("greencache_pools", "gauge", "Sizes of blocks, each with tiers of its own.")
 CONNECTIONS = Metric("greencache_connections", "gauge", "Clients that are connected.")
 SESSIONS = Metric(
@@ -247,6 +261,37 @@ INTENSITY = Metric(
     ("zone",),
     "gco2_per_kwh",
 )
+INTENSITY_AGE = Metric(
+    "greencache_carbon_intensity_age_seconds",
+    "gauge",
+    "Since the end of the newest hour that the source knows; beyond the limit, fallbacks stand in.",
+    ("zone",),
+    "seconds",
+)
+INTENSITY_FALLBACKS = Metric(
+    "greencache_carbon_intensity_fallbacks_total",
+    "counter",
+    "Intervals and forecasts that rested on something else than the source's newest, by kind.",
+    ("kind",),
+)
+SOURCE_FAILURES = Metric(
+    "greencache_source_failures_total",
+    "counter",
+    "Times that a source outside gave nothing of use: intensity, energy or engine; by cause.",
+    ("source", "cause"),
+)
+ENERGY_SOURCE = Metric(
+    "greencache_energy_source_info",
+    "info",
+    "What each component's energy is from: a meter's name, or model for the power model.",
+    ("component", "source"),
+)
+CONTROL_FAILURES = Metric(
+    "greencache_control_failures_total",
+    "counter",
+    "Times that something of the controller failed and the tiers stayed as they were, by part.",
+    ("part",),
+)
 DECISIONS = Metric(
     "greencache_decisions_total", "counter", "Times that the controller chose the tiers' sizes."
 )
@@ -263,11 +308,11 @@ PLAN_SOLVE = Metric(
     (),
     "seconds",
 )
-SOURCE_FAILURES = Metric(
+METRICS_FAILURES = Metric(
     "greencache_metrics_failures_total",
     "counter",
     "Times that a part of these metrics could not be read and was left out.",
-    ("source",),
+    ("part",),
 )
 BUILD = Metric("greencache_build_info", "info", "The version that runs.", ("version",))
 

@@ -28,11 +28,22 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``syscalls``          calls of Linux that Python has none for
 ``dram``              ``DramTier``: the host's memory
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
+``redis``             ``RedisTier``: a server or cluster that hosts share
+``share``             what one host keeps on such a server
+``records``           blocks as they stand there, each saying what it is
+``remote``            what is asked of servers, as long as breakers let it
+``breaker``           ``Breaker``: asks a failing server no more for a while
+``departures``        blocks on their way off a server
+``record_transfers``  batches of records to servers and from them
+``servers``           one server or the nodes of a cluster, and connections to them
+``resp``              the protocol
 ``cache``             ``TieredCache``: tiers as one cache
 ``cache_lease``       ``CacheLease``, ``CacheReservation``: what a request found and takes
 ``making``            caches made by rules
+``configured``        tiers as settings describe them
 ``behind``            writes to SSD behind the engine
-``promotion``         what is on SSD alone gets into DRAM
+``sharing``           writes to a tier that hosts share, behind all others
+``promotion``         what is in a lower tier alone gets into DRAM
 ====================  ===========================================================
 """
 
@@ -45,6 +56,7 @@ from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex
 from greencache.tiers.policies import Policy
+from greencache.tiers.redis import RedisTier
 from greencache.tiers.ssd import SsdTier
 
 __all__ = [
@@ -56,6 +68,7 @@ __all__ = [
     "KeyDirectory",
     "Lease",
     "Policy",
+    "RedisTier",
     "Reservation",
     "Shareable",
     "SsdTier",

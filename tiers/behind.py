@@ -15,7 +15,7 @@ from greencache.tiers.learning import Learner
 from greencache.tiers.slots import SlotTier
 from greencache.tiers.workers import ended
 
-__all__ = ["WriteBehind", "insert"]
+__all__ = ["WriteBehind", "bytes_of", "insert"]
 
 _log = logging.getLogger("greencache.tiers")
 
@@ -38,6 +38,14 @@ async def insert(tier: Tier, room: TierReservation, blocks: Blocks, first: int) 
     finally:
         if not room.ended:  # also when cancelled, or the buffers are none
             tier.abort(room)
+
+
+async def bytes_of(tier: Tier, lease: TierLease, first: int, count: int) -> Blocks | None:
+    """Leased bytes where they stand, or copied; None if they are no good."""
+    if isinstance(tier, Addressable):
+        return tier.leased(lease, first, count)
+    copies = np.empty((count, tier.block_bytes), np.uint8)
+    return copies if await tier.read(lease, copies, first) == count else None
 
 
 class _Write(NamedTuple):
@@ -123,7 +131,7 @@ class WriteBehind:
             mine = [key for key in keys[found:] if key not in self._coming]
             self._coming |= dict.fromkeys(mine, coming)
             try:
-                blocks = await self._bytes_of(self._dram, source, 0, len(source))
+                blocks = await bytes_of(self._dram, source, 0, len(source))
                 if blocks is not None and (written := await self.store(keys, blocks, 0)):
                     await written
             finally:
@@ -233,7 +241,7 @@ class WriteBehind:
         assert self._dram is not None
         room, source, _ = write
         try:
-            blocks = await self._bytes_of(self._dram, source, room.first, len(room))
+            blocks = await bytes_of(self._dram, source, room.first, len(room))
             if blocks is not None and await self._ssd.write(room, blocks):
                 await self._ssd.commit(room)
                 return True
@@ -242,12 +250,3 @@ class WriteBehind:
             if not room.ended:
                 self._ssd.abort(room)
             self._dram.release(source)
-
-    async def _bytes_of(
-        self, dram: Tier, lease: TierLease, first: int, count: int
-    ) -> Blocks | None:
-        """Leased bytes where they stand, or copied; None if they are no good."""
-        if isinstance(dram, Addressable):
-            return dram.leased(lease, first, count)
-        copies = np.empty((count, dram.block_bytes), np.uint8)
-        return copies if await dram.read(lease, copies, first) == count else None

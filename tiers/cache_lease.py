@@ -86,9 +86,11 @@ class CacheReservation:
 async def lease_each(
     tiers: Mapping[str, Tier],
     keys: Sequence[bytes],
-    ask: Callable[[Tier], Awaitable[TierLease]],
+    ask: Callable[[Tier, int], Awaitable[TierLease]],
 ) -> CacheLease:
     """A lease of what each tier gives when it is asked; of nothing, if one fails or on cancelling.
+
+    ``ask`` is told how many leading blocks the tiers before have.
 
     Raises
     ------
@@ -98,7 +100,7 @@ async def lease_each(
     lease = CacheLease(keys, {})
     try:
         for name, tier in tiers.items():
-            lease.parts[name] = await ask(tier)
+            lease.parts[name] = await ask(tier, len(lease))
     except BaseException:
         lease.release(tiers)
         raise

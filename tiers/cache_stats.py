@@ -23,9 +23,13 @@ class CacheStats:
     dropped_blocks:
         Not written because too much was waiting, or the write failed.
     promoted_blocks:
-        Read from SSD into DRAM by `TieredCache.prefetch` and `TieredCache.load`.
+        Read into DRAM by `TieredCache.prefetch`, `TieredCache.fetch` and `TieredCache.load`.
     waiting_bytes:
         Still to be written to SSD.
+    unshared_blocks:
+        Not written to the shared tier, because too much was waiting or it did not take them.
+    sharing_bytes:
+        Still to be written to the shared tier.
     """
 
     tiers: dict[str, TierStats]
@@ -33,6 +37,8 @@ class CacheStats:
     dropped_blocks: int = 0
     promoted_blocks: int = 0
     waiting_bytes: int = 0
+    unshared_blocks: int = 0
+    sharing_bytes: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

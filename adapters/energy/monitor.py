@@ -17,6 +17,10 @@ __all__ = ["EnergyMonitor", "Taken"]
 
 _LOG = logging.getLogger("greencache.adapters")
 
+_MOST_W = 100_000.0
+"""Ten times what a host of 8 H100 draws at most (DGX H100: 10.2 kW, NVIDIA's data sheet): more is a
+mistake of units or of a counter."""
+
 
 class Taken(NamedTuple):
     """Energy of an interval.
@@ -160,7 +164,27 @@ class EnergyMonitor:
         if name in self._said:
             self._said.discard(name)
             _LOG.info("energy: %s can be read again", name)
+        self._leave_out_absurd(read, joules, now_s)
         read.note(joules, now_s, self._begin_s)
+
+    def _leave_out_absurd(self, read: _Read, joules: Mapping[str, float], now_s: float) -> None:
+        if read.read_s is None:
+            return
+        most_j = _MOST_W * max(now_s - read.read_s, 1.0)
+        for component, now_j in joules.items():
+            since_j = now_j - read.joules.get(component, 0.0)
+            if since_j <= most_j:
+                continue
+            read.taken[component] = read.taken.get(component, 0.0) + since_j
+            name = f"{read.meter.source} absurd"
+            self.failures[name] += 1
+            if name not in self._said:
+                self._said.add(name)
+                _LOG.warning(
+                    "energy: %s says that %s took %.3g J in %.3g s, which is left out: is its"
+                    " counter in joules?",
+                    *(read.meter.source, component, since_j, now_s - read.read_s),
+                )
 
     async def _run(self) -> None:
         while True:

@@ -25,6 +25,9 @@ __all__ = ["RaplMeter"]
 _MOST_W = 1000.0
 """Of one package; none has so much, so its counter is read before it wraps twice."""
 
+_LEAST_UJ = 2e6 * _MOST_W
+"""A counter that comes round within two seconds counts nothing."""
+
 
 @dataclass(frozen=True)
 class _Zone:
@@ -68,6 +71,8 @@ class RaplMeter:
             component = "cpu" if name.startswith("package") else "dram" if name == "dram" else None
             if component is not None:
                 wraps_at = _number(path / "max_energy_range_uj")
+                if wraps_at < _LEAST_UJ:
+                    raise SourceError("garbage", f"{path} wraps at {wraps_at:g} microjoules")
                 _number(path / "energy_uj")
                 self._zones.append(_Zone(path / "energy_uj", component, wraps_at))
         if not self._zones:

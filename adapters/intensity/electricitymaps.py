@@ -16,7 +16,7 @@ another zone than the one asked for is refused here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
 from typing import Any
 
 import msgspec
@@ -88,8 +88,7 @@ class ElectricityMaps:
 
     async def history(self, since_s: float, now_s: float) -> Points:
         """As `Provider.history`; hours older than a day only if the plan has them."""
-        answer = await self._ask("history")
-        parts = [self._points(answer.history)]
+        parts = [await self._ask("history")]
         if since_s < now_s - _HISTORY_S and self._has_range:
             parts += await self._older(since_s, now_s - _HISTORY_S)
         return Points.joined(parts)
@@ -98,7 +97,7 @@ class ElectricityMaps:
         parts: list[Points] = []
         for begin_s, end_s in chunks(since_s, until_s, _LONGEST_RANGE_S):
             try:
-                answer = await self._ask("past-range", start=iso(begin_s), end=iso(end_s))
+                points = await self._ask("past-range", start=iso(begin_s), end=iso(end_s))
             except RefusedError:
                 self._has_range = False  # not in this plan; a day is better than nothing
                 break
@@ -106,7 +105,7 @@ class ElectricityMaps:
                 if not parts:
                     raise
                 break
-            parts.append(self._points(answer.data))
+            parts.append(points)
         return parts
 
     async def forecast(self, now_s: float) -> Points | None:
@@ -114,7 +113,7 @@ class ElectricityMaps:
         if not self._has_forecast:
             return None
         try:
-            return self._points((await self._ask("forecast")).forecast)
+            return await self._ask("forecast")
         except RefusedError:
             self._has_forecast = False
             raise
@@ -123,21 +122,25 @@ class ElectricityMaps:
         """As `Provider.close`."""
         await self._web.close()
 
-    async def _ask(self, what: str, **params: str) -> _Answer:
+    async def _ask(self, what: str, **params: str) -> Points:
         zone, factors = self.label.zone, self.label.factors
         body = await self._web.get(
             f"/v3/carbon-intensity/{what}",
             params={"zone": zone, "emissionFactorType": factors, **params},
             headers={"auth-token": self._key},
         )
-        answer = decoded(body, _Answer, self._web.host)
-        if answer.zone != zone:
-            raise SourceError(
-                "zone", f"{self._web.host} answers for {answer.zone[:40]!r}, not for {zone}"
-            )
-        return answer
+        return await asyncio.to_thread(self._points, body)
 
-    def _points(self, rows: Sequence[_Row] | None) -> Points:
+    def _points(self, body: bytes) -> Points:
+        answer = decoded(body, _Answer, self._web.host)
+        if answer.zone != self.label.zone:
+            raise SourceError(
+                "zone",
+                f"{self._web.host} answers for {answer.zone[:40]!r}, not for {self.label.zone}",
+            )
+        rows = next(
+            (r for r in (answer.history, answer.data, answer.forecast) if r is not None), None
+        )
         if rows is None:
             raise SourceError("garbage", f"{self._web.host} gives no list of hours")
         found = []

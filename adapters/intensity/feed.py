@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 import time
 from collections import Counter
@@ -18,7 +19,7 @@ from greencache.controller.forecasts import Forecast
 from greencache.controller.intensity import IntensityBook
 from greencache.controller.telemetry import Window
 from greencache.errors import SourceError
-from greencache.quantities import HOUR_S
+from greencache.quantities import DAY_S, HOUR_S
 
 __all__ = ["FeedReport", "IntensityFeed"]
 
@@ -26,6 +27,9 @@ _LOG = logging.getLogger("greencache.adapters")
 
 _AGAIN_S = 48 * HOUR_S
 """How far back is asked again each time: values are revised for a day or two."""
+
+_BACKFILLS = 3
+"""How often the whole past is asked for while some of it is missing: a source may have less."""
 
 _JITTER = 0.1
 _FIRST_RETRY_S = 30.0
@@ -116,6 +120,7 @@ class IntensityFeed:
         """What was wrong in the last refresh."""
         self._fallback: str | None = None
         self._failed_in_a_row = 0
+        self._backfills = _BACKFILLS
         self._refreshed_s = self._written_s = float("-inf")
 
     @property
@@ -182,7 +187,11 @@ class IntensityFeed:
     async def _ask(self, now_s: float) -> None:
         unix_s = now_s + self._epoch_s
         newest_s = self._book.knowledge(now_s).newest_s
-        since_s = max(newest_s - _AGAIN_S, unix_s - self._provider.backfill_s)
+        first_s = unix_s - self._provider.backfill_s
+        since_s = max(newest_s - _AGAIN_S, first_s)
+        if self._backfills and min(self._book.hours, default=math.inf) * HOUR_S > first_s + DAY_S:
+            self._backfills -= 1
+            since_s = first_s
         points = await self._provider.history(since_s, unix_s)
         dropped = self._book.learn(points, now_s)
         knowledge = self._book.knowledge(now_s)

@@ -18,6 +18,7 @@ sun count as 0.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
@@ -94,27 +95,32 @@ class GreatBritain:
         parts: list[Points] = []
         for begin_s, end_s in chunks(since_s, now_s, _LONGEST_RANGE_S):
             try:
-                periods = await self._ask(f"{iso(begin_s)}/{iso(end_s)}")
+                points = await self._ask(f"{iso(begin_s)}/{iso(end_s)}", past=True)
             except SourceError:
                 if not parts:
                     raise
                 break
-            parts.append(self._points(periods, past=True))
+            parts.append(points)
         return Points.joined(parts)
 
     async def forecast(self, now_s: float) -> Points | None:
         """As `Provider.forecast`."""
-        return self._points(await self._ask(f"{iso(now_s)}/fw48h"), past=False)
+        return await self._ask(f"{iso(now_s)}/fw48h", past=False)
 
     async def close(self) -> None:
         """As `Provider.close`."""
         await self._web.close()
 
-    async def _ask(self, span: str) -> list[_Period]:
+    async def _ask(self, span: str, *, past: bool) -> Points:
+        path = f"/intensity/{span}"
+        if self._region is not None:
+            path = f"/regional{path}/regionid/{self._region}"
+        body = await self._web.get(path)
+        return await asyncio.to_thread(self._points, body, past)
+
+    def _periods(self, body: bytes) -> list[_Period]:
         if self._region is None:
-            body = await self._web.get(f"/intensity/{span}")
             return decoded(body, _National, self._web.host).data
-        body = await self._web.get(f"/regional/intensity/{span}/regionid/{self._region}")
         region = decoded(body, _Regional, self._web.host).data
         if region.regionid != self._region:
             raise SourceError(
@@ -123,9 +129,9 @@ class GreatBritain:
             )
         return region.data
 
-    def _points(self, periods: list[_Period], *, past: bool) -> Points:
+    def _points(self, body: bytes, past: bool) -> Points:
         found = []
-        for each in periods:
+        for each in self._periods(body):
             value = each.intensity.forecast
             if past and self._region is None:
                 value = each.intensity.actual

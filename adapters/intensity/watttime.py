@@ -17,6 +17,7 @@ Both answer ``{"data": [{"point_time", "value"}], "meta": {"region", "signal_typ
 
 from __future__ import annotations
 
+import asyncio
 import math
 from typing import Any
 
@@ -140,7 +141,7 @@ class WattTime:
             if fault.status not in (401, 403) or fresh:
                 raise
             body = await self._with_token(what, query)  # the token had run out
-        return self._points(decoded(body, _Answer, self._web.host))
+        return await asyncio.to_thread(self._points, body)
 
     async def _with_token(self, what: str, query: dict[str, str]) -> bytes:
         if self._token is None:
@@ -149,8 +150,10 @@ class WattTime:
         headers = {"Authorization": f"Bearer {self._token}"}
         return await self._web.get(f"/v3/{what}", params=query, headers=headers)
 
-    def _points(self, answer: _Answer) -> Points:
-        meta, host = answer.meta, self._web.host
+    def _points(self, body: bytes) -> Points:
+        host = self._web.host
+        answer = decoded(body, _Answer, host)
+        meta = answer.meta
         if meta.region != self.label.zone:
             raise SourceError(
                 "zone", f"{host} answers for {meta.region[:40]!r}, not for {self.label.zone}"

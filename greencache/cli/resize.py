@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from greencache.cli.place import socket_of
-from greencache.client.direct import ask_resize
+from greencache.client.direct import ask_resize, ask_status
 from greencache.errors import InputError
 from greencache.output import STDOUT, check_outputs, write_json
 from greencache.quantities import format_bytes, parse_bytes
@@ -47,18 +46,29 @@ def run(sizes: Sequence[str], socket: Path | None, json: Path | None) -> None:
         If a size cannot be had.
     """
     check_outputs(json)
-    wanted = parse_sizes(sizes)
-    over = ask_resize(socket_of(socket), wanted)
+    wanted, place = parse_sizes(sizes), socket_of(socket)
+    over = ask_resize(place, wanted)
+    tiers = [pool["tiers"] for pool in ask_status(place)["pools"]]
+    capacity = {name: sum(each[name]["capacity_bytes"] for each in tiers) for name in wanted}
     if json is not None:
-        tiers = {
-            name: {"capacity_bytes": size, "over_bytes": over[name]}
+        result = {
+            name: {
+                "wanted_bytes": size,
+                "capacity_bytes": capacity[name] if tiers else size,
+                "over_bytes": over[name],
+            }
             for name, size in wanted.items()
         }
-        write_json(json, {"schema": "greencache.resize/1", "tiers": tiers})
-    if json == STDOUT:
-        return
-    for name, size in wanted.items():
-        left = "; all that is beyond has been given back"
-        if over[name]:
-            left = f"; {format_bytes(over[name])} still to be given back, as leases end"
-        print(f"{name}: {format_bytes(size)}{left}", file=sys.stdout)
+        write_json(json, {"schema": "greencache.resize/1", "tiers": result})
+    if json != STDOUT:
+        for name, size in wanted.items():
+            print(f"{name}: {_said(size, capacity[name], over[name])}")
+
+
+def _said(wanted_bytes: int, capacity_bytes: int, over_bytes: int) -> str:
+    text = format_bytes(wanted_bytes)
+    if capacity_bytes > wanted_bytes:
+        text += f" wanted, {format_bytes(capacity_bytes)} kept: the least that serving takes"
+    if over_bytes:
+        return f"{text}; {format_bytes(over_bytes)} still to be given back, as leases end"
+    return f"{text}; nothing is left to be given back"

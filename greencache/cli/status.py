@@ -14,7 +14,7 @@ from greencache.client.direct import ask_status
 from greencache.output import STDOUT, check_outputs, write_json
 from greencache.quantities import format_bytes
 
-__all__ = ["format_duration", "run"]
+__all__ = ["format_duration", "run", "status_lines"]
 
 _WIDE = 120
 
@@ -35,7 +35,7 @@ def run(socket: Path | None, json: Path | None) -> None:
         console = Console(
             highlight=False, markup=False, width=None if Console().is_terminal else _WIDE
         )
-        for line in _lines(status):
+        for line in status_lines(status):
             console.print(line)
         console.print("", _tiers(status))
         for line in _notes(status):
@@ -55,20 +55,58 @@ def format_duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
 
 
-def _lines(status: dict[str, Any]) -> Iterator[str]:
+def status_lines(status: dict[str, Any]) -> Iterator[str]:
+    """What stands above the table."""
     yield (
         f"greencache {status['version']}, process {status['pid']}, "
         f"up {format_duration(status['up_s'])}, at {status['socket']}"
     )
     held = status["held"]
     yield (
-        f"clients: {status['connections']:,} connected; "
+        f"clients: {status['sessions']:,} attached; "
         f"leases: {_held(held['leases'], held['oldest_lease_s'])}; "
         f"reservations: {_held(held['reservations'], held['oldest_reservation_s'])}"
     )
     port = status["metrics"]["port"]
     where = "off" if port is None else f"http://{status['metrics']['address']}:{port}/metrics"
     yield f"metrics: {where}"
+    yield from _control(status.get("control"))
+
+
+def _control(control: dict[str, Any] | None) -> Iterator[str]:
+    """What the controller decided, and what it all cost."""
+    if control is None:
+        return
+    yield f"control: {control['state']}" + (
+        f" ({control['because']})" if control["because"] else ""
+    )
+    if control["last_reason"]:
+        yield f"  {control['last_reason']}"
+    if control["gco2_per_kwh"] is not None:
+        fallback = control["intensity_fallback"]
+        rests = f", by {fallback}" if fallback else ""
+        yield f"  grid: {control['zone']}, {control['gco2_per_kwh']:,.0f} gCO2e/kWh{rests}"
+    if control["interval_attainment"] is not None:
+        yield f"  within the SLO in the last interval: {control['interval_attainment']:.1%}"
+    if control["accounted_s"]:
+        yield (
+            f"  carbon of {format_duration(control['accounted_s'])}: {_grams(control['grams'])}"
+            f" CO2e, {_grams(sum(control['operational_g'].values()))} operational and "
+            f"{_grams(sum(control['embodied_g'].values()))} embodied ({control['scope']})"
+        )
+        energy = ", ".join(
+            f"{name} {kwh:,.3g} kWh ({control['energy_sources'].get(name, 'model')})"
+            for name, kwh in control["energy_kwh"].items()
+        )
+        yield f"  energy: {energy}"
+    for what in ("fallbacks", "failures"):
+        if control[what]:
+            counts = (f"{kind} {count:,}" for kind, count in control[what].items())
+            yield f"  {what}: {', '.join(counts)}"
+
+
+def _grams(grams: float) -> str:
+    return f"{grams / 1000:,.3g} kg" if grams >= 1000 else f"{grams:,.3g} g"
 
 
 def _held(count: int, oldest_s: float) -> str:
@@ -80,7 +118,7 @@ def _tiers(status: dict[str, Any]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("blocks of")
     table.add_column("tier")
-    for heading in ("capacity", "used", "occupied", "blocks", "hits", "written", "evicted"):
+    for heading in ("capacity", "used", "occupied", "blocks", "hits", "evicted"):
         table.add_column(heading, justify="right")
     table.add_column("failures")
     for pool in status["pools"]:
@@ -95,13 +133,12 @@ def _tiers(status: dict[str, Any]) -> Table:
                 format_bytes(tier["backed_bytes"]),
                 f"{tier['blocks']:,}",
                 f"{tier['hit_blocks'] / asked:.1%}" if asked else "-",
-                format_bytes(tier["written_bytes"]),
                 f"{tier['evicted_blocks']:,}",
                 ", ".join(failures) or "none",
             )
     if not status["pools"]:
         for name, capacity in status["capacity_bytes"].items():
-            table.add_row("-", name, format_bytes(capacity), *("-" for _ in range(7)))
+            table.add_row("-", name, format_bytes(capacity), *("-" for _ in range(6)))
     return table
 
 
@@ -112,6 +149,7 @@ def _notes(status: dict[str, Any]) -> Iterator[str]:
         if "ssd" in pool["tiers"]:
             yield (
                 f"to SSD, of blocks of {format_bytes(pool['block_bytes'])}: "
+                f"{format_bytes(pool['tiers']['ssd']['written_bytes'])} written, "
                 f"{format_bytes(pool['waiting_bytes'])} waiting, "
                 f"{pool['declined_blocks']:,} blocks not worth it, "
                 f"{pool['dropped_blocks']:,} dropped"

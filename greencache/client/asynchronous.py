@@ -119,10 +119,11 @@ class AsyncClient(BaseClient):
         held: int = 0,
         reusable: int | None = None,
         learn: bool = True,
+        request: int = 0,
         timeout_s: float | None = None,
     ) -> Lease:
         """As `Client.acquire`."""
-        return await self._run(self._acquire(keys, held, reusable, learn), timeout_s)
+        return await self._run(self._acquire(keys, held, reusable, learn, request), timeout_s)
 
     async def fetch(self, lease: Lease, *, timeout_s: float | None = None) -> int:
         """As `Client.fetch`."""

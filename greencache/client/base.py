@@ -269,9 +269,14 @@ class BaseClient:
         return answer.blocks
 
     def _acquire(
-        self, keys: Sequence[bytes], held: int, reusable: int | None, learn: bool
+        self,
+        keys: Sequence[bytes],
+        held: int,
+        reusable: int | None,
+        learn: bool,
+        request: int = 0,
     ) -> Flow[Lease]:
-        question = Acquire(0, _joined(keys), held, reusable, learn)
+        question = Acquire(0, _joined(keys), held, reusable, learn, request)
         call = yield Ask(question)
         return Lease(self, call.session, call.answer, call.standing)
 

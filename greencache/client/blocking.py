@@ -148,6 +148,7 @@ class Client(BaseClient):
         held: int = 0,
         reusable: int | None = None,
         learn: bool = True,
+        request: int = 0,
         timeout_s: float | None = None,
     ) -> Lease:
         """Find what a request can load, and keep it until it is released.
@@ -162,10 +163,12 @@ class Client(BaseClient):
             Leading blocks that may be loaded; all, if nothing is said.
         learn:
             Whether it counts as a request; not where the same one asks again.
+        request:
+            The caller's number of it, by which `observe` tells of the same; 0 for none.
         timeout_s:
             As of `lookup`.
         """
-        return self._run(self._acquire(keys, held, reusable, learn), timeout_s)
+        return self._run(self._acquire(keys, held, reusable, learn, request), timeout_s)
 
     def fetch(self, lease: Lease, *, timeout_s: float | None = None) -> int:
         """Get all of a lease's blocks into memory; how many leading ones are ready then."""

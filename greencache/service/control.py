@@ -120,7 +120,7 @@ class LiveControl:
         requests: Requests | None = None,
     ) -> None:
         self.engine, self._parts, self._clock = engine, parts, parts.clock
-        self.requests = requests or Requests(engine.slo)
+        self.requests = Requests(engine.slo) if requests is None else requests
         self.requests.block_tokens = engine.hardware.layout.block_tokens
         self.failures: Counter[str] = Counter()
         """How often what failed, by what it was."""
@@ -158,6 +158,7 @@ class LiveControl:
         self._interval_began_s = self._minute_began_s = self._clock()
         self._gpu_j: float | None = 0.0
         """Of this interval so far; None if some of it was not measured."""
+        self._gco2_per_kwh = parts.usual_gco2_per_kwh
         self._earlier: list[Callable[[BlockNames], Prompts]] = []
         """Prompts of before the first whole interval."""
         self._task: asyncio.Task[None] | None = None
@@ -185,7 +186,8 @@ class LiveControl:
         task.cancel()
         await asyncio.wait([task])
         await self._guarded("accounts", self._account())
-        await self._guarded("interval", self._observe(self._clock()))
+        if self._clock() > self._interval_began_s:
+            await self._guarded("interval", self._observe(self._clock()))
         await self._guarded("state", self._write_state())
 
     async def _run(self) -> None:
@@ -244,18 +246,32 @@ class LiveControl:
         if now_s <= since_s:
             return
         self._minute_began_s = now_s
-        joules: dict[str, float] = {}
-        sources: dict[str, str] = {}
-        if self._parts.energy is not None:
-            taken = await self._parts.energy.take()
-            joules, sources = dict(taken.joules), dict(taken.sources)
+        joules, sources = await self._metered()
         if "gpu" not in joules:
             self._gpu_j = None
         elif self._gpu_j is not None:
             self._gpu_j += joules["gpu"]
-        seconds = now_s - since_s
-        gco2 = self._parts.intensity.past(Window.empty(since_s, seconds))
-        self.accounts.minute(seconds, gco2, self._parts.store.held(), joules, sources)
+        gco2 = self._intensity_of(Window.empty(since_s, now_s - since_s))
+        held = self._parts.store.held()
+        self.accounts.minute(now_s - since_s, gco2, held, joules, sources)
+
+    async def _metered(self) -> tuple[dict[str, float], dict[str, str]]:
+        """What meters say of the time since they were asked; nothing if they cannot be read."""
+        if self._parts.energy is not None:
+            try:
+                taken = await self._parts.energy.take()
+                return dict(taken.joules), dict(taken.sources)
+            except Exception as fault:
+                self._failed("energy", fault)
+        return {}, {}
+
+    def _intensity_of(self, window: Window) -> float:
+        """The grid's, or what it was last known to be."""
+        try:
+            self._gco2_per_kwh = self._parts.intensity.past(window)
+        except Exception as fault:
+            self._failed("intensity", fault)
+        return self._gco2_per_kwh
 
     async def _observe(self, ends_s: float) -> tuple[Window, Callable[[BlockNames], Prompts]]:
         """What the interval was, up to ``ends_s``, which goes into the accounts."""
@@ -268,7 +284,7 @@ class LiveControl:
                 window = await self._parts.engines.window(window)
             except Exception as fault:
                 self._failed("engine", fault)
-        gco2 = self._parts.intensity.past(window)
+        gco2 = self._intensity_of(window)
         self.accounts.interval(span.duration_s, gco2, window.gpu_j, window.busy_s)
         self.window = window
         return window, prompts

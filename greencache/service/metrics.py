@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -33,6 +33,7 @@ from greencache.durations import Durations
 from greencache.metrics import (
     BACKED,
     BLOCKS,
+    BREAKER_OPEN,
     BUILD,
     CAPACITY,
     DECLINED_BLOCKS,
@@ -42,22 +43,24 @@ from greencache.metrics import (
     HIT_BLOCKS,
     IO,
     METRICS,
+    METRICS_FAILURES,
     MISSED_BLOCKS,
     PROMOTED_BLOCKS,
     READ_BYTES,
-    SOURCE_FAILURES,
+    SHARE_QUEUE,
     SSD_WRITTEN_BYTES,
+    UNSHARED_BLOCKS,
     USED,
     WRITE_QUEUE,
     WRITTEN_BYTES,
     Metric,
     Sample,
 )
-from greencache.tiers.base import TierStats
+from greencache.tiers.base import Tier, TierStats
 from greencache.tiers.cache_stats import CacheStats
 from greencache.version import VERSION
 
-__all__ = ["MetricsPage", "Source", "cache_samples", "few"]
+__all__ = ["MetricsPage", "Source", "breaker_samples", "cache_samples", "few"]
 
 Source: TypeAlias = Callable[[], Iterable[Sample]]
 """Returns what somebody knows now."""
@@ -80,6 +83,31 @@ def few(counts: Mapping[str, float]) -> Iterator[tuple[str, float]]:
         yield "other", rest
 
 
+class Attempts(Protocol):
+    """Decides whether something is tried: `greencache.tiers.breaker.Breaker`."""
+
+    @property
+    def would_allow(self) -> bool:
+        """Whether an attempt would be let through now."""
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A tier that is not asked while asking it fails."""
+
+    @property
+    def breakers(self) -> Mapping[str, Attempts]:
+        """By what it is asked for."""
+
+
+def breaker_samples(tiers: Iterable[Tier]) -> Iterator[Sample]:
+    """Of those tiers that are guarded, what they are not asked for now."""
+    for tier in tiers:
+        if isinstance(tier, Guarded):
+            for op, breaker in tier.breakers.items():
+                yield Sample(BREAKER_OPEN, float(not breaker.would_allow), (tier.name, op))
+
+
 def cache_samples(stats: CacheStats) -> Iterator[Sample]:
     """What one cache's tiers have and did."""
     for name, tier in stats.tiers.items():
@@ -90,6 +118,8 @@ def cache_samples(stats: CacheStats) -> Iterator[Sample]:
     yield Sample(DROPPED_BLOCKS, stats.dropped_blocks)
     yield Sample(PROMOTED_BLOCKS, stats.promoted_blocks)
     yield Sample(WRITE_QUEUE, stats.waiting_bytes)
+    yield Sample(UNSHARED_BLOCKS, stats.unshared_blocks)
+    yield Sample(SHARE_QUEUE, stats.sharing_bytes)
 
 
 def _tier_samples(name: str, tier: TierStats) -> Iterator[Sample]:
@@ -144,10 +174,9 @@ class MetricsPage:
         """
         collected = _Collected(list(self._registry.collect()))
         if "application/openmetrics-text" in accept.lower():
-            encode, content_type = openmetrics.generate_latest, openmetrics.CONTENT_TYPE_LATEST
-        else:
-            encode, content_type = generate_latest, CONTENT_TYPE_PLAIN_0_0_4
-        return await asyncio.to_thread(encode, collected), content_type
+            page = await asyncio.to_thread(openmetrics.generate_latest, collected)
+            return page, openmetrics.CONTENT_TYPE_LATEST
+        return await asyncio.to_thread(generate_latest, collected), CONTENT_TYPE_PLAIN_0_0_4
 
     def collect(self) -> Iterator[Family]:
         """All metrics of which somebody knows a value; called by prometheus_client."""
@@ -165,7 +194,7 @@ class MetricsPage:
                 for metric, value, labels in samples:
                     values = totals.setdefault(metric, {})
                     values[labels] = _sum(values[labels], value) if labels in values else value
-        totals[SOURCE_FAILURES] = {(name,): count for name, count in self._failed.items()}
+        totals[METRICS_FAILURES] = {(name,): count for name, count in self._failed.items()}
         for metric in METRICS:
             if metric in totals:
                 yield _family(metric, totals[metric])

@@ -34,7 +34,7 @@ from greencache.output import as_bytes
 from greencache.quantities import format_bytes
 from greencache.service.daemon import Daemon
 from greencache.service.http import HttpServer, Reply
-from greencache.service.metrics import MetricsPage, Source, cache_samples
+from greencache.service.metrics import MetricsPage, Source, breaker_samples, cache_samples
 from greencache.service.session import Held, Taken
 from greencache.version import VERSION
 
@@ -168,6 +168,7 @@ class Observation:
         yield Sample(POOLS, len(self._daemon.pools))
         for pool in self._daemon.pools:
             yield from cache_samples(pool.cache.stats())
+            yield from breaker_samples(pool.cache.tiers.values())
 
     def _clients(self) -> Iterator[Sample]:
         daemon = self._daemon

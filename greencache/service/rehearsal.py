@@ -217,6 +217,7 @@ class _Rehearsal:
         self._clock.now_s = max(self._clock.now_s, float(engines.clock[0, e.NOW_S]))
         before = self._control.decided
         await self._clock.advance(self._clock.now_s)
+        self._end_warmup(now_s)
         if self._control.decided == before:
             raise BlockStateError(f"no decision at {now_s:g} s: {dict(self._control.failures)}")
         decision = self._control.decisions[-1]
@@ -248,11 +249,14 @@ class _Rehearsal:
 
     async def _minutes_until(self, at_s: float, ends_s: float) -> None:
         """Move the clock over whole minutes up to ``at_s``, but not to the interval's end."""
-        warmup_s = self._setup.warmup_s
         while (minute_s := (self._clock.now_s // BIN_S + 1) * BIN_S) <= at_s and minute_s < ends_s:
             await self._clock.advance(minute_s)
-            if minute_s == warmup_s:
-                self._control.account_anew()
+            self._end_warmup(minute_s)
+
+    def _end_warmup(self, minute_s: float) -> None:
+        """Begin the accounts anew at the minute from which on the replay measures."""
+        if minute_s == self._setup.warmup_s:
+            self._control.account_anew()
 
 
 async def rehearse(

@@ -35,6 +35,9 @@ MOST_KEY_BYTES = 256 << 20
 _ASSUMED_TTFT_S = 1.0
 """Until a prompt is computed of whose first token nobody tells, if none is known at all."""
 
+MOST_TOKENS = 1 << 24
+"""Of a prompt or an answer: more than any model takes."""
+
 _WAITED_FOR_S = 3600.0
 """After the end of its interval, a request is waited for so long whose prompt was not asked for."""
 
@@ -234,13 +237,18 @@ class Requests:
             return
         self._tellers.add(client)
         one.told, one.arrived_s = True, seen.arrived_s
-        one.prompt_tokens = max(seen.prompt_tokens, 1)
-        one.output_tokens = max(seen.output_tokens, 0) or None
+        one.prompt_tokens = min(max(seen.prompt_tokens, 1), MOST_TOKENS)
+        one.output_tokens = min(max(seen.output_tokens, 0), MOST_TOKENS) or None
         if seen.ttft_s is not None and math.isfinite(seen.ttft_s):
             one.ttft_s = max(seen.ttft_s, 0.0)
         if seen.tpot_s is not None and math.isfinite(seen.tpot_s):
             one.tpot_s = max(seen.tpot_s, 0.0)
-        one.hit_tokens = seen.hit_tokens or one.hit_tokens
+        if seen.hit_tokens:
+            most = one.prompt_tokens
+            one.hit_tokens = {
+                tier: min(max(seen.hit_tokens.get(tier, 0), 0), most)
+                for tier in ("hbm", "dram", "ssd")
+            }
         one.ended = one.ended or seen.ended
 
     def _find(self, name: Hashable, arrived_s: float) -> _Request | None:
@@ -276,6 +284,7 @@ class Requests:
             _prompts,
             with_prompt,
             self.block_tokens,
+            since_s,
             until_s,
             self._usual_ttft_s,
             self._usual_output_tokens,
@@ -295,6 +304,10 @@ class Requests:
         """Forget requests of which nothing more can come that counts."""
         kept: dict[Hashable, _Request] = {}
         for name, one in self._known.items():
+            if one.arrived_s > until_s + _WAITED_FOR_S:
+                self.counted.lost["requests: of the future"] += 1
+                self._key_bytes -= len(one.keys or b"")
+                continue
             done = one.handed_over and (one.acquired or one.ended or not one.told)
             if one.arrived_s < until_s and (done or one.arrived_s < since_s - _WAITED_FOR_S):
                 self._key_bytes -= len(one.keys or b"")
@@ -350,6 +363,7 @@ def _likely_tokens(full_blocks: int, block_tokens: int) -> int:
 def _prompts(
     requests: list[_Request],
     block_tokens: int,
+    since_s: float,
     until_s: float,
     usual_ttft_s: float,
     usual_output_tokens: float,
@@ -379,6 +393,6 @@ def _prompts(
         reusable=np.array([one.reusable for one in requests], np.int64),
         input_tokens=np.array(tokens, np.int64),
         output_tokens=np.array([one.output_tokens or usual for one in requests], np.int64),
-        arrival_s=arrival_s,
+        arrival_s=np.maximum(arrival_s, since_s),  # what was told late; time does not go back
         computed_s=arrival_s + np.array(after_s, np.float64),
     )

@@ -10,6 +10,7 @@ from greencache.carbon import J_PER_KWH
 from greencache.durations import Durations
 from greencache.metrics import (
     CARBON,
+    CONTROL_FAILURES,
     DECISIONS,
     ENERGY,
     FALLBACKS,
@@ -157,6 +158,8 @@ def control_samples(status: ControlStatus) -> Iterator[Sample]:
     if status.interval_attainment is not None:
         yield Sample(SLO_ATTAINMENT, status.interval_attainment, ("both",))
     yield Sample(DECISIONS, status.decided)
-    for kind, count in (*status.fallbacks.items(), *status.failures.items()):
+    for kind, count in status.fallbacks.items():
         yield Sample(FALLBACKS, count, (kind,))
+    for part, count in status.failures.items():
+        yield Sample(CONTROL_FAILURES, count, (part,))
     yield Sample(PLAN_SOLVE, status.took)

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 
 from greencache.adapters.energy.choice import energy_monitor
+from greencache.adapters.energy.monitor import EnergyMonitor
 from greencache.adapters.engine_watch import EngineWatch
 from greencache.adapters.intensity.choice import intensity_feed
 from greencache.adapters.intensity.feed import IntensityFeed
@@ -36,6 +37,7 @@ from greencache.service.daemon import Daemon
 from greencache.service.engines import PagedEngines, Watch
 from greencache.service.pools import Pool, PoolOptions, make_cache
 from greencache.service.requests import Requests
+from greencache.service.source_metrics import energy_samples, failure_samples, intensity_samples
 from greencache.service.sources import EnergySource
 from greencache.service.status import ControlStatus, control_samples
 from greencache.service.stores import PoolStore
@@ -100,6 +102,8 @@ class Steering:
         self._clock = clock or WallClock()
         self._intensity, self._energy, self._watch = intensity, energy, watch
         self._feed: IntensityFeed | None = None
+        self._meters: EnergyMonitor | None = None
+        self._pages: EngineWatch | None = None
         self._off = reason_off(settings)
         self._unfit = ""
         """Why the blocks that are stored are not the engine's."""
@@ -130,13 +134,13 @@ class Steering:
                 )
                 self._intensity = await stack.enter_async_context(self._feed)
             if self._energy is None:
-                monitor = await energy_monitor(self._settings.energy)
-                self._energy = await stack.enter_async_context(monitor)
+                self._meters = await energy_monitor(self._settings.energy)
+                self._energy = await stack.enter_async_context(self._meters)
             urls = self._settings.engine.metrics_url
             if self._watch is None and urls is not None:
                 every_s = self._settings.engine.metrics_every
-                watch = EngineWatch(urls.split(","), every_s=every_s, clock=self._clock)
-                self._watch = await stack.enter_async_context(watch)
+                self._pages = EngineWatch(urls.split(","), every_s=every_s, clock=self._clock)
+                self._watch = await stack.enter_async_context(self._pages)
             self._task = asyncio.create_task(self._begin(), name="control begins")
             self._open = stack.pop_all()
         return self
@@ -178,7 +182,7 @@ class Steering:
         )
         try:
             control = await asyncio.to_thread(
-                LiveControl, engine, parts, engine.installed, requests=self.requests
+                LiveControl, engine, parts, engine.candidates.largest, requests=self.requests
             )
             await control.start()
         except Exception:
@@ -260,7 +264,14 @@ class Steering:
 
     def samples(self) -> Iterator[Sample]:
         """For Prometheus."""
-        yield from control_samples(self.status())
+        status = self.status()
+        yield from control_samples(status)
+        if self._feed is not None:
+            yield from intensity_samples(self._feed.report())
+        failures = {} if self._meters is None else self._meters.failures
+        yield from energy_samples(status.energy_sources, failures)
+        if self._pages is not None:
+            yield from failure_samples("engine", self._pages.failures)
 
 
 def engine_for(settings: Settings, block_bytes: int, options: PoolOptions) -> ControlledEngine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from greencache.controller.assembly import ControlledEngine
@@ -85,6 +86,11 @@ def told_window(engine: ControlledEngine, asked: Asked, span: Span) -> Window:
         held_blocks=0.0,
         backlog_s=0.0,
         # The controller thinks of one engine; what the store has serves all of them.
-        capacity_bytes={k: v / engine.replicas for k, v in after.capacity_bytes.items()},
-        used_bytes={k: v / engine.replicas for k, v in after.used_bytes.items()},
+        capacity_bytes=_of_each(after.capacity_bytes, engine.replicas),
+        used_bytes=_of_each(after.used_bytes, engine.replicas),
     )
+
+
+def _of_each(total_bytes: Mapping[str, float], replicas: int) -> dict[str, float]:
+    """Bytes of both tiers of one engine; a tier that the store does not have holds nothing."""
+    return {name: total_bytes.get(name, 0.0) / replicas for name in ("dram", "ssd")}

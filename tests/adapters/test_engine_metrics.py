@@ -223,3 +223,40 @@ def test_of_values_all_over_their_buckets_it_is_known_how_uneven_they_are() -> N
     values = np.random.default_rng(2).lognormal(1.0, 1.0, 20_000)
     true = float((values**2).mean() / values.mean() ** 2)
     assert histogram(values.tolist()).unevenness == pytest.approx(true, rel=0.15)
+
+
+def test_what_ends_for_a_new_reason_counts_from_the_first() -> None:
+    page, pages = EnginePage(), EnginePages(0.0)
+    served(page, 5, 0.3)
+    pages.see("a", page.samples, 0.0)
+    page.finish(0.03, reason="length")
+    page.finish(0.03, reason="length")
+    pages.see("a", page.samples, 15.0)
+    assert pages.take(15.0).finished == 2
+
+
+def test_an_engine_that_is_not_seen_any_more_holds_no_requests_and_is_forgotten() -> None:
+    page, pages = EnginePage(), EnginePages(0.0)
+    page.show("num_requests_waiting", 9)
+    page.show("num_requests_running", 9)
+    pages.see("a", page.samples, 0.0)
+    assert pages.take(10.0).waiting == 9
+    assert pages.take(20.0).waiting == 9, "of the moment at which it was last seen"
+    assert pages.take(30.0).waiting == 0
+    served(page, 4, 0.3)
+    pages.see("a", page.samples, 31.0)
+    back = pages.take(40.0)
+    assert (back.finished, back.arrivals, back.waiting) == (4, 4, 9)
+    for at in range(30):
+        pages.take(50.0 + at)
+    served(page, 4, 0.3)
+    pages.see("a", page.samples, 100.0)
+    assert pages.take(100.0).finished == 0
+
+
+def test_there_are_only_so_many_engines() -> None:
+    pages = EnginePages(0.0)
+    name = "vllm:num_requests_waiting"
+    flood = [Sample(name, {"engine": str(at)}, 1.0) for at in range(1000)]
+    pages.see("a", flood, 0.0)
+    assert pages.take(1.0).waiting == 256

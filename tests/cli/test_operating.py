@@ -113,10 +113,13 @@ def test_resize_says_what_is_still_to_be_given_back(
     where = f"--socket={daemon.socket}"
     assert greencache("resize", "dram=32MiB", "ssd=128MiB", where) == 0
     assert capsys.readouterr().out == (
-        "dram: 32 MiB; all that is beyond has been given back\n"
-        "ssd: 128 MiB; all that is beyond has been given back\n"
+        "dram: 32 MiB; nothing is left to be given back\n"
+        "ssd: 128 MiB; nothing is left to be given back\n"
     )
     assert result(capsys, "status", where)["capacity_bytes"] == {"dram": 32 << 20, "ssd": 128 << 20}
+    assert greencache("resize", "dram=1MiB", where) == 0
+    kept = "dram: 1 MiB wanted, 16 MiB kept: the least that serving takes"
+    assert capsys.readouterr().out.startswith(kept)
     keys = prompt(*range(5))
     with (
         Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=60) as client,

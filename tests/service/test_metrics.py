@@ -9,13 +9,15 @@ import pytest
 
 from greencache.metrics import FAILURES, SESSIONS, Sample
 from greencache.service.http import HttpServer, Reply
-from greencache.service.metrics import MOST_VALUES, MetricsPage, cache_samples, few
-from greencache.tiers import TieredCache
+from greencache.service.metrics import MOST_VALUES, MetricsPage, breaker_samples, cache_samples, few
+from greencache.tiers import DramTier, RedisTier, TieredCache
 from greencache.tiers.extents import extent_name
+from greencache.tiers.redis import Deadlines
 from greencache.version import VERSION
 from tests.conformance.prompts import prompt
 from tests.service.pages import OPENMETRICS, Answer, Values, ask, values_of
 from tests.tiers.caches import BLOCK_BYTES, cache_in, load, store
+from tests.tiers.valkeys import a_server
 
 
 def served(page: MetricsPage) -> HttpServer:
@@ -140,3 +142,33 @@ async def test_labels_may_say_anything_but_are_few() -> None:
     assert len(found) == MOST_VALUES + 1
     assert found["other"] == 1000 - MOST_VALUES
     assert set(found) - {"other"} <= set(causes)
+
+
+async def test_a_server_that_died_is_seen_to_be_given_up(tmp_path: Path) -> None:
+    patient = Deadlines(connect_s=20.0, lookup_s=20.0, read_s=20.0, write_s=20.0)
+    dram = DramTier(BLOCK_BYTES, 64 * 4096)
+    with a_server() as valkey:
+        shared = RedisTier(valkey.url, BLOCK_BYTES, 1 << 20, deadlines=patient)
+        async with TieredCache(dram, shared=shared) as cache:
+
+            def samples() -> Iterator[Sample]:
+                yield from cache_samples(cache.stats())
+                yield from breaker_samples(cache.tiers.values())
+
+            page = MetricsPage({"tiers": samples}, process=False)
+            await store(cache, prompt(*range(4)))
+            await cache.drain()
+            values = values_of(await scraped(page))
+            assert values["greencache_tier_written_bytes_total", "redis"] == 4 * BLOCK_BYTES
+            assert values["greencache_io_seconds_count", "write", "redis"] == 1
+            assert values["greencache_share_queue_bytes",] == 0
+            opened = {name[1]: v for name, v in values.items() if "breaker" in name[0]}
+            assert opened == {"lookups": 0, "reads": 0, "writes": 0}
+            valkey.kill()
+            for n in range(10):
+                await cache.lookup(prompt("another", n))
+            values = values_of(await scraped(page))
+            assert values["greencache_tier_breaker_open", "lookups", "redis"] == 1
+            failed = [v for name, v in values.items() if "tier_failures" in name[0]]
+            assert sum(failed) >= 5
+        valkey.restart()

@@ -109,6 +109,12 @@ def test_plans_hits_and_carbon_are_those_of_the_replay(
     assert run.same
 
 
+def test_the_measured_part_may_begin_with_an_interval(setup: ReplaySetup, tmp_path: Path) -> None:
+    run = rehearsed(replace(setup, warmup_s=3 * setup.control.interval), tmp_path)
+    assert run.carbon_ratio == pytest.approx(1.0, abs=0.001)
+    assert run.same
+
+
 def test_a_loop_that_is_told_other_things_is_noticed(
     setup: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,12 @@ from greencache.service.doctor.host import (
     check_processes,
 )
 from greencache.service.doctor.place import check_daemon, check_port, check_socket_directory
-from greencache.service.doctor.sources import check_energy, check_engines, check_intensity
+from greencache.service.doctor.sources import (
+    check_energy,
+    check_engines,
+    check_intensity,
+    check_redis,
+)
 from greencache.service.observation import PORT
 from greencache.service.sizes import pool_options
 from greencache.settings import Settings, load_settings
@@ -50,7 +55,8 @@ async def examine(socket: Path | None = None) -> list[Finding]:
     found += _guarded("sizes", lambda: _sizes(settings, running))
     found += await check_energy(settings.energy)
     found.append(await check_intensity(settings))
-    return found + await check_engines(settings.engine)
+    found += await check_engines(settings.engine)
+    return found + await check_redis(settings.redis)
 
 
 def _guarded(name: str, check: Callable[[], Finding | Iterable[Finding]]) -> list[Finding]:

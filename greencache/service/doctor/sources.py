@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
+from urllib.parse import urlsplit
+
+import numpy as np
 
 from greencache.adapters.energy.base import Meter
 from greencache.adapters.energy.choice import candidates
@@ -13,20 +17,25 @@ from greencache.adapters.intensity import provider_of
 from greencache.adapters.intensity.base import Provider
 from greencache.adapters.intensity.file import GridFile
 from greencache.adapters.web import Web
+from greencache.blocks import KEY_BYTES
 from greencache.controller.intensity import usable
 from greencache.errors import GreenCacheError, SourceError
 from greencache.quantities import HOUR_S
 from greencache.service.doctor.finding import Finding, fail, ok, warn
-from greencache.settings import EnergySettings, EngineSettings, Settings
+from greencache.settings import EnergySettings, EngineSettings, RedisSettings, Settings
+from greencache.tiers.configured import redis_tier
 from greencache.traces.samples import grid_zones
 
-__all__ = ["check_energy", "check_engines", "check_intensity"]
+__all__ = ["check_energy", "check_engines", "check_intensity", "check_redis"]
 
 _INTENSITY = "carbon intensity"
 _ASKED_H = 48
 """Services publish with a delay; a day is not always there."""
 
 _PAGE_S = 5.0
+
+_TRIED_BYTES = 4096
+_NAMESPACE = b"greencache doctor"
 
 _WHAT_TO_DO = {
     "refused": "look at GREENCACHE_INTENSITY__KEY, its plan, and GREENCACHE_INTENSITY__ZONE",
@@ -122,3 +131,31 @@ async def _check_page(url: str) -> Finding:
         advice = "name the page of a vLLM server (GREENCACHE_ENGINE__METRICS_URL)"
         return warn(name, f"{url}: none of {', '.join(COUNTERS)}", advice)
     return ok(name, f"{url}: {len(names):,} metrics")
+
+
+async def check_redis(settings: RedisSettings) -> list[Finding]:
+    """Whether the shared tier's server, if one is set, lets a block be found and written."""
+    name = "Redis"
+    try:
+        tier = redis_tier(settings, _TRIED_BYTES, _NAMESPACE)
+    except GreenCacheError as fault:
+        return [fail(name, str(fault), "mend GREENCACHE_REDIS__...")]
+    if tier is None or settings.url is None:
+        return []
+    parts = urlsplit(settings.url.get_secret_value())
+    where = parts.netloc.rpartition("@")[2] or parts.path
+    async with tier:
+        reservation = await tier.reserve([secrets.token_bytes(KEY_BYTES)])
+        tried = len(reservation)
+        if tried:
+            await tier.write(reservation, np.zeros((1, _TRIED_BYTES), np.uint8))
+        if not reservation.ended:
+            tier.abort(reservation)
+        failures = tier.stats().failures
+    if failures:
+        advice = "look at the server, GREENCACHE_REDIS__URL and its user's rights; it is a miss now"
+        return [warn(name, f"{where} failed: {', '.join(failures)}", advice)]
+    if not tried:
+        advice = "set GREENCACHE_REDIS__CAPACITY to more than a block"
+        return [warn(name, f"{where} has no room for a block of this host", advice)]
+    return [ok(name, f"{where}: a block can be found and written")]

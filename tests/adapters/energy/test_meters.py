@@ -74,7 +74,13 @@ async def test_rapl_says_why_it_does_not_work(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="not a number of microjoules") as garbage:
         await RaplMeter(root).open()
     assert garbage.value.kind == "garbage"
+    (root / "intel-rapl:0" / "energy_uj").write_text("5\n")
+    (root / "intel-rapl:0" / "max_energy_range_uj").write_text("0\n")
+    with pytest.raises(SourceError, match="wraps at 0"):
+        await RaplMeter(root).open()
     (root / "intel-rapl:0" / "energy_uj").unlink()
+    powercap(tmp_path, {"intel-rapl:1": ("package-1", 5)})
+    (root / "intel-rapl:0" / "max_energy_range_uj").write_text(f"{WRAPS_UJ}\n")
     with pytest.raises(SourceError) as lost:
         await RaplMeter(root).open()
     assert lost.value.kind == "lost"
@@ -323,6 +329,22 @@ async def test_intervals_take_what_was_used_in_them_and_outages_are_said_once(
     ]
     await monitor.close()
     assert meter.closed
+
+
+async def test_what_no_host_draws_is_left_out_and_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    meter, now = Meter(), SimpleNamespace(s=0.0)
+    monitor = EnergyMonitor([meter], clock=lambda: now.s)
+    await monitor.take()
+    for _ in range(3):
+        now.s, meter.joules = now.s + 60, meter.joules + 700 * 60 * 1000  # millijoules
+        await monitor.sample()
+        now.s, meter.joules = now.s + 60, meter.joules + 600
+        assert (await monitor.take()).joules == {"gpu": pytest.approx(600.0)}
+    assert monitor.failures == {"test absurd": 3}
+    assert len(caplog.records) == 1
+    assert "is its counter in joules?" in caplog.text
 
 
 async def test_meters_are_read_as_often_as_they_need() -> None:
