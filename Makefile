@@ -14,7 +14,8 @@ replay: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
 
-# What takes minutes: killed two hundred times, the store loses nothing.
+# What takes minutes: killed two hundred times, store and daemon lose nothing; eight engines in all
+# sorts of trouble leave no trace (SOAK_S seconds, 60 if nothing is said).
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m soak
 

@@ -1,4 +1,4 @@
-"""LMCache's CPU and disk backends as sides of the tier benchmark.
+"""LMCache's backends as sides of the tier benchmarks.
 
 Its pins differ from ours, so it lives in an environment of its own (``make lmcache-env``) and is
 driven there by `greencache.bench.lmcache_worker`, a process that answers lines of JSON.
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from greencache.bench import lmcache_worker
-from greencache.bench.lmcache_worker import BUFFERED, CPU, DIRECT, TOKEN_BYTES
+from greencache.bench.lmcache_worker import BUFFERED, CPU, DIRECT, RESP, TOKEN_BYTES
 from greencache.bench.tier_rounds import Batch, Case, Side, SideError
 
 __all__ = ["LMCACHE_DISK_SIDES", "LmcacheSide"]
@@ -23,6 +23,7 @@ NAMES = {
     CPU: "LMCache CPU",
     BUFFERED: "LMCache disk, buffered",
     DIRECT: "LMCache disk, direct",
+    RESP: "LMCache resp://",
 }
 NOTES = {
     BUFFERED: "flushed and dropped from the page cache before reads: cold",
@@ -38,15 +39,28 @@ class LmcacheSide(Side):
     Parameters
     ----------
     store:
-        Which: `CPU`, `BUFFERED` or `DIRECT`.
+        Which: `CPU`, `BUFFERED`, `DIRECT` or `RESP`.
     python:
         An interpreter that has LMCache; None if there is none.
     folder:
         Where its files go.
+    url:
+        Where its server is, if it has one.
+    depth:
+        Threads that do I/O, if not as many as the case says.
     """
 
-    def __init__(self, store: str, python: Path | None, folder: Path) -> None:
-        self.name = NAMES[store]
+    def __init__(
+        self,
+        store: str,
+        python: Path | None,
+        folder: Path,
+        *,
+        url: str = "",
+        depth: int | None = None,
+    ) -> None:
+        self.name = NAMES[store] + (f", {depth} threads" if depth else "")
+        self._url, self._depth = url, depth
         self.note = NOTES.get(store, "")
         self._store = store
         self._python = python
@@ -110,7 +124,8 @@ class LmcacheSide(Side):
             block_bytes=case.block_bytes,
             blocks=case.blocks,
             batches=case.batches,
-            depth=case.depth,
+            depth=self._depth or case.depth,
+            url=self._url,
         )
 
     def put(self, batch: int) -> float:
@@ -127,7 +142,9 @@ class LmcacheSide(Side):
 
     def end_case(self) -> None:
         """As `Side.end_case`."""
-        if self._process is not None:
+        if self._store == RESP:
+            self.close()  # closing LMCache's connection to a server takes for ever (0.5.6)
+        elif self._process is not None:
             self._ask("close")
         shutil.rmtree(self._folder)
 

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-CPU, BUFFERED, DIRECT = "cpu", "buffered", "direct"
+CPU, BUFFERED, DIRECT, RESP = "cpu", "buffered", "direct", "resp"
 
 # A model whose KV takes 128 KiB a token (Llama 3 8B: 32 layers, 8 KV heads of 128, bf16), so that a
 # chunk of LMCache is a block of any multiple of that.
@@ -33,7 +33,7 @@ WRITES_END_WITHIN_S = 60.0
 
 
 class Store:
-    """LMCache's CPU backend, or its disk backend, with room for the batches of a case."""
+    """LMCache's CPU, disk or remote backend, with room for the batches of a case."""
 
     def __init__(self, request: dict[str, Any]) -> None:
         import torch
@@ -47,19 +47,28 @@ class Store:
         block_bytes, self.blocks = request["block_bytes"], request["blocks"]
         tokens = block_bytes // TOKEN_BYTES
         self.shape = torch.Size([2, LAYERS, tokens, KV_HEADS * HEAD_DIM])
-        self.on_disk = request["store"] != CPU
+        store = request["store"]
+        self.on_disk, self.pooled = store in (BUFFERED, DIRECT), store != CPU
         self.folder = Path(request["folder"])
         store_gib = request["batches"] * self.blocks * block_bytes / 2**30
-        config: dict[str, Any] = {"chunk_size": tokens, "local_cpu": not self.on_disk}
+        config: dict[str, Any] = {"chunk_size": tokens, "local_cpu": not self.pooled}
         config["max_local_cpu_size"] = store_gib + 2 * block_bytes / 2**30
-        if self.on_disk:
+        if self.pooled:
             # The pool that blocks are written from and read into.
             config["max_local_cpu_size"] = request["pool_bytes"] / 2**30
             _take_pool_from(request["pool"])
+        if store == RESP:
+            config["remote_url"] = request["url"]
+            config["save_unfull_chunk"] = False
+            config["extra_config"] = {
+                "save_chunk_meta": False,
+                "resp_num_threads": request["depth"],
+            }
+        if self.on_disk:
             config["local_disk"] = f"file://{self.folder}/"
             config["max_local_disk_size"] = store_gib
             config["extra_config"] = {
-                "use_odirect": request["store"] == DIRECT,
+                "use_odirect": store == DIRECT,
                 "disk_io_threads": request["depth"],
             }
         metadata = LMCacheMetadata(
@@ -76,9 +85,9 @@ class Store:
         self.manager = StorageManager(
             LMCacheEngineConfig.from_defaults(**config), metadata, EventManager()
         )
-        name = "LocalDiskBackend" if self.on_disk else "LocalCPUBackend"
+        name = {CPU: "LocalCPUBackend", RESP: "RemoteBackend"}.get(store, "LocalDiskBackend")
         self.backend = self.manager.storage_backends[name]
-        pool = self.backend.local_cpu_backend if self.on_disk else self.backend
+        pool = self.backend.local_cpu_backend if self.pooled else self.backend
         pool.memory_allocator.buffer.zero_()  # so that no first touch is timed
         self.source = torch.randint(0, 256, (self.blocks, block_bytes), dtype=torch.uint8)
         self.sink = torch.zeros_like(self.source)
@@ -106,7 +115,7 @@ class Store:
         keys = self._new_keys(batch)
         for key, block in zip(keys, self.source, strict=True):
             block[:STAMP_BYTES] = self._stamp(key)
-        return self._put_on_disk(keys) if self.on_disk else self._put_in_memory(keys)
+        return self._put_from_pool(keys) if self.pooled else self._put_in_memory(keys)
 
     def _filled(self, block: Any) -> Any:
         taken = self.manager.allocate(self.shape, self.torch.bfloat16)
@@ -119,7 +128,7 @@ class Store:
         self.manager.batched_put(keys, taken)
         return time.perf_counter() - began_s
 
-    def _put_on_disk(self, keys: list[Any]) -> float:
+    def _put_from_pool(self, keys: list[Any]) -> float:
         """Time from handing objects over until all are written.
 
         They are in the pool before that: an engine's blocks come from the GPU into it.
@@ -145,7 +154,7 @@ class Store:
         """Read and check what was stored for a batch; seconds."""
         keys = self.keys[batch]
         began_s = time.perf_counter()
-        if self.on_disk:
+        if self.pooled:
             taken = self.backend.batched_get_blocking(keys)
         else:
             taken = self.manager.batched_get(keys)
@@ -153,11 +162,11 @@ class Store:
                 block.copy_(self._bytes_of(each))
                 each.ref_count_down()
         seconds = time.perf_counter() - began_s
-        got = [self._bytes_of(each) for each in taken] if self.on_disk else self.sink
+        got = [self._bytes_of(each) for each in taken] if self.pooled else self.sink
         for key, block in zip(keys, got, strict=True):
             if not bool((block[:STAMP_BYTES] == self._stamp(key)).all()):
                 raise RuntimeError("read back a wrong block")
-        if self.on_disk:
+        if self.pooled:
             for each in taken:
                 each.ref_count_down()
         return seconds

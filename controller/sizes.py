@@ -49,6 +49,33 @@ class Candidates(NamedTuple):
             _candidates("SSD", installed.ssd_bytes, ssd_step_bytes),
         )
 
+    def fixed(self, dram_bytes: int | None, ssd_bytes: int | None) -> Candidates:
+        """The same, with only one size where one is given."""
+        return Candidates(
+            self.dram_bytes if dram_bytes is None else (dram_bytes,),
+            self.ssd_bytes if ssd_bytes is None else (ssd_bytes,),
+        )
+
+    def at_least(self, dram_bytes: int) -> Candidates:
+        """The same, with no DRAM smaller than this."""
+        return Candidates(
+            tuple(sorted({max(size, dram_bytes) for size in self.dram_bytes})), self.ssd_bytes
+        )
+
+    def in_blocks(self, block_bytes: int) -> Candidates:
+        """The same in whole blocks, each once."""
+        return Candidates(
+            *(
+                tuple(sorted({size // block_bytes * block_bytes for size in sizes}))
+                for sizes in self
+            )
+        )
+
+    @property
+    def largest(self) -> Sizes:
+        """The largest of each."""
+        return Sizes(self.dram_bytes[-1], self.ssd_bytes[-1])
+
     def pairs(self) -> list[Sizes]:
         """All combinations, smallest first."""
         return [Sizes(dram, ssd) for dram in self.dram_bytes for ssd in self.ssd_bytes]

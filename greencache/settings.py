@@ -14,13 +14,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
@@ -32,9 +29,15 @@ from pydantic_settings import (
 )
 
 from greencache.carbon import Scope
-from greencache.errors import QuantityError, SettingsError
+from greencache.daemon_settings import (
+    EnergySettings,
+    IntensitySettings,
+    RedisSettings,
+    ServeSettings,
+)
+from greencache.errors import SettingsError
 from greencache.factors import FACTOR_NAMES
-from greencache.quantities import parse_bytes, parse_s
+from greencache.setting_types import Bytes, Part, Seconds, Urls
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -42,6 +45,8 @@ __all__ = [
     "EnergySettings",
     "IntensitySettings",
     "Origin",
+    "RedisSettings",
+    "ServeSettings",
     "Settings",
     "load_settings",
     "origins",
@@ -52,50 +57,7 @@ CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 """Names the TOML file; the one variable that is not part of the tree."""
 
 
-def _bytes(text: Any) -> int:  # noqa: ANN401 - whatever the environment or a file holds
-    try:
-        return parse_bytes(text)
-    except QuantityError as fault:
-        raise ValueError(str(fault)) from None
-
-
-def _seconds(text: Any) -> float:  # noqa: ANN401
-    try:
-        return parse_s(text)
-    except QuantityError as fault:
-        raise ValueError(str(fault)) from None
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        port_is_fine = parts.port != 0
-    except ValueError:
-        raise ValueError("this is no URL; write it like http://127.0.0.1:8000/metrics") from None
-    if parts.username is not None or parts.password is not None:
-        # Not quoted: settings are printed and logged.
-        raise ValueError("a URL here has no user or password in it; there are settings for them")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
-        raise ValueError(f"{text!r} is no URL; write it like http://127.0.0.1:8000/metrics")
-    return text
-
-
-def _urls(text: str) -> str:
-    return ",".join(_url(each.strip()) for each in text.split(","))
-
-
-Bytes = Annotated[int, BeforeValidator(_bytes)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
-Url = Annotated[str, AfterValidator(_url)]
-Urls = Annotated[str, AfterValidator(_urls)]
-"""One or more, separated by commas."""
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class EngineSettings(_Part):
+class EngineSettings(Part):
     """The inference engine."""
 
     model: str = Field("llama-3.1-8b", description="model served")
@@ -110,7 +72,7 @@ class EngineSettings(_Part):
     metrics_every: Seconds = Field(15.0, ge=1, le=600, description="time between two looks at it")
 
 
-class StorageSettings(_Part):
+class StorageSettings(Part):
     """The tiers below HBM."""
 
     dram: Bytes = Field(512 * 2**30, description="host DRAM installed for KV")
@@ -119,7 +81,7 @@ class StorageSettings(_Part):
     admission: str = Field("value", description="what is stored on SSD: value (worth it), or all")
 
 
-class SloSettings(_Part):
+class SloSettings(Part):
     """What users were promised."""
 
     ttft: Seconds = Field(2.0, gt=0, description="time to first token")
@@ -127,77 +89,14 @@ class SloSettings(_Part):
     target: float = Field(0.9, gt=0, le=1, description="share of requests that must meet both")
 
 
-class GridSettings(_Part):
+class GridSettings(Part):
     """The electricity."""
 
     zone: str = Field("CISO", description="zone that ships with GreenCache, or FILE[:ZONE]")
     start: str | None = Field(None, description="hour of the series at which a trace begins, UTC")
 
 
-class IntensitySettings(_Part):
-    """Where the daemon knows the grid's carbon intensity from."""
-
-    provider: Literal["file", "electricitymaps", "watttime", "gb"] = Field(
-        "file", description="source: file, electricitymaps, watttime, or gb"
-    )
-    zone: str | None = Field(
-        None, description="zone as the source calls it; grid.zone for a file, GB for gb"
-    )
-    url: Url | None = Field(None, description="where the source's API is, if not at its own place")
-    username: str | None = Field(None, description="user name, for watttime")
-    key: SecretStr | None = Field(
-        None, description="API key of electricitymaps, password of watttime; never printed"
-    )
-    signal: Literal["co2_moer", "co2_aoer"] = Field(
-        "co2_moer", description="of watttime: marginal (co2_moer) or average (co2_aoer)"
-    )
-    factors: Literal["lifecycle", "direct"] = Field(
-        "lifecycle", description="of electricitymaps: plants included, or burning only"
-    )
-    refresh: Seconds = Field(900.0, ge=60, description="time between two questions to the source")
-    timeout: Seconds = Field(10.0, gt=0, le=120, description="time that an answer may take")
-    stale: Seconds = Field(
-        6 * 3600.0, ge=3600, description="age of the newest value from which fallbacks are taken"
-    )
-    forecast: Literal["own", "provider"] = Field(
-        "own", description="whose forecast goes first, where the source has one"
-    )
-    fallback: str | None = Field(
-        None, description="recorded series to fall back on: shipped zone, or FILE[:ZONE]"
-    )
-    fallback_gco2_per_kwh: float = Field(
-        480.0, ge=0, le=5000, description="intensity to fall back on where nothing is known"
-    )
-    cache: Path | None = Field(
-        None, description="file that keeps what is known; in the daemon's directory if not set"
-    )
-
-
-class EnergySettings(_Part):
-    """Where the daemon knows energy from."""
-
-    source: Literal["auto", "nvml", "rapl", "prometheus", "model"] = Field(
-        "auto", description="meter: auto (what works), nvml, rapl, prometheus, or the power model"
-    )
-    sample: Seconds = Field(10.0, ge=1, le=300, description="time between two readings of meters")
-    gpus: str | None = Field(None, description="GPUs by number, as 0,1; all if not set")
-    rapl: Path = Field(Path("/sys/class/powercap"), description="where Linux shows RAPL's counters")
-    url: Url | None = Field(
-        None, description="Prometheus server (with a query), or a page with a counter in joules"
-    )
-    query: str | None = Field(None, description="PromQL that gives a counter in joules")
-    metric: str | None = Field(
-        None, description="counter on the page; not needed if it has one ..._joules_total"
-    )
-    component: Literal["gpu", "cpu", "dram", "host"] = Field(
-        "gpu", description="whose energy that counter is"
-    )
-    key: SecretStr | None = Field(
-        None, description="bearer token for the page or server; never printed"
-    )
-
-
-class CarbonSettings(_Part):
+class CarbonSettings(Part):
     """The carbon model."""
 
     scope: Scope = Field(Scope.ATTRIBUTABLE, description="what embodied carbon is charged for")
@@ -206,7 +105,7 @@ class CarbonSettings(_Part):
     )
 
 
-class ControlSettings(_Part):
+class ControlSettings(Part):
     """The controller that sizes the tiers."""
 
     interval: Seconds = Field(3600.0, ge=60, description="time between two decisions")
@@ -255,12 +154,14 @@ class Settings(BaseSettings):
 
     engine: EngineSettings = EngineSettings()
     storage: StorageSettings = StorageSettings()
+    redis: RedisSettings = RedisSettings()
     slo: SloSettings = SloSettings()
     grid: GridSettings = GridSettings()
     intensity: IntensitySettings = IntensitySettings()
     energy: EnergySettings = EnergySettings()
     carbon: CarbonSettings = CarbonSettings()
     control: ControlSettings = ControlSettings()
+    serve: ServeSettings = ServeSettings()
     catalog: Path | None = Field(None, description="TOML file laid over the catalog of parts")
 
     @classmethod
@@ -278,7 +179,10 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """One setting: its variable, its value now, where that is from, and what it means."""
+    """One setting: its variable, its value now, where that is from, and what it means.
+
+    A password in a URL is not shown.
+    """
 
     variable: str
     value: object
@@ -371,6 +275,20 @@ def _unknown(variable: str, known: set[str]) -> str:
     return f"{variable} is not a setting{hint} All are listed by: greencache settings"
 
 
+def _without_password(url: str) -> str:
+    """The URL with asterisks for its password; for all of it if it is not one."""
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return "***"
+    if password is None:
+        return url if parts.scheme and "@" not in url else "***"
+    at = parts.netloc.rindex("@")
+    user = parts.netloc[:at].partition(":")[0]
+    return urlunsplit(parts._replace(netloc=f"{user}:***{parts.netloc[at:]}"))
+
+
 def origins(settings: Settings) -> list[Origin]:
     """Every setting with its variable, its value and where that is from."""
     tree, file = _read_file()
@@ -387,6 +305,8 @@ def origins(settings: Settings) -> list[Origin]:
                 value = getattr(value, part)
             elif isinstance(value, Mapping):
                 value = value.get(part)
+        if isinstance(value, SecretStr):
+            value = _without_password(value.get_secret_value())
         origin = file if variable in in_file else "default"
         rows.append(
             Origin(

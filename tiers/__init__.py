@@ -10,6 +10,7 @@
 ``transactions``      match, touch, reserve, commit, abort, lease, resize: compiled
 ``learning``          what a cache learns from requests, for all of its tiers
 ``forgetting``        forgetting blocks that no tier has
+``rules``             what decides in a cache
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
@@ -27,32 +28,49 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``syscalls``          calls of Linux that Python has none for
 ``dram``              ``DramTier``: the host's memory
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
+``redis``             ``RedisTier``: a server or cluster that hosts share
+``share``             what one host keeps on such a server
+``records``           blocks as they stand there, each saying what it is
+``remote``            what is asked of servers, as long as breakers let it
+``breaker``           ``Breaker``: asks a failing server no more for a while
+``departures``        blocks on their way off a server
+``record_transfers``  batches of records to servers and from them
+``servers``           one server or the nodes of a cluster, and connections to them
+``resp``              the protocol
 ``cache``             ``TieredCache``: tiers as one cache
-``cache_lease``       ``CacheLease``: what a request found in them
+``cache_lease``       ``CacheLease``, ``CacheReservation``: what a request found and takes
+``making``            caches made by rules
+``configured``        tiers as settings describe them
 ``behind``            writes to SSD behind the engine
-``promotion``         what is on SSD alone gets into DRAM
+``sharing``           writes to a tier that hosts share, behind all others
+``promotion``         what is in a lower tier alone gets into DRAM
 ====================  ===========================================================
 """
 
 from greencache.tiers.admission import Admission
-from greencache.tiers.base import Tier, TierLease, TierReservation, TierStats
-from greencache.tiers.cache import CacheStats, TieredCache
-from greencache.tiers.cache_lease import CacheLease
+from greencache.tiers.base import Shareable, Tier, TierLease, TierReservation, TierStats
+from greencache.tiers.cache import TieredCache
+from greencache.tiers.cache_lease import CacheLease, CacheReservation
+from greencache.tiers.cache_stats import CacheStats
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex
 from greencache.tiers.policies import Policy
+from greencache.tiers.redis import RedisTier
 from greencache.tiers.ssd import SsdTier
 
 __all__ = [
     "Admission",
     "CacheLease",
+    "CacheReservation",
     "CacheStats",
     "DramTier",
     "KeyDirectory",
     "Lease",
     "Policy",
+    "RedisTier",
     "Reservation",
+    "Shareable",
     "SsdTier",
     "Tier",
     "TierIndex",

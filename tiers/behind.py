@@ -13,8 +13,9 @@ from greencache.tiers.base import Addressable, Blocks, Tier, TierLease, TierRese
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.learning import Learner
 from greencache.tiers.slots import SlotTier
+from greencache.tiers.workers import ended
 
-__all__ = ["WriteBehind", "insert"]
+__all__ = ["WriteBehind", "bytes_of", "insert"]
 
 _log = logging.getLogger("greencache.tiers")
 
@@ -39,11 +40,20 @@ async def insert(tier: Tier, room: TierReservation, blocks: Blocks, first: int) 
             tier.abort(room)
 
 
+async def bytes_of(tier: Tier, lease: TierLease, first: int, count: int) -> Blocks | None:
+    """Leased bytes where they stand, or copied; None if they are no good."""
+    if isinstance(tier, Addressable):
+        return tier.leased(lease, first, count)
+    copies = np.empty((count, tier.block_bytes), np.uint8)
+    return copies if await tier.read(lease, copies, first) == count else None
+
+
 class _Write(NamedTuple):
     """A write that waits for its turn; the DRAM that it copies from is leased."""
 
     reservation: TierReservation
     source: TierLease
+    done: asyncio.Future[None]
 
 
 class WriteBehind:
@@ -90,36 +100,107 @@ class WriteBehind:
         self.limit_bytes, self._clock = limit_bytes, clock
         self._through = through
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
+        self._later: set[asyncio.Task[None]] = set()
+        self._coming: dict[bytes, asyncio.Future[None]] = {}
+        """Blocks that are on their way from DRAM, and when they are there."""
         self.declined_blocks = self.dropped_blocks = self.waiting_bytes = 0
 
-    async def store(self, keys: Sequence[bytes], blocks: Blocks, first: int) -> None:
-        """Store as much of a prompt as is worth it; ``blocks`` are those from ``first`` on."""
+    def store_later(self, keys: Sequence[bytes]) -> None:
+        """Store what DRAM has of a prompt, without letting anybody wait for it.
+
+        Also what follows a part of it that is being written now.
+        """
+        task = asyncio.get_running_loop().create_task(self._store_from_dram(keys))
+        self._later.add(task)
+        task.add_done_callback(self._stored)
+
+    def _stored(self, task: asyncio.Task[None]) -> None:
+        self._later.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.warning("a write to %s failed: %r", self._ssd.name, fault)
+
+    async def _store_from_dram(self, keys: Sequence[bytes]) -> None:
+        assert self._dram is not None
+        source = await self._dram.hold(keys)  # so that it is there as long as this takes
+        try:
+            keys = source.keys
+            found = await self._before(keys)
+            if found == len(keys):
+                return
+            coming = asyncio.get_running_loop().create_future()
+            mine = [key for key in keys[found:] if key not in self._coming]
+            self._coming |= dict.fromkeys(mine, coming)
+            try:
+                blocks = await bytes_of(self._dram, source, 0, len(source))
+                if blocks is not None and (written := await self.store(keys, blocks, 0)):
+                    await written
+            finally:
+                for key in mine:
+                    del self._coming[key]
+                coming.set_result(None)
+        finally:
+            self._dram.release(source)
+
+    async def _before(self, keys: Sequence[bytes]) -> int:
+        """What SSD has of a prompt, once what is on its way there has arrived."""
+        found = await self._ssd.match(keys)
+        while found < len(keys) and (other := self._coming.get(keys[found])) is not None:
+            waiting_bytes = (len(keys) - found) * self._ssd.block_bytes
+            if self.waiting_bytes + waiting_bytes > self.limit_bytes:
+                break  # and `store` counts it as dropped
+            self.waiting_bytes += waiting_bytes
+            try:
+                await asyncio.shield(other)
+            finally:
+                self.waiting_bytes -= waiting_bytes
+            found = await self._ssd.match(keys)
+        return found
+
+    async def store(
+        self, keys: Sequence[bytes], blocks: Blocks, first: int
+    ) -> asyncio.Future[None] | None:
+        """Store as much of a prompt as is worth it; ``blocks`` are those from ``first`` on.
+
+        Returns
+        -------
+        Future or None
+            When it is written, if it is written later.
+        """
+        if self._slots() == 0:
+            return None  # admission learns nothing of an SSD that is not there, as in the replay
         found = await self._ssd.match(keys)
         stop = self._admitted(keys, found)
         self.declined_blocks += len(keys) - max(found, stop)
         missing = max(0, stop - found)
         if missing and self.waiting_bytes + missing * self._ssd.block_bytes > self.limit_bytes:
             self.dropped_blocks += missing
-            return
+            return None
         room = await self._ssd.reserve(keys[:stop])
         if self._learner is not None:
             self._learner.wrote(len(room))
-        if not (len(room) and await self._queued(room, keys)):
-            # DRAM does not have all of it, so it is written while the caller waits.
-            written = await insert(self._ssd, room, blocks, first)
-            self.dropped_blocks += 0 if written else len(room)
+        if len(room) and (later := await self._queued(room, keys)) is not None:
+            return later
+        # DRAM does not have all of it, so it is written while the caller waits.
+        written = await insert(self._ssd, room, blocks, first)
+        self.dropped_blocks += 0 if written else len(room)
+        return None
 
     def _admitted(self, keys: Sequence[bytes], found: int) -> int:
         if self._learner is None:
             return len(keys)
         ids = self._directory.intern(list(keys))
-        slots = self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else 0
-        return self._learner.admit(ids, found, slots, self._clock())
+        return self._learner.admit(ids, found, self._slots() or 0, self._clock())
 
-    async def _queued(self, room: TierReservation, keys: Sequence[bytes]) -> bool:
-        """Let the write wait, if DRAM has all of it."""
+    def _slots(self) -> int | None:
+        """Blocks that the SSD may hold; None if it does not say."""
+        return self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else None
+
+    async def _queued(
+        self, room: TierReservation, keys: Sequence[bytes]
+    ) -> asyncio.Future[None] | None:
+        """Let the write wait, if DRAM has all of it; when it is done."""
         if self._dram is None or self._through:
-            return False
+            return None
         end = room.first + len(room)
         try:
             source = await self._dram.hold(keys[:end])
@@ -128,13 +209,16 @@ class WriteBehind:
             raise
         if len(source) < end:
             self._dram.release(source)
-            return False
+            return None
         self.waiting_bytes += len(room) * self._ssd.block_bytes
-        self._queue.put_nowait(_Write(room, source))
-        return True
+        done = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait(_Write(room, source, done))
+        return done
 
     async def drain(self) -> None:
         """Wait until nothing waits."""
+        while self._later:
+            await ended(list(self._later))
         await self._queue.join()
 
     async def run(self) -> None:
@@ -150,13 +234,14 @@ class WriteBehind:
                 self.dropped_blocks += count
             finally:
                 self.waiting_bytes -= count * self._ssd.block_bytes
+                write.done.set_result(None)
                 self._queue.task_done()
 
     async def _write(self, write: _Write) -> bool:
         assert self._dram is not None
-        room, source = write
+        room, source, _ = write
         try:
-            blocks = await self._bytes_of(self._dram, source, room.first, len(room))
+            blocks = await bytes_of(self._dram, source, room.first, len(room))
             if blocks is not None and await self._ssd.write(room, blocks):
                 await self._ssd.commit(room)
                 return True
@@ -165,12 +250,3 @@ class WriteBehind:
             if not room.ended:
                 self._ssd.abort(room)
             self._dram.release(source)
-
-    async def _bytes_of(
-        self, dram: Tier, lease: TierLease, first: int, count: int
-    ) -> Blocks | None:
-        """Leased bytes where they stand, or copied; None if they are no good."""
-        if isinstance(dram, Addressable):
-            return dram.leased(lease, first, count)
-        copies = np.empty((count, dram.block_bytes), np.uint8)
-        return copies if await dram.read(lease, copies, first) == count else None

@@ -1,4 +1,4 @@
-"""``TieredCache``: DRAM and SSD as one cache of KV blocks.
+"""``TieredCache``: DRAM, SSD and a tier that hosts share as one cache of KV blocks.
 
 What it does with a request is what the replay's engines do (`greencache.bench.occupancy`), with
 the same index, policies and admission: `acquire` when the request starts, `read` what was found,
@@ -6,6 +6,10 @@ the same index, policies and admission: `acquire` when the request starts, `read
 SSD behind, as far as admission finds them worth it. What a hit found on SSD alone gets into DRAM
 with the rest of its prompt by `store`, or before that by `prefetch` and `load`, which read a block
 once however many ask for it.
+
+A shared tier comes last: it is asked only for what the others lack, written to behind both of them,
+and what it has alone gets into DRAM just as from SSD. It may be slow or gone: that costs a request
+the tier's deadline at the most, and is a miss.
 
 The engine comes first: a store that cannot keep up drops saves, and what fails is a miss.
 """
@@ -17,24 +21,25 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from greencache.errors import BlockStateError, GreenCacheError, InputError, UnknownNameError
-from greencache.tiers.base import Blocks, Tier, TierStats
+from greencache.tiers.base import Blocks, Tier
 from greencache.tiers.behind import WriteBehind, insert
-from greencache.tiers.cache_lease import CacheLease, lease_each
+from greencache.tiers.cache_lease import CacheLease, CacheReservation, lease_each
+from greencache.tiers.cache_stats import CacheStats
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.forgetting import Remembered
 from greencache.tiers.index import TierIndex
 from greencache.tiers.learning import Learner
 from greencache.tiers.promotion import Promoter
+from greencache.tiers.sharing import SharedWrites
 from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import TierState
 from greencache.tiers.workers import ended, together
 
-__all__ = ["CacheLease", "CacheStats", "TieredCache"]
+__all__ = ["CacheLease", "CacheReservation", "TieredCache"]
 
 WRITE_QUEUE_BYTES = 1 << 30
 """What may wait to be written to SSD, if nothing else is said: it stays leased in DRAM until then.
@@ -46,38 +51,15 @@ FLUSH_S = 5.0
 _log = logging.getLogger("greencache.tiers")
 
 
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """What the tiers have, and what the cache did besides.
-
-    Attributes
-    ----------
-    tiers:
-        By name.
-    declined_blocks:
-        Not written to SSD because they were not worth it.
-    dropped_blocks:
-        Not written because too much was waiting, or the write failed.
-    promoted_blocks:
-        Read from SSD into DRAM by `TieredCache.prefetch` and `TieredCache.load`.
-    waiting_bytes:
-        Still to be written to SSD.
-    """
-
-    tiers: dict[str, TierStats]
-    declined_blocks: int = 0
-    dropped_blocks: int = 0
-    promoted_blocks: int = 0
-    waiting_bytes: int = 0
-
-
 class TieredCache:
-    """A cache over DRAM and SSD, either of which may be missing.
+    """A cache over DRAM, SSD and a shared tier, of which any may be missing but not all.
 
     Parameters
     ----------
     dram, ssd:
         The tiers, opened and closed with the cache. Tiers of slots share a directory.
+    shared:
+        A tier that other hosts use too: `greencache.tiers.redis.RedisTier`.
     learner:
         What decides about storing on SSD, and under ``carbon`` about eviction, if anything does:
         without one all that is computed is stored. The tiers' indexes follow the same one.
@@ -86,6 +68,8 @@ class TieredCache:
         storing.
     write_queue_bytes:
         What may wait to be written to SSD; saves beyond are dropped.
+    share_queue_bytes:
+        The same for the shared tier.
     write_through:
         Whether `store` waits until the SSD has what it is given. Otherwise it is written behind,
         from DRAM where DRAM has it.
@@ -118,20 +102,24 @@ class TieredCache:
         dram: Tier | None = None,
         ssd: Tier | None = None,
         *,
+        shared: Tier | None = None,
         learner: Learner | None = None,
         hbm: TierIndex | None = None,
         write_queue_bytes: int = WRITE_QUEUE_BYTES,
+        share_queue_bytes: int = WRITE_QUEUE_BYTES,
         write_through: bool = False,
         flush_s: float | None = FLUSH_S,
         remembered_blocks: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.dram, self.ssd = dram, ssd
-        self.tiers = {tier.name: tier for tier in (dram, ssd) if tier is not None}
-        if not self.tiers:
+        self.dram, self.ssd, self.shared = dram, ssd, shared
+        given = [tier for tier in (dram, ssd, shared) if tier is not None]
+        self.tiers = {tier.name: tier for tier in given}
+        if not given:
             raise InputError("a cache needs a tier")
-        if dram is not None and ssd is not None and dram.name == ssd.name:
-            raise InputError(f"tiers of a cache have names of their own, not {dram.name} both")
+        if len(self.tiers) < len(given):
+            names = ", ".join(tier.name for tier in given)
+            raise InputError(f"tiers of a cache have names of their own, not {names}")
         self.block_bytes = next(iter(self.tiers.values())).block_bytes
         if any(tier.block_bytes != self.block_bytes for tier in self.tiers.values()):
             raise InputError("all tiers of a cache have blocks of the same size")
@@ -144,7 +132,10 @@ class TieredCache:
         indexes = [tier.index for tier in self._slotted] + ([hbm] if hbm is not None else [])
         self._remembered = Remembered(self.directory, indexes, learner, remembered_blocks)
         self._behind: WriteBehind | None = None
-        self._promoter: Promoter | None = None
+        self._sharing = SharedWrites(shared, dram, share_queue_bytes) if shared else None
+        self._promoters = {
+            tier.name: Promoter(tier, dram) for tier in (ssd, shared) if tier and dram is not None
+        }
         if ssd is not None:
             self._behind = WriteBehind(
                 ssd,
@@ -155,8 +146,6 @@ class TieredCache:
                 through=write_through,
                 clock=clock,
             )
-        if ssd is not None and dram is not None:
-            self._promoter = Promoter(ssd, dram)
         self._tasks: list[asyncio.Task[None]] = []
         self._open: AsyncExitStack | None = None
         self._nothing = TierIndex(0).state
@@ -166,7 +155,7 @@ class TieredCache:
             for tier in self.tiers.values():
                 await stack.enter_async_context(tier)
             self._open = stack.pop_all()
-        work = [self._behind.run()] if self._behind else []
+        work = [writes.run() for writes in (self._behind, self._sharing) if writes is not None]
         if self._flush_s is not None:
             work.append(self._flush_often(self._flush_s))
         self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
@@ -231,7 +220,9 @@ class TieredCache:
         """
         self._remembered.make_room(len(keys))
         reach = keys[:reusable]
-        lease = await lease_each(self.tiers, keys, lambda tier: tier.acquire(reach))
+        lease = await lease_each(
+            self.tiers, keys, lambda tier, found: tier.acquire(self._wanted(tier, reach, found))
+        )
         if self.learner is not None and learn:
             above = max(held, len(lease.parts[self.dram.name]) if self.dram else 0)
             self.learner.learn(
@@ -283,7 +274,16 @@ class TieredCache:
 
     async def pin(self, keys: Sequence[bytes]) -> CacheLease:
         """Keep what there is of a prefix until `release`, without asking for it."""
-        return await lease_each(self.tiers, keys, lambda tier: tier.hold(keys))
+        return await lease_each(
+            self.tiers, keys, lambda tier, found: tier.hold(self._wanted(tier, keys, found))
+        )
+
+    async def fetch(self, lease: CacheLease) -> None:
+        """Get leased blocks that are on SSD alone into DRAM, as far as there is room.
+
+        The lease has them there then. What it had in DRAM before stays where it is.
+        """
+        await self._promote(lease)
 
     async def load(self, keys: Sequence[bytes], into: Blocks, *, promote: bool = True) -> int:
         """Read the longest prefix there is into buffers; how many blocks are good.
@@ -295,7 +295,7 @@ class TieredCache:
         into:
             The buffers.
         promote:
-            Whether what is only on SSD gets into DRAM on the way.
+            Whether what DRAM lacks gets there on the way.
         """
         lease = await self.acquire(keys)
         try:
@@ -306,7 +306,7 @@ class TieredCache:
             self.release(lease)
 
     async def prefetch(self, keys: Sequence[bytes]) -> int:
-        """Get what is on SSD of a prefix into DRAM; how many leading blocks are in DRAM then."""
+        """Get what there is of a prefix into DRAM; how many leading blocks are in DRAM then."""
         lease = await self.pin(keys)
         try:
             await self._promote(lease)
@@ -336,11 +336,46 @@ class TieredCache:
             await insert(self.dram, await self.dram.reserve(keys), blocks, first)
         if self._behind is not None:
             await self._behind.store(keys, blocks, first)
+        if self._sharing is not None:
+            await self._sharing.store(keys, blocks, first)
+
+    async def reserve(self, keys: Sequence[bytes]) -> CacheReservation:
+        """Take room in DRAM for what follows the part of a prompt that is there.
+
+        It is the caller who writes there (`greencache.tiers.base.Addressable.reserved`,
+        `greencache.tiers.base.Shareable.reserved_places`), then `commit` or `abort`.
+        """
+        if self.dram is None:
+            raise BlockStateError("only a cache with DRAM has room that its caller writes to")
+        self._remembered.make_room(len(keys))
+        return CacheReservation(keys, await self.dram.reserve(keys))
+
+    async def commit(self, reservation: CacheReservation) -> None:
+        """Let blocks be found that the caller wrote; they are stored on SSD behind, as by `store`.
+
+        Raises
+        ------
+        BlockStateError
+            If they were not written, or were committed or aborted before.
+        """
+        assert self.dram is not None
+        await self.dram.commit(reservation.part)
+        keys = reservation.keys[: reservation.end]
+        if self._behind is not None and len(reservation):
+            self._behind.store_later(keys)
+        if self._sharing is not None and len(reservation):
+            await self._sharing.store_later(keys, len(reservation))
+
+    def abort(self, reservation: CacheReservation) -> None:
+        """Give reserved blocks up; raises as `greencache.tiers.base.Tier.abort`."""
+        assert self.dram is not None
+        self.dram.abort(reservation.part)
 
     async def drain(self) -> None:
-        """Wait until everything that is to be written to SSD is."""
-        if self._behind is not None:
-            await self._behind.drain()
+        """Wait until everything that is to be written to SSD and the shared tier is."""
+        for writes in (self._behind, self._sharing):
+            if writes is not None:
+                await writes.drain()
 
     async def resize(self, **capacity_bytes: int) -> dict[str, int]:
         """Change tiers' capacities while in use: ``resize(dram=..., ssd=...)``.
@@ -370,13 +405,15 @@ class TieredCache:
 
     def stats(self) -> CacheStats:
         """What the tiers have, and what was done."""
-        behind, promoter = self._behind, self._promoter
+        behind, sharing = self._behind, self._sharing
         return CacheStats(
             tiers={name: tier.stats() for name, tier in self.tiers.items()},
             declined_blocks=behind.declined_blocks if behind else 0,
             dropped_blocks=behind.dropped_blocks if behind else 0,
-            promoted_blocks=promoter.promoted_blocks if promoter else 0,
+            promoted_blocks=sum(each.promoted_blocks for each in self._promoters.values()),
             waiting_bytes=behind.waiting_bytes if behind else 0,
+            unshared_blocks=sharing.dropped_blocks if sharing else 0,
+            sharing_bytes=sharing.waiting_bytes if sharing else 0,
         )
 
     async def _flush_often(self, flush_s: float) -> None:
@@ -389,15 +426,24 @@ class TieredCache:
                     _log.warning("%s could not be flushed: %s", name, fault)
 
     async def _promote(self, lease: CacheLease) -> None:
-        """Get what a lease found on SSD alone into DRAM; the lease has it there then."""
-        if self._promoter is None or self.dram is None or self.ssd is None:
-            return
-        source, had = lease.parts[self.ssd.name], lease.parts[self.dram.name]
-        if len(source) > len(had):
-            lease.parts[self.dram.name] = await self._promoter.promote(source)
+        """Get what a lease found in lower tiers alone into DRAM; the lease has it there then."""
+        for name, promoter in self._promoters.items():
+            assert self.dram is not None
+            source, had = lease.parts[name], lease.parts[self.dram.name]
+            if len(source) <= len(had):
+                continue
+            found = await promoter.promote(source)
+            had = lease.parts[self.dram.name]  # somebody else may have fetched it meanwhile
+            if lease.released or len(found) <= len(had):
+                # What is read by places stays leased, also if it was deleted since.
+                self.dram.release(found)
+                continue
+            lease.parts[self.dram.name] = found
             self.dram.release(had)
 
-    # Bookkeeping.
+    def _wanted(self, tier: Tier, keys: Sequence[bytes], found: int) -> Sequence[bytes]:
+        """What to ask a tier for: the shared one for nothing if those before have all."""
+        return () if tier is self.shared and found == len(keys) else keys
 
     def _state_of(self, tier: Tier | None) -> TierState:
         return tier.index.state if isinstance(tier, SlotTier) else self._nothing

@@ -1,4 +1,4 @@
-"""``CacheLease``: what a request found in the tiers of a cache, kept until it is released."""
+"""What a request found in the tiers of a cache, and room in memory for what it computes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from greencache.errors import BlockStateError
-from greencache.tiers.base import Tier, TierLease
+from greencache.tiers.base import Tier, TierLease, TierReservation
 
-__all__ = ["CacheLease", "lease_each"]
+__all__ = ["CacheLease", "CacheReservation", "lease_each"]
 
 
 @dataclass(slots=True, eq=False)
@@ -54,12 +54,43 @@ class CacheLease:
             tiers[name].release(part)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class CacheReservation:
+    """Room in DRAM that the caller writes to.
+
+    Attributes
+    ----------
+    keys:
+        All blocks of the prompt.
+    part:
+        DRAM's: of those that follow what it has, as far as there is room.
+    """
+
+    keys: Sequence[bytes]
+    part: TierReservation
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    @property
+    def first(self) -> int:
+        """Place in the prompt of the first block reserved."""
+        return self.part.first
+
+    @property
+    def end(self) -> int:
+        """Place in the prompt behind the last one."""
+        return self.part.first + len(self.part)
+
+
 async def lease_each(
     tiers: Mapping[str, Tier],
     keys: Sequence[bytes],
-    ask: Callable[[Tier], Awaitable[TierLease]],
+    ask: Callable[[Tier, int], Awaitable[TierLease]],
 ) -> CacheLease:
     """A lease of what each tier gives when it is asked; of nothing, if one fails or on cancelling.
+
+    ``ask`` is told how many leading blocks the tiers before have.
 
     Raises
     ------
@@ -69,7 +100,7 @@ async def lease_each(
     lease = CacheLease(keys, {})
     try:
         for name, tier in tiers.items():
-            lease.parts[name] = await ask(tier)
+            lease.parts[name] = await ask(tier, len(lease))
     except BaseException:
         lease.release(tiers)
         raise

@@ -1,4 +1,4 @@
-"""Promotion: what is on SSD alone gets into DRAM, once however many ask for it."""
+"""Promotion: what is in a lower tier alone gets into DRAM, once however many ask for it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Promoter"]
 
 
 class Promoter:
-    """Copies leased blocks from SSD to DRAM.
+    """Copies leased blocks from a lower tier to DRAM.
 
     Attributes
     ----------
@@ -20,13 +20,16 @@ class Promoter:
         How many it has.
     """
 
-    def __init__(self, ssd: Tier, dram: Tier) -> None:
-        self._ssd, self._dram = ssd, dram
+    def __init__(self, lower: Tier, dram: Tier) -> None:
+        self._lower, self._dram = lower, dram
         self._on_their_way: dict[bytes, asyncio.Future[None]] = {}
         self.promoted_blocks = 0
 
     async def promote(self, source: TierLease) -> TierLease:
-        """Copy what DRAM lacks of a lease on SSD; a lease of what DRAM has of it then."""
+        """Copy what DRAM lacks of a lease; a lease of what DRAM has of it then.
+
+        A lease of what cannot be read is cut to what can, so that nobody waits for it again.
+        """
         keys = source.keys
         while (found := await self._dram.match(keys)) < len(keys):
             other = self._on_their_way.get(keys[found])
@@ -59,9 +62,15 @@ class Promoter:
                 self._dram.abort(room)
 
     async def _filled(self, room: TierReservation, source: TierLease) -> bool:
-        """Read reserved blocks from SSD, where they will stand if they can be addressed there."""
-        if isinstance(self._dram, Addressable):
-            return await self._ssd.read(source, self._dram.reserved(room), room.first) == len(room)
-        blocks: Blocks = np.empty((len(room), self._ssd.block_bytes), np.uint8)
-        good = await self._ssd.read(source, blocks, room.first)
-        return good == len(room) and await self._dram.write(room, blocks)
+        """Read reserved blocks, where they will stand if they can be addressed there."""
+        addressed = isinstance(self._dram, Addressable)
+        blocks: Blocks = (
+            self._dram.reserved(room)
+            if isinstance(self._dram, Addressable)
+            else np.empty((len(room), self._lower.block_bytes), np.uint8)
+        )
+        good = await self._lower.read(source, blocks, room.first)
+        if good < len(room):
+            source.keys = source.keys[: room.first + good]
+            return False
+        return addressed or await self._dram.write(room, blocks)

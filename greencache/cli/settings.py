@@ -14,7 +14,7 @@ from greencache.settings import CONFIG_VARIABLE, load_settings, origins
 
 __all__ = ["run"]
 
-_SIZES = {"GREENCACHE_STORAGE__DRAM", "GREENCACHE_STORAGE__SSD"}
+_SIZES = {"GREENCACHE_STORAGE__DRAM", "GREENCACHE_STORAGE__SSD", "GREENCACHE_REDIS__CAPACITY"}
 
 
 def _shown(variable: str, value: object) -> str:

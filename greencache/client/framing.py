@@ -76,6 +76,11 @@ class Frames:
         """Whether a part of a message is here."""
         return bool(self._pending)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Of that part."""
+        return len(self._pending)
+
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[bytes]:
         """Take bytes; the messages that they complete.
 

@@ -120,3 +120,26 @@ def test_several_pages_of_engines_are_separated_by_commas(monkeypatch: pytest.Mo
     monkeypatch.setenv("GREENCACHE_ENGINE__METRICS_URL", "http://a:8000/metrics, https://b/metrics")
     urls = load_settings().engine.metrics_url
     assert urls == "http://a:8000/metrics,https://b/metrics"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://host:6379/0", "redis://host:6379/0"),
+        ("rediss://alice:s3cret@host:6379/0", "rediss://alice:***@host:6379/0"),
+        ("redis://:s3cret@[::1]/2?a=b", "redis://:***@[::1]/2?a=b"),
+        ("redis://alice:s3c:r@et@host", "redis://alice:***@host"),
+        ("unix://:s3cret@/run/valkey.sock", "unix://:***@/run/valkey.sock"),
+        ("redis://[s3cret", "***"),
+        ("alice:s3cret@host", "***"),
+        ("s3cret", "***"),
+    ],
+)
+def test_a_password_is_shown_nowhere(monkeypatch: pytest.MonkeyPatch, url: str, shown: str) -> None:
+    monkeypatch.setenv("GREENCACHE_REDIS__URL", url)
+    settings = load_settings()
+    assert settings.redis.url is not None
+    assert settings.redis.url.get_secret_value() == url
+    (row,) = [row for row in origins(settings) if row.variable == "GREENCACHE_REDIS__URL"]
+    assert (row.value, row.origin) == (shown, "environment")
+    assert "s3c" not in repr(settings) + str(row) + settings.model_dump_json()

@@ -26,8 +26,8 @@ from hypothesis.stateful import (
 )
 
 from greencache.blocks import KVGroup, KVLayout, block_keys
-from greencache.tiers import CacheLease, DramTier, SsdTier
-from tests.conformance.prompts import wrong_blocks
+from greencache.tiers import CacheLease, CacheReservation, DramTier, SsdTier
+from tests.conformance.prompts import the_bytes, wrong_blocks
 from tests.tiers.caches import BLOCK_BYTES, cache_in, load, pinned, store
 
 T = TypeVar("T")
@@ -50,6 +50,7 @@ MOST = {"dram": 8, "ssd": 16}
 
 class CacheMachine(RuleBasedStateMachine):
     leases: Bundle[CacheLease] = Bundle("leases")
+    rooms: Bundle[CacheReservation] = Bundle("rooms")
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,6 +59,7 @@ class CacheMachine(RuleBasedStateMachine):
         self.blocks = dict(MOST)
         self.stored: set[bytes] = set()
         self.open: list[CacheLease] = []
+        self.taken: list[CacheReservation] = []
 
     def run(self, steps: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(steps)
@@ -151,6 +153,41 @@ class CacheMachine(RuleBasedStateMachine):
     async def released(self, lease: CacheLease) -> None:
         self.cache.release(lease)
 
+    @rule(lease=leases)
+    def fetch(self, lease: CacheLease) -> None:
+        if lease in self.open:
+            before = len(lease.parts["dram"])
+            self.run(self.cache.fetch(lease))
+            assert before <= len(lease.parts["dram"]) <= len(lease)
+
+    @rule(target=rooms, keys=prompts)
+    def reserve(self, keys: list[bytes]) -> CacheReservation:
+        room = self.run(self.cache.reserve(keys))
+        if not len(room):
+            self.run(self.ends(room, commit=False))
+            return room
+        self.taken.append(room)
+        dram = self.cache.dram
+        assert isinstance(dram, DramTier)
+        blocks = the_bytes(room.part.keys, BLOCK_BYTES)
+        for view, block in zip(dram.reserved(room.part), blocks, strict=True):
+            view[:] = block
+        return room
+
+    @rule(room=consumes(rooms), commit=st.booleans())
+    def end_reservation(self, room: CacheReservation, commit: bool) -> None:
+        if room in self.taken:
+            self.taken.remove(room)
+            if commit:
+                self.stored.update(room.part.keys)
+            self.run(self.ends(room, commit=commit))
+
+    async def ends(self, room: CacheReservation, *, commit: bool) -> None:
+        if commit:
+            await self.cache.commit(room)
+        else:
+            self.cache.abort(room)
+
     # Everything else.
 
     @rule(name=st.sampled_from(["dram", "ssd"]), data=st.data())
@@ -178,7 +215,7 @@ class CacheMachine(RuleBasedStateMachine):
     def drain(self, flush: bool) -> None:
         self.run(self.cache.flush() if flush else self.cache.drain())
         assert self.cache.stats().waiting_bytes == 0
-        if not self.open:
+        if not self.open and not self.taken:
             assert pinned(self.cache) == {"dram": 0, "ssd": 0}
 
     @rule()
@@ -187,6 +224,9 @@ class CacheMachine(RuleBasedStateMachine):
         for lease in self.open:
             self.run(self.released(lease))
         self.open = []
+        for room in self.taken:
+            self.run(self.ends(room, commit=False))
+        self.taken = []
         self.run(self.cache.drain())
         before = [self.run(self.cache.lookup(keys))["ssd"] for keys in PROMPTS]
         self.run(self.cache.close())
@@ -227,6 +267,8 @@ class CacheMachine(RuleBasedStateMachine):
             for lease in self.open:
                 self.run(self.reads(lease, 0, len(lease)))
                 self.run(self.released(lease))
+            for room in self.taken:
+                self.run(self.ends(room, commit=True))
             self.run(self.cache.drain())
             assert pinned(self.cache) == {"dram": 0, "ssd": 0}
             self.run(self.cache.close())

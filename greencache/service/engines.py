@@ -1,0 +1,75 @@
+"""What engines' Prometheus pages add to what clients tell of an interval."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Protocol
+
+from greencache.adapters.engine_metrics import EngineInterval
+from greencache.adapters.live_window import StoreInterval, live_window
+from greencache.controller.assembly import ControlledEngine
+from greencache.controller.telemetry import Window
+
+__all__ = ["PagedEngines", "Watch"]
+
+
+class Watch(Protocol):
+    """Reads pages: `greencache.adapters.engine_watch.EngineWatch`."""
+
+    async def take(self) -> EngineInterval:
+        """What engines did since the last call."""
+
+
+class PagedEngines:
+    """Pages of engines that the controller sizes the tiers of.
+
+    Clients tell of each request by itself, so where they tell of requests that ended, their figures
+    stand; a page knows sums and histograms only. What running requests keep of HBM, and what work
+    waits, only pages know.
+
+    Parameters
+    ----------
+    watch:
+        Reads them.
+    engine:
+        What is controlled.
+    """
+
+    def __init__(self, watch: Watch, engine: ControlledEngine) -> None:
+        self._watch, self._engine = watch, engine
+
+    async def window(self, told: Window) -> Window:
+        """As `greencache.service.sources.EngineSource`."""
+        interval = await self._watch.take()
+        if interval.pages == 0:
+            return told
+        engine = self._engine
+        store = StoreInterval(
+            lookups=told.arrivals,
+            lookup_tokens=told.prompt_tokens,
+            hit_tokens=told.hit_tokens,
+            read_bytes=told.read_bytes,
+            written_bytes=told.written_bytes,
+            declined_bytes=told.declined_bytes,
+            capacity_bytes=told.capacity_bytes,
+            used_bytes=told.used_bytes,
+        )
+        paged = live_window(
+            interval,
+            store,
+            engine.hardware,
+            ttft_s=engine.slo.ttft_s,
+            tpot_s=engine.slo.tpot_s,
+            max_batched_tokens=engine.max_batched_tokens,
+            replicas=engine.replicas,
+        ).window
+        if told.finished:
+            return replace(told, held_blocks=paged.held_blocks, backlog_s=paged.backlog_s)
+        return replace(
+            paged,
+            start_s=told.start_s,
+            duration_s=told.duration_s,
+            arrivals=max(paged.arrivals, told.arrivals),
+            capacity_bytes=told.capacity_bytes,
+            used_bytes=told.used_bytes,
+        )

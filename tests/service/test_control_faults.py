@@ -1,0 +1,286 @@
+"""Whatever fails in the control loop: the tiers stay, it is said once, it is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from greencache.catalog import Catalog
+from greencache.client.messages import Seen
+from greencache.controller.assembly import ControlledEngine, Pilot, forecasters
+from greencache.controller.forecasts import Forecast, SeasonalNaive
+from greencache.controller.intensity import IntensityBook
+from greencache.controller.performance import ServingHardware
+from greencache.controller.sizes import Candidates, Sizes
+from greencache.controller.slo import Slo
+from greencache.errors import StorageError
+from greencache.factors import Factors
+from greencache.service.clocks import VirtualClock
+from greencache.service.control import LiveControl, Parts
+from greencache.service.stores import CacheStore
+from greencache.settings import ControlSettings
+from greencache.tiers import Policy, TieredCache
+from greencache.tiers.admission import Admission
+from greencache.tiers.making import new_cache
+
+BLOCK_BYTES = 4096
+INTERVAL_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def engine(hardware: ServingHardware, catalog: Catalog) -> ControlledEngine:
+    block = hardware.layout.block_bytes
+    return ControlledEngine(
+        hardware=replace(hardware, kv_bytes=float(64 * block)),
+        factors=Factors.of(catalog, hardware.gpu),
+        slo=Slo(ttft_s=2.0, tpot_s=0.2, target=0.9),
+        installed=Sizes(16 * block, 32 * block),
+        candidates=Candidates((0, 16 * block), (0, 32 * block)),
+        policy=Policy.LRU,
+        admission=Admission.VALUE,
+        control=ControlSettings(interval=INTERVAL_S, learn=INTERVAL_S, horizon=2),
+    )
+
+
+@dataclass
+class Meter:
+    """A GPU at 200 W, as long as it can be read."""
+
+    clock: VirtualClock
+    broken: bool = False
+    read_s: float = 0.0
+
+    async def take(self) -> Meter:
+        if self.broken:
+            raise OSError("no such meter")
+        return self
+
+    @property
+    def joules(self) -> Mapping[str, float]:
+        now_s, self.read_s = self.clock(), self.clock()
+        return {"gpu": 200.0 * 60.0 if now_s else 0.0}
+
+    sources: Mapping[str, str] = field(default_factory=lambda: {"gpu": "a meter"})
+
+
+class Running:
+    """A loop on a virtual clock over real tiers, with requests in every interval."""
+
+    def __init__(self, engine: ControlledEngine, folder: Path) -> None:
+        self.engine, self.folder = engine, folder
+        self.clock = VirtualClock()
+        self.meter = Meter(self.clock)
+        self.intensity = IntensityBook(
+            SeasonalNaive(24), INTERVAL_S, stale_s=1e9, constant_gco2_per_kwh=300.0
+        )
+        self.cache: TieredCache = new_cache(
+            engine.rules(engine.prices(300.0)),
+            BLOCK_BYTES,
+            ssd_path=folder / "ssd",
+            prefault=False,
+            clock=self.clock,
+        )
+        self.store = CacheStore(self.cache, engine.hardware.layout.block_bytes)
+        self.parts = Parts(
+            store=self.store,
+            intensity=self.intensity,
+            load=forecasters(engine.control)[1],
+            clock=self.clock,
+            usual_gco2_per_kwh=300.0,
+            energy=self.meter,
+            state=folder / "state",
+        )
+        self.requests = 0
+
+    async def start(self) -> LiveControl:
+        await self.cache.__aenter__()
+        await self.store.resize(self.engine.installed)
+        self.control = LiveControl(self.engine, self.parts, self.engine.installed)
+        await self.control.start()
+        await asyncio.sleep(0)
+        return self.control
+
+    async def intervals(self, count: int) -> None:
+        for _ in range(count):
+            began_s = self.clock()
+            for place in range(20):
+                await self._request(began_s + 1.0 + place)
+            while self.clock() < began_s + INTERVAL_S:
+                await self.clock.advance(self.clock() + 60.0)
+
+    async def _request(self, at_s: float) -> None:
+        self.requests += 1
+        keys = [bytes([self.requests % 5, block]) * 8 for block in range(6)]
+        lease = await self.cache.acquire(keys)
+        found = lease.found_by_tier(0)
+        self.cache.release(lease)
+        await self.cache.store(keys, np.zeros((6, BLOCK_BYTES), np.uint8))
+        told = self.control.requests
+        told.acquired("a", b"".join(keys), at_s, request=self.requests, found=found)
+        told.seen("a", Seen(at_s, 6 * 512 + 9, 30, 0.2, 0.01, request=self.requests))
+
+    async def close(self) -> None:
+        await self.control.close()
+        await self.cache.close()
+
+    def sizes(self) -> Sizes:
+        has = self.store.held().capacity_bytes
+        return Sizes(int(has["dram"]), int(has["ssd"]))
+
+
+def said(caplog: pytest.LogCaptureFixture, what: str) -> int:
+    return sum(what in record.getMessage() for record in caplog.records)
+
+
+async def test_a_loop_that_is_well_sizes_tiers_and_measures_energy(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    await running.intervals(4)
+    await running.close()
+    assert control.failures == {}
+    assert control.decided == 4
+    assert control.sizes in engine.candidates.pairs()
+    carbon = control.accounts.report()
+    assert carbon.energy_kwh["gpu"] == pytest.approx(200 * 4 * INTERVAL_S / 3.6e6)
+    assert control.accounts.sources["gpu"] == "a meter"
+    assert control.accounts.seconds == 4 * INTERVAL_S
+
+
+async def test_a_model_s_fault_leaves_the_tiers(
+    engine: ControlledEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    await running.intervals(2)
+    before = running.sizes()
+    steer = Pilot.steer
+
+    def broken(self: Pilot, *_: object) -> None:
+        raise ZeroDivisionError("a model's fault")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Pilot, "steer", broken)
+        await running.intervals(3)
+    assert running.sizes() == before == control.sizes
+    assert control.failures == {"interval": 3}
+    assert said(caplog, "a model's fault") == 1
+    assert Pilot.steer is steer
+    await running.intervals(2)
+    assert control.failures == {"interval": 3}, "it goes on"
+    assert control.decided == 4
+    await running.close()
+
+
+async def test_a_grid_that_cannot_be_had_leaves_the_tiers(
+    engine: ControlledEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    await running.intervals(2)
+    before = running.sizes()
+
+    def down(*_: object) -> Forecast:
+        raise ConnectionError("the provider is down")
+
+    running.intensity.forecast = down  # type: ignore[method-assign]
+    running.intensity.past = down  # type: ignore[method-assign,assignment]
+    await running.intervals(2)
+    assert running.sizes() == before
+    assert control.failures == {"interval": 2, "intensity": 2 + 20}
+    assert said(caplog, "the provider is down") == 2
+    assert control.accounts.seconds == 4 * INTERVAL_S, "at what it was last known to be"
+    await running.close()
+
+
+async def test_a_size_that_cannot_be_had_leaves_the_tiers(
+    engine: ControlledEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+
+    async def full(self: CacheStore, sizes: Sizes) -> None:
+        raise StorageError("ssd", "no space left on the device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(CacheStore, "resize", full)
+        await running.intervals(3)
+    assert running.sizes() == engine.installed == control.sizes == control.pilot.controller.sizes
+    assert control.failures == {"interval": 3}
+    assert said(caplog, "no space left") == 1
+    assert control.decided == 3
+    await running.intervals(1)
+    assert running.sizes() == control.sizes == control.decisions[-1].sizes
+    await running.close()
+
+
+async def test_a_meter_that_fails_is_stood_in_for_by_the_model(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    await running.intervals(1)
+    metered = control.accounts.report().energy_kwh["gpu"]
+    running.meter.broken = True
+    await running.intervals(1)
+    assert control.failures == {"energy": 10}
+    assert control.accounts.sources["gpu"] == "model"
+    modelled_w = (control.accounts.report().energy_kwh["gpu"] - metered) * 3.6e6 / INTERVAL_S
+    idle_w = engine.hardware.rates.idle_w
+    assert idle_w < modelled_w < 2 * idle_w, "20 prompts in ten minutes are little"
+    running.meter.broken = False
+    await running.intervals(1)
+    assert control.accounts.sources["gpu"] == "a meter"
+    assert control.decided == 3
+    await running.close()
+
+
+async def test_who_may_only_advise_changes_nothing(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    advising = replace(engine, control=engine.control.model_copy(update={"dry_run": True}))
+    running = Running(advising, tmp_path)
+    control = await running.start()
+    await running.intervals(4)
+    assert running.sizes() == engine.installed
+    assert any(each.advised != each.sizes for each in control.decisions)
+    await running.close()
+
+
+async def test_a_damaged_file_is_ignored_and_counted(
+    engine: ControlledEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "state").write_bytes(b"GCctl\x00\x00\x01" + bytes(40))
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    assert control.failures == {"state": 1}
+    assert said(caplog, "damaged") == 1
+    await running.intervals(2)
+    assert control.decided == 2
+    await running.close()
+
+
+async def test_hours_that_were_slept_through_are_missing_not_empty(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    await running.intervals(2)
+    running.clock.now_s += 5 * INTERVAL_S  # the host was suspended
+    await running.intervals(2)
+    loads = control.pilot.controller.telemetry.loads()
+    assert np.isnan(loads).sum() >= 4
+    assert control.failures == {}
+    await running.close()

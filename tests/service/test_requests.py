@@ -1,0 +1,173 @@
+"""What clients tell of requests becomes what the controller is shown, each request once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from greencache.client.messages import Seen
+from greencache.controller.naming import BlockNames
+from greencache.controller.prompts import Prompts
+from greencache.controller.shadow import ShadowCaches, ShadowSizes
+from greencache.controller.slo import Slo
+from greencache.service.requests import Asked, Requests
+
+TOKENS = 16
+SLO = Slo(ttft_s=1.0, tpot_s=0.1, target=0.9)
+
+
+def requests(**limits: int) -> Requests:
+    return Requests(SLO, block_tokens=TOKENS, **limits)
+
+
+def keys(*blocks: int) -> bytes:
+    return b"".join(block.to_bytes(16, "little") for block in blocks)
+
+
+def names() -> BlockNames:
+    return BlockNames(ShadowCaches(ShadowSizes(4, (0, 4), (0, 8)), TOKENS))
+
+
+def taken(known: Requests, since_s: float, until_s: float) -> tuple[Asked, Prompts]:
+    asked, made = known.take(since_s, until_s)
+    return asked, made(names())
+
+
+def test_a_request_is_told_of_in_three_messages() -> None:
+    known = requests()
+    known.seen("a", Seen(10.0, 100, 0, ended=False, request=7))
+    known.acquired("a", keys(1, 2, 3), 10.5, request=7, held=1, reusable=2, found={"dram": 1})
+    known.seen("a", Seen(10.0, 100, 0, 0.75, started=False, ended=False, request=7))
+    known.seen("a", Seen(10.0, 100, 21, 0.75, 0.05, started=False, request=7))
+    asked, prompts = taken(known, 0.0, 60.0)
+    assert (asked.arrivals, asked.finished, asked.within_slo) == (1, 1, 1)
+    assert (asked.prompt_tokens, asked.output_tokens) == (100, 21)
+    assert asked.hit_tokens == {"hbm": 16.0, "dram": 16.0, "ssd": 0.0}
+    assert asked.ttft.mean_s == 0.75
+    assert asked.tpot.mean_s == 0.05
+    assert prompts.ids.tolist() == [0, 1, 2]
+    assert (prompts.full.tolist(), prompts.reusable.tolist()) == ([3], [2])
+    assert (prompts.arrival_s.tolist(), prompts.computed_s.tolist()) == ([10.0], [10.75])
+    assert (prompts.input_tokens.tolist(), prompts.output_tokens.tolist()) == ([100], [21])
+    assert len(known) == 0, "nothing more can come of it"
+
+
+@pytest.mark.parametrize(
+    ("ttft_s", "tpot_s", "kept"), [(1.0, 0.1, 1), (1.1, 0.1, 0), (0.1, 0.2, 0), (0.1, None, 1)]
+)
+def test_in_time_is_who_met_both_limits(ttft_s: float, tpot_s: float | None, kept: int) -> None:
+    known = requests()
+    known.seen("a", Seen(1.0, 5, 3, ttft_s, tpot_s, request=1))
+    asked, _ = taken(known, 0.0, 60.0)
+    assert (asked.finished, asked.within_slo) == (1, kept)
+
+
+def test_what_ends_after_its_interval_is_not_known_when_it_ends() -> None:
+    known = requests()
+    known.acquired("a", keys(1), 50.0, request=1)
+    known.seen("a", Seen(50.0, 20, 101, 1.0, 0.1, request=1))  # ended at 61
+    known.seen("a", Seen(51.0, 20, 11, 1.0, 0.1, request=2))
+    asked, _ = taken(known, 0.0, 60.0)
+    assert (asked.arrivals, asked.finished) == (2, 1)
+
+
+def test_requests_are_of_the_interval_they_arrived_in_and_counted_once() -> None:
+    known = requests()
+    known.seen("a", Seen(10.0, 100, 0, ended=False, request=1))  # waits in the engine's queue
+    known.seen("a", Seen(61.0, 5, 9, 0.1, 0.01, request=2))
+    first, prompts = taken(known, 0.0, 60.0)
+    assert (first.arrivals, len(prompts)) == (1, 0)
+    known.acquired("a", keys(1, 2), 62.0, request=1)
+    known.seen("a", Seen(10.0, 100, 9, 53.0, 0.01, started=False, request=1))
+    second, prompts = taken(known, 60.0, 120.0)
+    assert second.arrivals == 1, "the other one"
+    assert sorted(prompts.full.tolist()) == [0, 2], "its prompt is shown when it is known"
+    known.seen("a", Seen(10.0, 100, 9, 53.0, 0.01, started=False, request=1))
+    third, prompts = taken(known, 120.0, 180.0)
+    assert (third.arrivals, len(prompts)) == (0, 0)
+
+
+def test_a_prompt_that_was_not_computed_by_then_is_not_stored_in_the_shadow() -> None:
+    known = requests()
+    known.acquired("a", keys(1), 59.0, request=1)
+    known.seen("a", Seen(59.0, 20, 0, ended=False, request=1))
+    _, prompts = taken(known, 0.0, 60.0)
+    assert np.isnan(prompts.computed_s).tolist() == [True]
+
+
+def test_a_client_that_tells_nothing_has_requests_all_the_same() -> None:
+    known = requests()
+    for at_s in (1.0, 2.0):
+        known.acquired("quiet", keys(1, 2), at_s)
+    asked, prompts = taken(known, 0.0, 60.0)
+    assert (asked.arrivals, asked.finished) == (2, 0)
+    assert asked.prompt_tokens == 2 * (2 * TOKENS + TOKENS // 2)
+    assert prompts.computed_s.tolist() == [2.0, 3.0], "a second later, as long as none is known"
+    assert len(known) == 0
+
+
+def test_prompts_without_a_number_are_not_counted_beside_what_the_client_tells() -> None:
+    known = requests()
+    known.acquired("a", keys(1), 1.0)
+    known.seen("a", Seen(1.0, 20, 9, 0.5, 0.01))
+    asked, prompts = taken(known, 0.0, 60.0)
+    assert asked.arrivals == 1
+    assert sorted(prompts.full.tolist()) == [0, 1]
+
+
+def test_numbers_are_each_client_s_own() -> None:
+    known = requests()
+    for client in ("a", "b"):
+        known.acquired(client, keys(1), 1.0, request=1)
+        known.seen(client, Seen(1.0, 20, 9, 0.5, 0.01, request=1))
+    asked, prompts = taken(known, 0.0, 60.0)
+    assert asked.arrivals == asked.finished == 2
+    assert prompts.ids.tolist() == [0, 0]
+
+
+def test_there_is_room_for_so_much_and_no_more() -> None:
+    known = requests(most=3, most_key_bytes=64)
+    for r in range(1, 6):
+        known.acquired("a", keys(1, 2), 1.0, request=r)
+    asked, prompts = taken(known, 0.0, 60.0)
+    assert asked.arrivals == 3
+    assert prompts.full.tolist() == [2, 2], "the third prompt's keys were too many"
+    assert known.counted.lost == {"requests: too many": 2, "prompts: too many blocks": 1}
+    known.acquired("a", keys(1, 2), 61.0, request=9)
+    assert taken(known, 60.0, 120.0)[0].arrivals == 1, "there is room again"
+
+
+@given(
+    st.lists(
+        st.builds(
+            Seen,
+            arrived_s=st.floats(),
+            prompt_tokens=st.integers(-(2**63), 2**63) | st.just(2**63),
+            output_tokens=st.integers(-(2**63), 2**63) | st.just(2**63),
+            ttft_s=st.none() | st.floats(),
+            tpot_s=st.none() | st.floats(),
+            hit_tokens=st.dictionaries(
+                st.sampled_from(["hbm", "dram", "ssd", "other"]), st.integers(-5, 2**40)
+            ),
+            started=st.booleans(),
+            ended=st.booleans(),
+            request=st.integers(-3, 3),
+        ),
+        max_size=20,
+    )
+)
+def test_whatever_clients_say_an_interval_can_be_made_of_it(said: list[Seen]) -> None:
+    known = requests()
+    for seen in said:
+        known.seen("a", seen)
+    asked, prompts = taken(known, 0.0, 60.0)
+    assert 0 <= asked.within_slo <= asked.finished <= asked.arrivals <= len(said)
+    assert np.isfinite(asked.computed_tokens).all()
+    assert (asked.computed_tokens >= 1).all()
+    assert len(prompts) <= len(said)
+    assert (prompts.arrival_s >= 0).all()
+    assert (np.diff(prompts.arrival_s) >= 0).all()
+    assert (prompts.input_tokens > 0).all()
+    taken(known, 60.0, 120.0)
+    assert all(one.arrived_s <= 120.0 + 3600.0 for one in known._known.values())

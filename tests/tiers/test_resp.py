@@ -1,0 +1,144 @@
+"""The protocol over real sockets, with a peer that says whatever a test wants it to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from greencache.tiers.resp import (
+    SCRATCH_BYTES,
+    Deadline,
+    ProtocolError,
+    Reply,
+    ReplyError,
+    RespConnection,
+    ServerAddress,
+    command,
+)
+
+
+@contextmanager
+def saying(*parts: bytes, hang: bool = False) -> Iterator[RespConnection]:
+    """A connection to a peer that sends these, one by one, and closes."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    over = threading.Event()
+
+    def speak() -> None:
+        peer, _ = listener.accept()
+        with peer, suppress(OSError):  # whoever listens may have heard enough
+            peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for part in parts:
+                peer.sendall(part)
+                time.sleep(0.001)
+            if hang:
+                over.wait(10)
+
+    speaker = threading.Thread(target=speak)
+    speaker.start()
+    address = ServerAddress("127.0.0.1", listener.getsockname()[1])
+    connection = RespConnection(address, Deadline(5))
+    try:
+        yield connection
+    finally:
+        over.set()
+        connection.close()
+        speaker.join()
+        listener.close()
+
+
+def replies(count: int, *parts: bytes) -> list[Reply]:
+    with saying(*parts) as connection:
+        return [connection.reply(Deadline(5)) for _ in range(count)]
+
+
+def test_a_command_is_counted_words() -> None:
+    assert command(b"SET", b"k", b"a\r\nb") == b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$4\r\na\r\nb\r\n"
+
+
+def test_replies_of_every_kind() -> None:
+    found = replies(
+        7, b"+OK\r\n:-5\r\n$3\r\na\r\n\r\n$-1\r\n*2\r\n:1\r\n$0\r\n\r\n-OOM no\r\n*0\r\n"
+    )
+    error = found.pop(5)
+    assert found == [b"OK", -5, b"a\r\n", None, [1, b""], []]
+    assert isinstance(error, ReplyError)
+    assert (error.code, str(error)) == ("OOM", "OOM no")
+
+
+@settings(max_examples=30)
+@given(
+    values=st.lists(st.integers(0, 3 * SCRATCH_BYTES), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(1, 50_000), min_size=1, max_size=8),
+)
+def test_values_arrive_however_they_are_cut(values: list[int], cuts: list[int]) -> None:
+    """Small ones, large ones, cut between any two bytes: what follows is read as well."""
+    bodies = [bytes([65 + i]) * length for i, length in enumerate(values)]
+    stream = b"".join(b"$%d\r\n%b\r\n" % (len(body), body) for body in bodies) + b":7\r\n"
+    parts, at = [], 0
+    for cut in cuts:
+        parts.append(stream[at : at + cut])
+        at += cut
+    with saying(*parts, stream[at:]) as connection:
+        deadline = Deadline(10)
+        for body in bodies:
+            assert connection.value_length(deadline) == len(body)
+            into = bytearray(len(body))
+            connection.read_into(memoryview(into), deadline)
+            connection.end_value(deadline)
+            assert into == body
+        assert connection.reply(deadline) == 7
+
+
+def test_many_small_replies_cross_the_buffers_end() -> None:
+    stream = b"".join(b":%d\r\n" % i for i in range(20_000))
+    assert replies(20_000, stream) == list(range(20_000))
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"HTTP/1.1 400 Bad Request\r\n",
+        b":seven\r\n",
+        b"$x\r\n",
+        b"$3\r\nabcde\r\n",
+        b"$999999999\r\n",
+        b"\r\n",
+        b"x" * (SCRATCH_BYTES + 10),
+    ],
+)
+def test_garbage_is_not_taken_for_a_reply(garbage: bytes) -> None:
+    with saying(garbage, hang=True) as connection, pytest.raises(ProtocolError):
+        connection.reply(Deadline(5))
+
+
+def test_half_a_reply_is_a_closed_connection_or_a_timeout() -> None:
+    with saying(b"$10\r\nabc") as connection, pytest.raises(ConnectionError):
+        connection.reply(Deadline(5))
+    with saying(b"$10\r\nabc", hang=True) as connection, pytest.raises(TimeoutError):
+        connection.reply(Deadline(0.05))
+
+
+def test_a_peer_that_dribbles_gains_no_time() -> None:
+    """Each byte comes soon enough; all of them together do not."""
+    with saying(*[b"+"] * 2000, hang=True) as connection:
+        began_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connection.reply(Deadline(0.2))
+        assert time.monotonic() - began_s < 1.0
+
+
+def test_a_connection_is_quiet_until_the_peer_says_something_or_closes() -> None:
+    with saying(hang=True) as connection:
+        assert connection.is_quiet()
+    for parts in ((b"+OK\r\n",), ()):
+        with saying(*parts) as connection:
+            end_s = time.monotonic() + 5
+            while connection.is_quiet() and time.monotonic() < end_s:
+                time.sleep(0.001)
+            assert not connection.is_quiet()

@@ -1,0 +1,327 @@
+"""``RecordTransfers``: commands and batches of records, to servers and from them, in threads.
+
+A batch is shared by several connections to each node, each with a thread of its own, that take the
+next block in turns: so blocks come in order, and a batch that is cut short has a good beginning.
+Large blocks go from and to the caller's buffers without a copy, and are hashed piece by piece while
+they are in the processor's cache. What a server has to keep for us is bounded: of answers that were
+not read yet, and of commands that were not answered.
+
+Lookups, reads and writes have threads of their own, and each kind one deadline: none waits for
+another kind, and whoever waits for a thread waits no longer than that.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from enum import IntEnum
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.tiers.base import Blocks
+from greencache.tiers.records import CHECKSUM_BYTES, HEADER_BYTES, Checksum, RecordFormat
+from greencache.tiers.resp import (
+    Deadline,
+    ProtocolError,
+    Reply,
+    ReplyError,
+    RespConnection,
+    ServerAddress,
+    command,
+)
+from greencache.tiers.servers import SERVER_FAULTS, Servers
+from greencache.tiers.workers import run_all
+
+__all__ = ["Outcome", "RecordTransfers", "Results", "cause_of"]
+
+PIECE_BYTES = 512 * 1024
+"""Hashed at once, as long as the processor has it in its cache."""
+
+SMALL_BYTES = 32 * 1024
+"""Smaller blocks are copied together, so that a system call moves many."""
+TOGETHER_BYTES = 256 * 1024
+
+UNREAD_BYTES = 32 * 2**20
+"""Answers that a connection may ask a server for ahead; two blocks if that is more."""
+UNANSWERED_BYTES = 64 * 2**20
+"""What a connection sends before it reads answers; a block if that is more."""
+MOST_COMMANDS = 1024
+"""The same, of small commands."""
+
+LOOKUP_THREADS = 4
+TRIES = 3
+"""How often something is sent again to where it has moved."""
+
+T = TypeVar("T")
+
+
+class Outcome(IntEnum):
+    """What became of a block that was read."""
+
+    GOOD = 0
+    MISSING = 1
+    DAMAGED = 2
+
+
+@dataclass
+class Results(Generic[T]):
+    """What came of each thing asked for; None where nothing did, and the faults for which.
+
+    Attributes
+    ----------
+    each:
+        In the order in which they were asked for.
+    faults:
+        What went wrong.
+    """
+
+    each: list[T | None]
+    faults: list[Exception] = field(default_factory=list)
+    moved: list[int] = field(default_factory=list)
+    stop: int = 0
+    """Places from here on are of no use any more."""
+
+
+def cause_of(fault: Exception) -> str:
+    """A word or two for a fault, of which there are few."""
+    if isinstance(fault, ReplyError):
+        if "no such key" in str(fault):
+            return "evicted"  # by the server, before it could be committed
+        return fault.code if fault.code.isupper() else "refused"
+    if isinstance(fault, ProtocolError):
+        return "garbage"
+    if isinstance(fault, TimeoutError):
+        return "timeout"
+    return "TLS" if isinstance(fault, ssl.SSLError) else "connection"
+
+
+class RecordTransfers:
+    """Talks to servers.
+
+    Parameters
+    ----------
+    servers:
+        Which; closed with this.
+    records:
+        What is kept there.
+    connections:
+        To each node, for reads, and as many for writes.
+    """
+
+    def __init__(self, servers: Servers, records: RecordFormat, connections: int) -> None:
+        self._servers, self._records = servers, records
+        self._connections = connections
+        self._lookups = ThreadPoolExecutor(LOOKUP_THREADS, "greencache-redis-lookup")
+        self._reads = ThreadPoolExecutor(connections, "greencache-redis-read")
+        self._writes = ThreadPoolExecutor(connections, "greencache-redis-write")
+
+    def close(self) -> None:
+        """Wait for what is under way, which no deadline outlasts; close all connections."""
+        for pool in (self._lookups, self._reads, self._writes):
+            pool.shutdown()
+        self._servers.close()
+
+    async def ask(
+        self, names: Sequence[bytes], commands: Sequence[bytes], deadline_s: float
+    ) -> Results[Reply]:
+        """Send a command for each name to where that stands; its reply, if it is not an error."""
+        results: Results[Reply] = Results([None] * len(names), stop=len(names))
+
+        def work(connection: RespConnection, places: deque[int], deadline: Deadline) -> None:
+            while places:
+                some = [places.popleft() for _ in range(min(len(places), MOST_COMMANDS))]
+                connection.send(b"".join([commands[place] for place in some]), deadline)
+                for place in some:
+                    self._note(results, place, connection.reply(deadline))
+
+        await self._scatter(self._lookups, 1, names, results, work, deadline_s)
+        return results
+
+    async def read(
+        self, keys: Sequence[bytes], into: Blocks, deadline_s: float
+    ) -> Results[Outcome]:
+        """Read blocks into buffers, up to the first that is not good or a little beyond."""
+        names = [self._records.name(key) for key in keys]
+        results: Results[Outcome] = Results([None] * len(keys), stop=len(keys))
+        ahead = max(2, UNREAD_BYTES // self._records.record_bytes)
+
+        def work(connection: RespConnection, places: deque[int], deadline: Deadline) -> None:
+            asked: deque[int] = deque()
+            while True:
+                if len(asked) <= ahead // 2:
+                    more = _take(places, ahead - len(asked), results)
+                    asked += more
+                    if more:
+                        wanted = [command(b"GET", names[place]) for place in more]
+                        connection.send(b"".join(wanted), deadline)
+                if not asked:
+                    return
+                place = asked.popleft()
+                self._note(
+                    results,
+                    place,
+                    self._read_one(connection, keys[place], into[place], deadline),
+                )
+
+        await self._scatter(self._reads, self._connections, names, results, work, deadline_s)
+        return results
+
+    def _read_one(
+        self,
+        connection: RespConnection,
+        key: bytes,
+        into: NDArray[np.uint8],
+        deadline: Deadline,
+    ) -> Outcome | ReplyError:
+        length = connection.value_length(deadline)
+        if length is None:
+            return Outcome.MISSING
+        if isinstance(length, ReplyError):
+            return Outcome.DAMAGED if length.code == "WRONGTYPE" else length
+        if length != self._records.record_bytes:
+            connection.skip_value(length, deadline)
+            return Outcome.DAMAGED
+        header = bytearray(HEADER_BYTES)
+        connection.read_into(memoryview(header), deadline)
+        hashed = Checksum(header)
+        view = into.data
+        for begin in range(0, len(view), PIECE_BYTES):
+            piece = view[begin : begin + PIECE_BYTES]
+            connection.read_into(piece, deadline)
+            hashed.update(piece)
+        checksum = bytearray(CHECKSUM_BYTES)
+        connection.read_into(memoryview(checksum), deadline)
+        connection.end_value(deadline)
+        good = header == self._records.header(key) and checksum == hashed.digest()
+        return Outcome.GOOD if good else Outcome.DAMAGED
+
+    async def write(
+        self,
+        names: Sequence[bytes],
+        keys: Sequence[bytes],
+        blocks: Blocks,
+        ttl_s: float,
+        deadline_s: float,
+    ) -> Results[Reply]:
+        """Write a record for each block under these names, to stay for a while."""
+        results: Results[Reply] = Results([None] * len(keys), stop=len(keys))
+        window = max(1, UNANSWERED_BYTES // self._records.record_bytes)
+        after = b"\r\n$2\r\nPX\r\n" + _word(b"%d" % round(ttl_s * 1000))
+
+        def work(connection: RespConnection, places: deque[int], deadline: Deadline) -> None:
+            while some := _take(places, window, results):
+                together = bytearray()
+                for place in some:
+                    header = self._records.header(keys[place])
+                    together += b"*5\r\n$3\r\nSET\r\n" + _word(names[place])
+                    together += b"$%d\r\n" % self._records.record_bytes + header
+                    hashed = Checksum(header)
+                    view = blocks[place].data
+                    if len(view) < SMALL_BYTES:
+                        hashed.update(view)
+                        together += view
+                    else:
+                        connection.send(together, deadline)
+                        together.clear()
+                        for begin in range(0, len(view), PIECE_BYTES):
+                            piece = view[begin : begin + PIECE_BYTES]
+                            hashed.update(piece)
+                            connection.send(piece, deadline)
+                    together += hashed.digest() + after
+                    if len(together) >= TOGETHER_BYTES:
+                        connection.send(together, deadline)
+                        together.clear()
+                if together:
+                    connection.send(together, deadline)
+                for place in some:
+                    self._note(results, place, connection.reply(deadline))
+
+        await self._scatter(self._writes, self._connections, names, results, work, deadline_s)
+        return results
+
+    async def _scatter(
+        self,
+        pool: ThreadPoolExecutor,
+        width: int,
+        names: Sequence[bytes],
+        results: Results[T],
+        work: Callable[[RespConnection, deque[int], Deadline], None],
+        deadline_s: float,
+    ) -> None:
+        """Let threads work at the places of ``names``, for each node so many; see `run_all`."""
+        deadline = Deadline(deadline_s)
+        pending = list(range(len(names)))
+        for _ in range(TRIES):
+            try:
+                if self._servers.is_stale:
+                    await run_all(pool, [partial(self._servers.load, deadline)])
+                nodes = self._servers.of([names[place] for place in pending])
+            except SERVER_FAULTS as fault:
+                results.faults.append(fault)
+                return
+            calls = []
+            for node, found in nodes.items():
+                places = deque(pending[each] for each in found)
+                part = partial(self._part, node, places, results, work, deadline)
+                calls += [part] * min(width, len(found))
+            await run_all(pool, calls)
+            pending, results.moved = sorted(results.moved), []
+            if not pending:
+                return
+        results.faults.append(ReplyError("MOVED again and again"))
+
+    def _part(
+        self,
+        node: ServerAddress,
+        places: deque[int],
+        results: Results[T],
+        work: Callable[[RespConnection, deque[int], Deadline], None],
+        deadline: Deadline,
+    ) -> None:
+        """What one thread does with one connection."""
+        if not places:
+            return  # others were faster
+        try:
+            with self._servers.connection(node, deadline) as connection:
+                work(connection, places, deadline)
+        except SERVER_FAULTS as fault:
+            results.faults.append(fault)
+            results.stop = 0
+            self._servers.mark_stale()
+
+    def _note(self, results: Results[Any], place: int, found: Reply | Outcome) -> None:
+        """Note what was found at a place, and whether what follows is of use."""
+        if isinstance(found, ReplyError) and found.code != "WRONGTYPE":
+            if found.code == "MOVED":
+                self._servers.moved(found)
+                results.moved.append(place)
+                return
+            results.faults.append(found)
+            results.stop = min(results.stop, place)
+            return
+        results.each[place] = found
+        if isinstance(found, Outcome) and found is not Outcome.GOOD:
+            results.stop = min(results.stop, place)
+
+
+def _take(places: deque[int], count: int, results: Results[T]) -> list[int]:
+    """The next places that are of use, at most so many; other threads take from the same."""
+    taken: list[int] = []
+    while len(taken) < count:
+        try:
+            place = places.popleft()
+        except IndexError:
+            break
+        if place < results.stop:
+            taken.append(place)
+    return taken
+
+
+def _word(word: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(word), word)

@@ -1,0 +1,250 @@
+"""The protocol of Redis and Valkey (RESP 2), over blocking sockets, large values without copies.
+
+Only what a tier of blocks needs: commands are sent, replies read in order, and a large value is
+read straight into the buffer where it is wanted. All waiting is bounded by a `Deadline`, from
+connecting to the last byte. The protocol: https://valkey.io/topics/protocol/
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import TypeAlias
+
+__all__ = [
+    "Deadline",
+    "ProtocolError",
+    "Reply",
+    "ReplyError",
+    "RespConnection",
+    "ServerAddress",
+    "command",
+]
+
+LINE_BYTES = 64 * 1024
+"""The longest line of a reply: an error's text, the length of a value."""
+SCRATCH_BYTES = 64 * 1024
+"""Read at once where replies are small; larger values bypass the buffer."""
+
+
+class ReplyError(Exception):
+    """What a server answered instead of doing what it was told."""
+
+    @property
+    def code(self) -> str:
+        """Its first word: ``OOM``, ``NOPERM``, ``MOVED``."""
+        return str(self).partition(" ")[0]
+
+
+class ProtocolError(Exception):
+    """What came is not an answer of such a server."""
+
+
+Reply: TypeAlias = "int | bytes | ReplyError | list[Reply] | None"
+
+
+class Deadline:
+    """A moment after which nothing is waited for."""
+
+    def __init__(self, seconds: float) -> None:
+        self._at_s = time.monotonic() + seconds
+
+    def left_s(self, at_most_s: float = 3600.0) -> float:
+        """Seconds until then.
+
+        Raises
+        ------
+        TimeoutError
+            If it has passed.
+        """
+        left_s = self._at_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("the deadline has passed")
+        return min(left_s, at_most_s)
+
+
+def command(*words: bytes) -> bytes:
+    """A command as it is sent."""
+    parts = [b"*%d\r\n" % len(words)]
+    parts += [b"$%d\r\n%b\r\n" % (len(word), word) for word in words]
+    return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """Where a server listens: a host and a port, or a Unix socket."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+
+class RespConnection:
+    """A connection.
+
+    After any exception it is of no use but to be closed: an answer may still be on its way.
+    """
+
+    def __init__(
+        self, address: ServerAddress, deadline: Deadline, tls: ssl.SSLContext | None = None
+    ) -> None:
+        if address.path:
+            plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        else:
+            where = (address.host, address.port)
+            plain = socket.create_connection(where, deadline.left_s())
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            plain.settimeout(deadline.left_s())
+            if address.path:
+                plain.connect(address.path)
+            self._socket: socket.socket = plain
+            if tls is not None:
+                self._socket = tls.wrap_socket(plain, server_hostname=address.host)
+        except BaseException:
+            plain.close()
+            raise
+        self._scratch = bytearray(SCRATCH_BYTES)
+        self._begin = self._end = 0  # of what was received and not yet taken
+
+    def close(self) -> None:
+        """Close it."""
+        self._socket.close()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing waits to be read: not even that the server has closed it."""
+        self._socket.setblocking(False)
+        try:
+            self._socket.recv(1)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            return self._begin == self._end
+        except OSError:
+            return False
+        return False  # closed, or something that nobody asked for
+
+    def send(self, data: bytes | bytearray | memoryview, deadline: Deadline) -> None:
+        """Send all of it."""
+        self._socket.settimeout(deadline.left_s())
+        self._socket.sendall(data)
+
+    def ask(self, deadline: Deadline, *words: bytes) -> Reply:
+        """Send a command and read its reply."""
+        self.send(command(*words), deadline)
+        return self.reply(deadline)
+
+    def reply(self, deadline: Deadline) -> Reply:
+        """Read a reply of any kind; an error is returned."""
+        line = self._line(deadline)
+        kind, text = line[:1], line[1:]
+        if kind == b"+":
+            return text
+        if kind == b"-":
+            return ReplyError(text.decode(errors="replace"))
+        if kind == b":":
+            return _number(text)
+        if kind == b"$":
+            length = _number(text)
+            return None if length < 0 else self._value(length, deadline)
+        if kind == b"*":
+            return [self.reply(deadline) for _ in range(_number(text))]
+        raise ProtocolError(f"a reply that begins with {line[:20]!r}")
+
+    def value_length(self, deadline: Deadline) -> int | ReplyError | None:
+        """Read the length of a value, which `read_into` and `end_value` have to follow.
+
+        Returns
+        -------
+        int, ReplyError or None
+            Its bytes; or what the server said instead; or None if there is no value.
+        """
+        line = self._line(deadline)
+        if line[:1] == b"-":
+            return ReplyError(line[1:].decode(errors="replace"))
+        if line[:1] != b"$":
+            raise ProtocolError(f"a value that begins with {line[:20]!r}")
+        length = _number(line[1:])
+        return None if length < 0 else length
+
+    def read_into(self, view: memoryview, deadline: Deadline) -> None:
+        """Fill a buffer with what comes next."""
+        have = min(len(view), self._end - self._begin)
+        view[:have] = self._scratch[self._begin : self._begin + have]
+        self._begin += have
+        while have < len(view):
+            if len(view) - have >= SCRATCH_BYTES:
+                have += self._receive(view[have:], deadline)
+                continue
+            self._fill(deadline)
+            more = min(len(view) - have, self._end - self._begin)
+            view[have : have + more] = self._scratch[self._begin : self._begin + more]
+            self._begin += more
+            have += more
+
+    def end_value(self, deadline: Deadline) -> None:
+        """Read what ends a value."""
+        end = bytearray(2)
+        self.read_into(memoryview(end), deadline)
+        if end != b"\r\n":
+            raise ProtocolError(f"a value that ends with {bytes(end)!r}")
+
+    def skip_value(self, length: int, deadline: Deadline) -> None:
+        """Read a value of so many bytes that is of no use."""
+        rest = bytearray(min(length, SCRATCH_BYTES))
+        while length:
+            some = min(length, len(rest))
+            self.read_into(memoryview(rest)[:some], deadline)
+            length -= some
+        self.end_value(deadline)
+
+    def _value(self, length: int, deadline: Deadline) -> bytes:
+        if length > LINE_BYTES:
+            raise ProtocolError(f"a value of {length} bytes that nobody asked for")
+        value = bytearray(length)
+        self.read_into(memoryview(value), deadline)
+        self.end_value(deadline)
+        return bytes(value)
+
+    def _line(self, deadline: Deadline) -> bytes:
+        searched = self._begin
+        while True:
+            end = self._scratch.find(b"\r\n", searched, self._end)
+            if end >= 0:
+                line = bytes(self._scratch[self._begin : end])
+                self._begin = end + 2
+                return line
+            if self._end - self._begin >= SCRATCH_BYTES:
+                raise ProtocolError("a line without an end")
+            searched = max(self._begin, self._end - 1)
+            searched -= self._fill(deadline)
+
+    def _fill(self, deadline: Deadline) -> int:
+        """Receive more behind what is there; by how much that moved to the front."""
+        moved = 0
+        if self._begin == self._end:
+            moved, self._begin, self._end = self._begin, 0, 0
+        elif self._end == SCRATCH_BYTES:
+            moved = self._begin
+            rest = self._scratch[self._begin : self._end]
+            self._begin, self._end = 0, len(rest)
+            self._scratch[: len(rest)] = rest
+        self._end += self._receive(memoryview(self._scratch)[self._end :], deadline)
+        return moved
+
+    def _receive(self, view: memoryview, deadline: Deadline) -> int:
+        self._socket.settimeout(deadline.left_s())
+        count = self._socket.recv_into(view)
+        if count == 0:
+            raise ConnectionResetError("the server closed the connection")
+        return count
+
+
+def _number(text: bytes) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ProtocolError(f"{text[:20]!r} in place of a number") from None
