@@ -108,9 +108,10 @@ def buffer(size_bytes: int) -> Bytes:
 class Batch:
     """Memory that a batch is stored from and read into, the same for all sides of a case.
 
-    Where memory lies decides how fast a disk reads into it: by a factor of two on a virtual
-    machine, where the host keeps it in pages of its own sizes. So even a side in another process is
-    given this memory, for which it is a memory file.
+    How scattered memory is decides how fast a disk moves it: direct I/O hands the drive a list of
+    the pieces that adjoin. Of 64 MiB in thousands of pieces a virtual disk read a third as fast as
+    of 64 MiB in a hundred. So all sides use this memory, another process too, for which it is a
+    memory file; and it is in huge pages, as that of the DRAM tier is for such blocks.
 
     Blocks are random bytes, so that nothing on the way can compress them or share their pages.
 
@@ -127,7 +128,9 @@ class Batch:
         self._file = os.memfd_create("greencache-batches")
         self.path = Path(f"/proc/{os.getpid()}/fd/{self._file}")
         os.ftruncate(self._file, self.pool_bytes(case))
-        pool: Bytes = np.frombuffer(mmap.mmap(self._file, 0), np.uint8)
+        memory = mmap.mmap(self._file, 0)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        pool: Bytes = np.frombuffer(memory, np.uint8)
         pool[:] = 1
         self.blocks = pool[: case.batch_bytes].reshape(shape)
         random = np.random.default_rng(seed).bytes(case.batch_bytes)

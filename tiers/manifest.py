@@ -48,7 +48,8 @@ __all__ = [
 MANIFEST = "manifest"
 NEW_MANIFEST = "manifest.new"
 
-VERSION = 1
+VERSION = 2
+"""1 had checksums of whole blocks, where 2 has them of parts."""
 MAGIC = b"GCblocks"
 CHECKSUM_BYTES = 16  # xxh3_128
 
@@ -56,7 +57,7 @@ RECORD = np.dtype(
     [
         ("key", f"V{KEY_BYTES}"),
         ("parent", f"V{KEY_BYTES}"),  # the block before it in its prefix; zeros if there is none
-        ("checksum", f"V{CHECKSUM_BYTES}"),  # xxh3_128 of its bytes
+        ("checksum", f"V{CHECKSUM_BYTES}"),  # of its bytes (greencache.tiers.transfers.checksum)
         ("slot", "<i4"),
         ("held", "<i4"),  # 1 if the block stands there, 0 if the slot was freed
     ]

@@ -144,9 +144,6 @@ class SlotTier(Tier):
     async def _check_capacity(self, capacity_bytes: int) -> None:
         """Refuse a capacity that cannot be had; raises `TierError`."""
 
-    async def _taken(self, slots: Slots) -> None:
-        """Slots are about to be written: what stood in them is gone. Raises `StorageError`."""
-
     async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
         """Blocks are written and about to be found. Raises `StorageError`."""
 
@@ -254,7 +251,7 @@ class SlotTier(Tier):
         first = reserved.first
         reservation = TierReservation(keys[first : first + len(reserved)], first, reserved)
         try:
-            if len(reserved):
+            if len(reserved) and not self._claimed(reserved.slots):
                 await uninterrupted(self._claim(reserved.slots))
         except BaseException as fault:
             self.abort(reservation)
@@ -364,12 +361,19 @@ class SlotTier(Tier):
         assert self._pool is not None
         return await run_all(pool or self._pool, calls)
 
+    def _claimed(self, slots: Slots) -> bool:
+        """Whether slots are ready to be written: all backed, and none is being given back."""
+        return (
+            not self._space.locked()
+            and self._surplus() <= 0
+            and len(self._backing.missing(slots)) == 0
+        )
+
     async def _claim(self, slots: Slots) -> None:
         """Make slots ready to be written."""
         async with self._space:
             new = self._backing.missing(slots)
             await self._trim(len(new))
-            await self._taken(slots)
             await self._back_slots(new)
 
     async def _back_slots(self, slots: Slots) -> None:

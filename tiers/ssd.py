@@ -3,7 +3,7 @@
 What is where is in the `Manifest`, bytes are in `Extents`, and a `TierIndex` in memory decides, as
 in every tier of slots. A block's life on disk:
 
-1. Its slot is taken: if a block stood there, the manifest first says that the slot is free.
+1. If a block stood in its slot before, the manifest says that the slot is free.
 2. Its bytes are written, by direct I/O where the filesystem has it.
 3. At its commit the manifest says where it is and what its checksum is. From now on it outlasts the
    process, however that ends.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -246,7 +246,7 @@ class SsdTier(SlotTier):
             If the disk fails; the next call tries again.
         """
         parts = self._in_use
-        async with self._space:  # no slot is taken meanwhile
+        async with self._space:  # no slot is claimed meanwhile, to be written and recorded anew
             gone = parts.manifest.held_slots()
             occupied = self.index.occupied_slots()[: len(gone)]
             gone[: len(occupied)] &= ~occupied
@@ -282,18 +282,17 @@ class SsdTier(SlotTier):
         return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
 
     async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        write = partial(self._in_use.transfers.write, slots, list(blocks))
+        write = partial(self._write_now, slots, list(blocks))
         with reported(f"write to {self.path}"):
             (checksums,) = await self._in_threads([write], self._writers)
         self._checksums.update(zip(slots.tolist(), checksums, strict=True))
 
-    async def _taken(self, slots: Slots) -> None:
-        manifest = self._in_use.manifest
-        for slot in slots.tolist():
-            self._checksums.pop(slot, None)
-        recorded = manifest.recorded(slots)
+    def _write_now(self, slots: Slots, blocks: Sequence[NDArray[np.uint8]]) -> list[bytes]:
+        parts = self._in_use
+        recorded = parts.manifest.recorded(slots)
         if len(recorded):
-            await self._run(partial(manifest.append, freed(recorded)))
+            parts.manifest.append(freed(recorded))
+        return parts.transfers.write(slots, blocks)
 
     async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
         manifest = self._in_use.manifest
