@@ -48,8 +48,7 @@ __all__ = [
 MANIFEST = "manifest"
 NEW_MANIFEST = "manifest.new"
 
-VERSION = 2
-"""1 had checksums of whole blocks, where 2 has them of parts."""
+VERSION = 1
 MAGIC = b"GCblocks"
 CHECKSUM_BYTES = 16  # xxh3_128
 
@@ -57,7 +56,7 @@ RECORD = np.dtype(
     [
         ("key", f"V{KEY_BYTES}"),
         ("parent", f"V{KEY_BYTES}"),  # the block before it in its prefix; zeros if there is none
-        ("checksum", f"V{CHECKSUM_BYTES}"),  # of its bytes (greencache.tiers.transfers.checksum)
+        ("checksum", f"V{CHECKSUM_BYTES}"),  # xxh3_128 of its bytes
         ("slot", "<i4"),
         ("held", "<i4"),  # 1 if the block stands there, 0 if the slot was freed
     ]

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import xxhash
 from numpy.typing import NDArray
 
 from greencache.blocks import KEY_BYTES
@@ -110,7 +111,7 @@ class SsdTier(SlotTier):
         Throw away what is there if it is of another namespace, format or size of block, instead of
         refusing it.
     depth:
-        Threads that read, and as many that write: how many transfers the disk has to do at a time.
+        How many transfers of a batch the disk has to do at a time.
     extent_bytes:
         Most that a file of slots is long.
     open_files:
@@ -194,7 +195,8 @@ class SsdTier(SlotTier):
     # Opening and closing.
 
     async def _start(self) -> None:
-        self._writers = ThreadPoolExecutor(self._depth, f"greencache-{self.name}-write")
+        # One more than write: it makes checksums.
+        self._writers = ThreadPoolExecutor(self._depth + 1, f"greencache-{self.name}-write")
         with ExitStack() as undo:
             undo.callback(self._writers.shutdown)
             files = await self._run(partial(self._open_files, self.path))
@@ -282,17 +284,23 @@ class SsdTier(SlotTier):
         return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
 
     async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        write = partial(self._write_now, slots, list(blocks))
+        parts, buffers = self._in_use, list(blocks)
+        writes = parts.transfers.writes(slots, buffers, partial(self._free_on_disk, slots))
+        checksums: list[bytes] = []
+
+        def check() -> None:
+            checksums.extend(xxhash.xxh3_128_digest(block.data) for block in buffers)
+
         with reported(f"write to {self.path}"):
-            (checksums,) = await self._in_threads([write], self._writers)
+            await self._in_threads([*writes, check], self._writers)
         self._checksums.update(zip(slots.tolist(), checksums, strict=True))
 
-    def _write_now(self, slots: Slots, blocks: Sequence[NDArray[np.uint8]]) -> list[bytes]:
-        parts = self._in_use
-        recorded = parts.manifest.recorded(slots)
+    def _free_on_disk(self, slots: Slots) -> None:
+        """Have the manifest say that no block stands in these slots any more."""
+        manifest = self._in_use.manifest
+        recorded = manifest.recorded(slots)
         if len(recorded):
-            parts.manifest.append(freed(recorded))
-        return parts.transfers.write(slots, blocks)
+            manifest.append(freed(recorded))
 
     async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
         manifest = self._in_use.manifest
@@ -310,9 +318,7 @@ class SsdTier(SlotTier):
     async def _give_back(self, slots: Slots) -> None:
         parts = self._in_use
         try:
-            recorded = parts.manifest.recorded(slots)
-            if len(recorded):
-                await self._run(partial(parts.manifest.append, freed(recorded)))
+            await self._run(partial(self._free_on_disk, slots))
         except StorageError as fault:
             self._failed("manifest", fault)  # blocks there will not match their checksums
         per_extent = self._geometry.slots_per_extent

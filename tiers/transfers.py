@@ -1,10 +1,9 @@
 """``Transfers``: batches of blocks between buffers and `Extents`, checksummed on the way.
 
 A batch is cut into pieces, which ``depth`` threads read or write: neighbouring slots go by one
-call, large blocks are shared by several. The thread that moves a piece makes its checksums too,
-while the disk is busy with the pieces of others: a batch waits for no more than those of its first
-or last pieces. Reads and writes have threads of their own: a read waits for no write that was asked
-for before.
+call, large blocks are shared by several. One thread more makes checksums meanwhile, so the disk
+waits for none of them. Reads and writes have threads of their own: a read waits for no write that
+was asked for before.
 
 Where a buffer's address, or a block's size, is not what direct I/O wants, pieces go through an
 aligned buffer of the thread's own, at the cost of a copy.
@@ -13,7 +12,8 @@ aligned buffer of the thread's own, at the cost of a copy.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from enum import IntEnum
 from typing import NamedTuple
@@ -25,38 +25,21 @@ from greencache.tiers.extents import Extents, Slots
 from greencache.tiers.files import (
     ALIGNMENT,
     Bytes,
+    OpenFile,
     address,
     aligned_buffer,
     read_fully,
     write_fully,
 )
 
-__all__ = ["Outcome", "Transfers", "checksum"]
+__all__ = ["Outcome", "Transfers"]
 
-PART_BYTES = 2**20
-"""What has a checksum of its own, so that several threads can share a large block; a multiple of
-`ALIGNMENT`. It is part of the format of what is on disk."""
-
-LARGEST_PIECE_BYTES = 4 * PART_BYTES
-"""Most that one call moves; the least is a part. From 2 to 32 MiB a disk is equally fast, and the
-checksums of a piece are what a batch waits for beside the disk."""
-
-
-def checksum(block: Bytes) -> bytes:
-    """xxh3_128 of a block's bytes, or, of one of several parts, of its parts' xxh3_128."""
-    return _joined(_checksums_of(block))
-
-
-def _checksums_of(buffer: Bytes) -> list[bytes]:
-    """Of each part."""
-    return [
-        xxhash.xxh3_128_digest(buffer[begin : begin + PART_BYTES].data)
-        for begin in range(0, len(buffer), PART_BYTES)
-    ]
-
-
-def _joined(parts: Sequence[bytes]) -> bytes:
-    return parts[0] if len(parts) == 1 else xxhash.xxh3_128_digest(b"".join(parts))
+SMALLEST_PIECE_BYTES = 2**20
+LARGEST_READ_BYTES = 2 * 2**20
+LARGEST_WRITE_BYTES = 8 * 2**20
+"""Least and most that one call moves, multiples of `ALIGNMENT`. From 2 to 32 MiB a disk is equally
+fast. The checksum of the last piece is what a reader waits for after the disk is done; a writer
+waits for none, and where other work shares the processors, fewer calls are faster."""
 
 
 class Outcome(IntEnum):
@@ -85,13 +68,9 @@ class Piece(NamedTuple):
         """Bytes on disk."""
         return (self.stop - self.first) * (self.end - self.begin)
 
-    def of(self, blocks: Sequence[Bytes]) -> list[Bytes]:
+    def parts(self, blocks: Sequence[Bytes]) -> list[Bytes]:
         """What of each block's buffer is in it."""
         return [block[self.begin : self.end] for block in blocks[self.first : self.stop]]
-
-    def parts_of_one(self, block_bytes: int) -> int:
-        """How many parts that have checksums it has of each block."""
-        return -(-(min(self.end, block_bytes) - self.begin) // PART_BYTES)
 
     def alone(self) -> list[Piece]:
         """Its blocks, each by itself."""
@@ -102,7 +81,7 @@ class Piece(NamedTuple):
 
 
 class Transfers:
-    """Reads and writes batches of blocks; callers are threads that may wait.
+    """Reads and writes batches of blocks.
 
     Parameters
     ----------
@@ -111,44 +90,51 @@ class Transfers:
     block_bytes, stride_bytes:
         Bytes of a block and of a slot.
     depth:
-        Threads that read, and as many that write.
+        Threads that read.
     """
 
     def __init__(self, extents: Extents, block_bytes: int, stride_bytes: int, depth: int) -> None:
         self._extents, self._depth = extents, depth
         self._block_bytes, self._stride_bytes = block_bytes, stride_bytes
         self._readers = ThreadPoolExecutor(depth, "greencache-read")
-        self._writers = ThreadPoolExecutor(depth, "greencache-write")
         self._own = threading.local()
 
     def close(self) -> None:
         """End the threads, after what they have to do."""
         self._readers.shutdown()
-        self._writers.shutdown()
 
-    def write(self, slots: Slots, blocks: Sequence[Bytes]) -> list[bytes]:
-        """Write blocks to slots; their checksums.
+    def writes(
+        self, slots: Slots, blocks: Sequence[Bytes], before: Callable[[], None]
+    ) -> list[Callable[[], None]]:
+        """What writes blocks to slots, if each of it is called in a thread of its own.
 
-        Raises
-        ------
-        OSError
-            If any cannot be written; none is being written any more then.
+        The first one calls ``before``; nothing is written until that has returned, nor if it
+        raised. Each raises `OSError` if what it does cannot be written.
         """
         order = np.argsort(slots)
         in_order = [blocks[place] for place in order.tolist()]
-        in_place = self._fits(slots, blocks)
-        moves: list[Future[list[bytes]]] = []
-        try:
-            for piece in self._pieces(slots[order]):
-                moves.append(self._writers.submit(self._put, piece, in_order, in_place))
-        finally:
-            wait(moves)
-            self._extents.written(slots)
-        parts = [part for move in moves for part in move.result()]
-        checksums = [b""] * len(blocks)
-        for place, own in zip(order.tolist(), self._by_block(parts), strict=True):
-            checksums[place] = _joined(own)
-        return checksums
+        pieces = deque(self._pieces(slots[order], LARGEST_WRITE_BYTES))
+        ready: Future[None] = Future()
+
+        def begin() -> None:
+            try:
+                before()
+            except BaseException as error:
+                ready.set_exception(error)
+            else:
+                ready.set_result(None)
+            write()
+
+        def write() -> None:
+            ready.result()
+            while pieces:
+                try:
+                    piece = pieces.popleft()
+                except IndexError:  # another thread took the last one
+                    return
+                self._put(piece, in_order)
+
+        return [begin, *[write] * (min(self._depth, len(pieces)) - 1)]
 
     def read(
         self, slots: Slots, blocks: Sequence[Bytes], checksums: Sequence[bytes]
@@ -164,51 +150,48 @@ class Transfers:
         in_order = [blocks[place] for place in order.tolist()]
         outcomes = [Outcome.GOOD] * len(blocks)
         fault: OSError | None = None
-        parts: list[bytes] = []
-        moves: list[tuple[Piece, Future[list[bytes]]]] = []
+        hashed = xxhash.xxh3_128()
+        moves: list[tuple[Piece, Future[None]]] = []
         try:
-            in_place = self._fits(slots, blocks)
-            for piece in self._pieces(slots[order]):
-                moves.append((piece, self._readers.submit(self._get, piece, in_order, in_place)))
+            for piece in self._pieces(slots[order], LARGEST_READ_BYTES):
+                moves.append((piece, self._readers.submit(self._get, piece, in_order)))
             for piece, move in moves:
                 try:
-                    parts += move.result()
+                    move.result()
                 except OSError:
                     # Find out which of its blocks it is.
                     for single in piece.alone():
                         try:
-                            parts += self._get(single, in_order, in_place)
+                            self._get(single, in_order)
                         except OSError as error:
                             fault = error
                             outcomes[order[single.first]] = Outcome.UNREADABLE
-                            parts += [b""] * single.parts_of_one(self._block_bytes)
+                for place, part in zip(
+                    order[piece.first : piece.stop], piece.parts(in_order), strict=True
+                ):
+                    hashed.update(part.data)
+                    if piece.end >= self._block_bytes:
+                        if hashed.digest() != checksums[place] and not outcomes[place]:
+                            outcomes[place] = Outcome.DAMAGED
+                        hashed.reset()
         except OSError as error:  # there is no such file
             return [Outcome.UNREADABLE] * len(blocks), error
         finally:
             wait([move for _, move in moves])
-        for place, own in zip(order.tolist(), self._by_block(parts), strict=True):
-            if not outcomes[place] and _joined(own) != checksums[place]:
-                outcomes[place] = Outcome.DAMAGED
         return outcomes, fault
 
-    def _by_block(self, parts: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-        """Checksums of parts, block by block."""
-        each = -(-self._block_bytes // PART_BYTES)
-        for begin in range(0, len(parts), each):
-            yield parts[begin : begin + each]
-
-    def _fits(self, slots: Slots, blocks: Sequence[Bytes]) -> bool:
+    def _fits(self, file: OpenFile, parts: Sequence[Bytes]) -> bool:
         """Whether buffers can be read into and written from as they are."""
         if self._block_bytes != self._stride_bytes:
             return False
-        alignment = self._extents.place(int(slots[0]))[0].address_alignment
-        return alignment == 1 or all(address(block) % alignment == 0 for block in blocks)
+        alignment = file.address_alignment
+        return alignment == 1 or all(address(part) % alignment == 0 for part in parts)
 
-    def _pieces(self, slots: Slots) -> Iterator[Piece]:
+    def _pieces(self, slots: Slots, largest_bytes: int) -> Iterator[Piece]:
         """Cut a batch of slots in rising order so that every thread has something to do."""
         stride = self._stride_bytes
-        share = -(-len(slots) * stride // self._depth // PART_BYTES) * PART_BYTES
-        most = max(PART_BYTES, min(share, LARGEST_PIECE_BYTES))
+        share = -(-len(slots) * stride // self._depth // ALIGNMENT) * ALIGNMENT
+        most = max(SMALLEST_PIECE_BYTES, min(share, largest_bytes))
         step = max(1, most // stride)
         for begin, end in self._extents.runs(slots):
             for first in range(begin, end, step):
@@ -216,36 +199,34 @@ class Transfers:
                 for part in range(0, stride, most):
                     yield Piece(int(slots[first]), first, stop, part, min(part + most, stride))
 
-    def _put(self, piece: Piece, blocks: Sequence[Bytes], in_place: bool) -> list[bytes]:
-        """Write a piece; checksums of its parts, made before, while others' are on their way."""
+    def _put(self, piece: Piece, blocks: Sequence[Bytes]) -> None:
         file, offset = self._extents.place(piece.slot)
-        buffers = piece.of(blocks)
-        checksums = [part for buffer in buffers for part in _checksums_of(buffer)]
-        moved = buffers if in_place else [self._gathered(piece, buffers)]
-        write_fully(file, moved, offset + piece.begin)
-        return checksums
+        parts = piece.parts(blocks)
+        moved = parts if self._fits(file, parts) else [self._gathered(piece, parts)]
+        try:
+            write_fully(file, moved, offset + piece.begin)
+        finally:
+            self._extents.written(piece.slot)
 
-    def _get(self, piece: Piece, blocks: Sequence[Bytes], in_place: bool) -> list[bytes]:
-        """Read a piece; checksums of its parts."""
+    def _get(self, piece: Piece, blocks: Sequence[Bytes]) -> None:
         file, offset = self._extents.place(piece.slot)
-        buffers = piece.of(blocks)
-        if in_place:
-            read_fully(file, buffers, offset + piece.begin)
-        else:
-            staged = self._staged(piece.length)
-            read_fully(file, [staged], offset + piece.begin)
-            length = piece.end - piece.begin
-            for place, buffer in enumerate(buffers):
-                buffer[:] = staged[place * length : place * length + len(buffer)]
-        return [part for buffer in buffers for part in _checksums_of(buffer)]
+        parts = piece.parts(blocks)
+        if self._fits(file, parts):
+            read_fully(file, parts, offset + piece.begin)
+            return
+        staged = self._staged(piece.length)
+        read_fully(file, [staged], offset + piece.begin)
+        length = piece.end - piece.begin
+        for place, part in enumerate(parts):
+            part[:] = staged[place * length : place * length + len(part)]
 
-    def _gathered(self, piece: Piece, buffers: Sequence[Bytes]) -> Bytes:
+    def _gathered(self, piece: Piece, parts: Sequence[Bytes]) -> Bytes:
         """A copy of a piece as it stands on disk."""
         staged = self._staged(piece.length)
         length = piece.end - piece.begin
-        for place, buffer in enumerate(buffers):
-            staged[place * length : place * length + len(buffer)] = buffer
-            staged[place * length + len(buffer) : (place + 1) * length] = 0
+        for place, part in enumerate(parts):
+            staged[place * length : place * length + len(part)] = part
+            staged[place * length + len(part) : (place + 1) * length] = 0
         return staged
 
     def _staged(self, length: int) -> Bytes:
