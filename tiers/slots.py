@@ -38,7 +38,7 @@ from greencache.tiers.base import (
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import TierIndex
 from greencache.tiers.policies import Policy
-from greencache.tiers.workers import run_all, uninterrupted
+from greencache.tiers.workers import ended, run_all, uninterrupted
 
 __all__ = ["SlotTier", "Slots"]
 
@@ -144,8 +144,14 @@ class SlotTier(Tier):
     async def _check_capacity(self, capacity_bytes: int) -> None:
         """Refuse a capacity that cannot be had; raises `TierError`."""
 
-    async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
-        """Blocks are written and about to be found. Raises `StorageError`."""
+    def _recording(
+        self, reservation: TierReservation, slots: Slots
+    ) -> Callable[[], None] | None:
+        """What a thread has to do before written blocks are found, if anything.
+
+        It raises `StorageError` if it cannot.
+        """
+        return None
 
     def _slots_in(self, capacity_bytes: int) -> int:
         """Slots that a capacity has room for."""
@@ -290,23 +296,30 @@ class SlotTier(Tier):
         if len(reservation) and not reservation.written:
             raise BlockStateError("only blocks that were written can be committed")
         reservation.ended = True
-        if reservation.handle is not None:
-            await uninterrupted(self._commit(reservation))
-
-    async def _commit(self, reservation: TierReservation) -> None:
-        reserved = reservation.handle
+        if reservation.handle is None:
+            return
+        slots = reservation.handle.slots
+        recording = self._recording(reservation, slots) if len(slots) else None
+        if recording is None:
+            self._end_commit(reservation, None)
+            return
+        self._check_open()
+        recorded = asyncio.get_running_loop().run_in_executor(self._pool, recording)
         try:
-            if len(reserved):
-                await self._committed(reservation, reserved.slots)
-        except BaseException as fault:
-            self.index.abort(reserved, self.clock())
-            if not isinstance(fault, TierError):
-                raise
-            self._failed("commit", fault)
+            await ended([recorded])
+        finally:  # also when cancelled meanwhile
+            self._end_commit(reservation, recorded.exception())
+
+    def _end_commit(self, reservation: TierReservation, fault: BaseException | None) -> None:
+        if fault is None:
+            self.index.commit(reservation.handle, self.clock())
         else:
-            self.index.commit(reserved, self.clock())
-        finally:
-            self._settle()
+            self.index.abort(reservation.handle, self.clock())
+        self._settle()
+        if isinstance(fault, TierError):
+            self._failed("commit", fault)
+        elif fault is not None:
+            raise fault
 
     def abort(self, reservation: TierReservation) -> None:
         """As `Tier.abort`."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +29,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-import xxhash
 from numpy.typing import NDArray
 
 from greencache.blocks import KEY_BYTES
@@ -156,7 +154,6 @@ class SsdTier(SlotTier):
         self._depth, self._start_empty, self._open_files = depth, start_empty, open_files
         slots_per_extent = max(1, extent_bytes // self.stride_bytes)
         self._geometry = Geometry(block_bytes, self.stride_bytes, slots_per_extent, namespace)
-        self._writers: ThreadPoolExecutor | None = None
         self._parts: _Parts | None = None
         self._checksums: dict[int, bytes] = {}
         """Of blocks written to slots and not committed yet."""
@@ -195,10 +192,7 @@ class SsdTier(SlotTier):
     # Opening and closing.
 
     async def _start(self) -> None:
-        # One more than write: it makes checksums.
-        self._writers = ThreadPoolExecutor(self._depth + 1, f"greencache-{self.name}-write")
         with ExitStack() as undo:
-            undo.callback(self._writers.shutdown)
             files = await self._run(partial(self._open_files, self.path))
             undo.callback(files.close)
             extents = Extents(files, self._geometry)
@@ -226,9 +220,6 @@ class SsdTier(SlotTier):
         return sound[self.index.occupied_slots()[slots[sound]]]
 
     async def _stop(self) -> None:
-        if self._writers is not None:
-            await asyncio.to_thread(self._writers.shutdown)
-            self._writers = None
         if self._parts is not None:
             self._parts.close()
             self._parts = None
@@ -269,9 +260,8 @@ class SsdTier(SlotTier):
     async def _read_slots(self, slots: Slots, into: Blocks) -> NDArray[np.bool_]:
         parts = self._in_use
         checksums = parts.manifest.of_slot["checksum"][slots].tolist()
-        outcomes, fault = await self._run(
-            partial(parts.transfers.read, slots, list(into), checksums)
-        )
+        reads = parts.transfers.reads(slots, list(into), checksums)
+        *_, (outcomes, fault) = await self._in_threads(reads, parts.transfers.readers)
         for slot, outcome in zip(slots.tolist(), outcomes, strict=True):
             if outcome is Outcome.UNREADABLE:
                 self._failed("read", fault or OSError("it could not be read"))
@@ -284,15 +274,10 @@ class SsdTier(SlotTier):
         return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
 
     async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        parts, buffers = self._in_use, list(blocks)
-        writes = parts.transfers.writes(slots, buffers, partial(self._free_on_disk, slots))
-        checksums: list[bytes] = []
-
-        def check() -> None:
-            checksums.extend(xxhash.xxh3_128_digest(block.data) for block in buffers)
-
+        transfers, before = self._in_use.transfers, partial(self._free_on_disk, slots)
+        writes = transfers.writes(slots, list(blocks), before)
         with reported(f"write to {self.path}"):
-            await self._in_threads([*writes, check], self._writers)
+            *_, checksums = await self._in_threads(writes, transfers.writers)
         self._checksums.update(zip(slots.tolist(), checksums, strict=True))
 
     def _free_on_disk(self, slots: Slots) -> None:
@@ -302,14 +287,13 @@ class SsdTier(SlotTier):
         if len(recorded):
             manifest.append(freed(recorded))
 
-    async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
+    def _recording(self, reservation: TierReservation, slots: Slots) -> Callable[[], None]:
         manifest = self._in_use.manifest
         before = int(self.index.state.slots["parent"][slots[0]])
         parent = bytes(KEY_BYTES) if before == NONE else manifest.of_slot["key"][before].tobytes()
         checksums = [self._checksums.pop(slot) for slot in slots.tolist()]
         keys = list(reservation.keys)
-        batch = stored(slots, keys, [parent, *keys[:-1]], checksums)
-        await self._run(partial(manifest.append, batch))
+        return partial(manifest.append, stored(slots, keys, [parent, *keys[:-1]], checksums))
 
     async def _back(self, slots: Slots) -> None:
         with reported(f"take disk space in {self.path}"):

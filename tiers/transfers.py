@@ -14,9 +14,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
@@ -32,7 +32,9 @@ from greencache.tiers.files import (
     write_fully,
 )
 
-__all__ = ["Outcome", "Transfers"]
+__all__ = ["Outcome", "Read", "Transfers"]
+
+T = TypeVar("T")
 
 SMALLEST_PIECE_BYTES = 2**20
 LARGEST_READ_BYTES = 2 * 2**20
@@ -80,8 +82,26 @@ class Piece(NamedTuple):
         ]
 
 
+class Read(NamedTuple):
+    """What became of blocks that were read, and why one that could not be read could not."""
+
+    outcomes: list[Outcome]
+    fault: OSError | None
+
+
+def _taken_from(left: deque[T]) -> Iterator[T]:
+    """What is left, one by one; several threads may take from the same."""
+    while True:
+        try:
+            yield left.popleft()
+        except IndexError:
+            return
+
+
 class Transfers:
-    """Reads and writes batches of blocks.
+    """What reads and writes batches of blocks.
+
+    A batch is several calls, each for a thread of its own: of `readers`, or of `writers`.
 
     Parameters
     ----------
@@ -90,95 +110,114 @@ class Transfers:
     block_bytes, stride_bytes:
         Bytes of a block and of a slot.
     depth:
-        Threads that read.
+        Threads that move a batch.
     """
 
     def __init__(self, extents: Extents, block_bytes: int, stride_bytes: int, depth: int) -> None:
         self._extents, self._depth = extents, depth
         self._block_bytes, self._stride_bytes = block_bytes, stride_bytes
-        self._readers = ThreadPoolExecutor(depth, "greencache-read")
+        # One thread more, for checksums.
+        self.readers = ThreadPoolExecutor(depth + 1, "greencache-read")
+        self.writers = ThreadPoolExecutor(depth + 1, "greencache-write")
         self._own = threading.local()
 
     def close(self) -> None:
         """End the threads, after what they have to do."""
-        self._readers.shutdown()
+        self.readers.shutdown()
+        self.writers.shutdown()
 
     def writes(
         self, slots: Slots, blocks: Sequence[Bytes], before: Callable[[], None]
-    ) -> list[Callable[[], None]]:
-        """What writes blocks to slots, if each of it is called in a thread of its own.
+    ) -> list[Callable[[], list[bytes]]]:
+        """What writes blocks to slots; the last of these calls returns their checksums.
 
         The first one calls ``before``; nothing is written until that has returned, nor if it
-        raised. Each raises `OSError` if what it does cannot be written.
+        raised. Others raise `OSError` if something cannot be written.
         """
         order = np.argsort(slots)
         in_order = [blocks[place] for place in order.tolist()]
         pieces = deque(self._pieces(slots[order], LARGEST_WRITE_BYTES))
         ready: Future[None] = Future()
 
-        def begin() -> None:
+        def begin() -> list[bytes]:
             try:
                 before()
             except BaseException as error:
                 ready.set_exception(error)
             else:
                 ready.set_result(None)
-            write()
+            return write()
 
-        def write() -> None:
+        def write() -> list[bytes]:
             ready.result()
-            while pieces:
-                try:
-                    piece = pieces.popleft()
-                except IndexError:  # another thread took the last one
-                    return
+            for piece in _taken_from(pieces):
                 self._put(piece, in_order)
+            return []
 
-        return [begin, *[write] * (min(self._depth, len(pieces)) - 1)]
+        def check() -> list[bytes]:
+            return [xxhash.xxh3_128_digest(block.data) for block in blocks]
 
-    def read(
+        return [begin, *[write] * (min(self._depth, len(pieces)) - 1), check]
+
+    def reads(
         self, slots: Slots, blocks: Sequence[Bytes], checksums: Sequence[bytes]
-    ) -> tuple[list[Outcome], OSError | None]:
-        """Read slots into buffers.
-
-        Returns
-        -------
-        outcomes, fault
-            What became of each block, and why one that could not be read could not.
-        """
+    ) -> list[Callable[[], Read]]:
+        """What reads slots into buffers; the last of these calls returns what became of it."""
         order = np.argsort(slots)
         in_order = [blocks[place] for place in order.tolist()]
+        wanted = [checksums[place] for place in order.tolist()]
+        pieces = list(self._pieces(slots[order], LARGEST_READ_BYTES))
+        done: list[Future[None]] = [Future() for _ in pieces]
+        left = deque(zip(pieces, done, strict=True))
+
+        def read() -> Read:
+            for piece, its in _taken_from(left):
+                try:
+                    self._get(piece, in_order)
+                except BaseException as error:
+                    its.set_exception(error)
+                else:
+                    its.set_result(None)
+            return Read([], None)
+
+        def check() -> Read:
+            outcomes, fault = self._checked(pieces, done, in_order, wanted)
+            given: list[Outcome] = [Outcome.GOOD] * len(blocks)
+            for place, outcome in zip(order.tolist(), outcomes, strict=True):
+                given[place] = outcome
+            return Read(given, fault)
+
+        return [*[read] * min(self._depth, len(pieces)), check]
+
+    def _checked(
+        self,
+        pieces: Sequence[Piece],
+        done: Sequence[Future[None]],
+        blocks: Sequence[Bytes],
+        checksums: Sequence[bytes],
+    ) -> Read:
+        """Check pieces as they come."""
         outcomes = [Outcome.GOOD] * len(blocks)
         fault: OSError | None = None
         hashed = xxhash.xxh3_128()
-        moves: list[tuple[Piece, Future[None]]] = []
-        try:
-            for piece in self._pieces(slots[order], LARGEST_READ_BYTES):
-                moves.append((piece, self._readers.submit(self._get, piece, in_order)))
-            for piece, move in moves:
-                try:
-                    move.result()
-                except OSError:
-                    # Find out which of its blocks it is.
-                    for single in piece.alone():
-                        try:
-                            self._get(single, in_order)
-                        except OSError as error:
-                            fault = error
-                            outcomes[order[single.first]] = Outcome.UNREADABLE
-                for place, part in zip(
-                    order[piece.first : piece.stop], piece.parts(in_order), strict=True
-                ):
-                    hashed.update(part.data)
-                    if piece.end >= self._block_bytes:
-                        if hashed.digest() != checksums[place] and not outcomes[place]:
-                            outcomes[place] = Outcome.DAMAGED
-                        hashed.reset()
-        except OSError as error:  # there is no such file
-            return [Outcome.UNREADABLE] * len(blocks), error
-        finally:
-            wait([move for _, move in moves])
-        return outcomes, fault
+        for piece, its in zip(pieces, done, strict=True):
+            try:
+                its.result()
+            except OSError:
+                # Find out which of its blocks it is.
+                for single in piece.alone():
+                    try:
+                        self._get(single, blocks)
+                    except OSError as error:
+                        fault = error
+                        outcomes[single.first] = Outcome.UNREADABLE
+            for place, part in enumerate(piece.parts(blocks), piece.first):
+                hashed.update(part.data)
+                if piece.end >= self._block_bytes:
+                    if hashed.digest() != checksums[place] and not outcomes[place]:
+                        outcomes[place] = Outcome.DAMAGED
+                    hashed.reset()
+        return Read(outcomes, fault)
 
     def _fits(self, file: OpenFile, parts: Sequence[Bytes]) -> bool:
         """Whether buffers can be read into and written from as they are."""
