@@ -40,10 +40,15 @@ async def insert(tier: Tier, room: TierReservation, blocks: Blocks, first: int) 
 
 
 class _Write(NamedTuple):
-    """A write that waits for its turn; the DRAM that it copies from is leased."""
+    """A write that waits for its turn; the DRAM that it copies from is leased.
 
-    reservation: TierReservation
+    One that follows another gets its room after that is written.
+    """
+
+    reservation: TierReservation | None
     source: TierLease
+    count: int
+    """Blocks that are to be written, the last ones of the lease."""
 
 
 class WriteBehind:
@@ -64,12 +69,10 @@ class WriteBehind:
 
     Attributes
     ----------
-    limit_bytes:
-        As above; may be changed.
     declined_blocks:
         Not written because they were not worth it.
     dropped_blocks:
-        Not written because too much waited, or the write failed.
+        Not written because too much waited, there was no room, or the write failed.
     waiting_bytes:
         Still to be written.
     """
@@ -87,27 +90,54 @@ class WriteBehind:
     ) -> None:
         self._ssd, self._dram = ssd, dram
         self._directory, self._learner = directory, learner
-        self.limit_bytes, self._clock = limit_bytes, clock
+        self._limit_bytes, self._clock = limit_bytes, clock
         self._through = through
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
         self.declined_blocks = self.dropped_blocks = self.waiting_bytes = 0
 
-    async def store(self, keys: Sequence[bytes], blocks: Blocks, first: int) -> None:
-        """Store as much of a prompt as is worth it; ``blocks`` are those from ``first`` on."""
+    async def store(
+        self, keys: Sequence[bytes], blocks: Blocks, first: int, *, drop: bool = False
+    ) -> None:
+        """Store as much of a prompt as is worth it; ``blocks`` are those from ``first`` on.
+
+        What is worth it is dropped if ``drop``.
+        """
         found = await self._ssd.match(keys)
         stop = self._admitted(keys, found)
         self.declined_blocks += len(keys) - max(found, stop)
         missing = max(0, stop - found)
-        if missing and self.waiting_bytes + missing * self._ssd.block_bytes > self.limit_bytes:
+        waiting_bytes = self.waiting_bytes + missing * self._ssd.block_bytes
+        if missing and (drop or waiting_bytes > self._limit_bytes):
             self.dropped_blocks += missing
             return
-        room = await self._ssd.reserve(keys[:stop])
-        if self._learner is not None:
-            self._learner.wrote(len(room))
-        if not (len(room) and await self._queued(room, keys)):
+        room = await self._reserved(keys[:stop])
+        if len(room):
+            self.dropped_blocks += self._without_room(keys[room.first + len(room) : stop])
+            if await self._queued(room, keys[: room.first + len(room)], len(room)):
+                return
             # DRAM does not have all of it, so it is written while the caller waits.
             written = await insert(self._ssd, room, blocks, first)
             self.dropped_blocks += 0 if written else len(room)
+            return
+        self._ssd.abort(room)
+        without = self._without_room(keys[found:stop])
+        # Where the block before is still to be written there is no room yet.
+        follows = without > 0 and self.waiting_bytes > 0
+        if not (follows and await self._queued(None, keys[:stop], without)):
+            self.dropped_blocks += without
+
+    async def _reserved(self, keys: Sequence[bytes]) -> TierReservation:
+        room = await self._ssd.reserve(keys)
+        if self._learner is not None:
+            self._learner.wrote(len(room))
+        return room
+
+    def _without_room(self, keys: Sequence[bytes]) -> int:
+        """How many blocks are not on SSD, nor being written there by whoever came before."""
+        if not isinstance(self._ssd, SlotTier) or not keys:
+            return len(keys)
+        ids = self._directory.find(list(keys))
+        return sum(self._ssd.index.slot_of(block) < 0 for block in ids.tolist())
 
     def _admitted(self, keys: Sequence[bytes], found: int) -> int:
         if self._learner is None:
@@ -116,21 +146,23 @@ class WriteBehind:
         slots = self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else 0
         return self._learner.admit(ids, found, slots, self._clock())
 
-    async def _queued(self, room: TierReservation, keys: Sequence[bytes]) -> bool:
-        """Let the write wait, if DRAM has all of it."""
+    async def _queued(
+        self, room: TierReservation | None, keys: Sequence[bytes], count: int
+    ) -> bool:
+        """Let a write of the last blocks of ``keys`` wait, if DRAM has them and all before."""
         if self._dram is None or self._through:
             return False
-        end = room.first + len(room)
         try:
-            source = await self._dram.hold(keys[:end])
+            source = await self._dram.hold(keys)
         except BaseException:
-            self._ssd.abort(room)
+            if room is not None:
+                self._ssd.abort(room)
             raise
-        if len(source) < end:
+        if len(source) < len(keys):
             self._dram.release(source)
             return False
-        self.waiting_bytes += len(room) * self._ssd.block_bytes
-        self._queue.put_nowait(_Write(room, source))
+        self.waiting_bytes += count * self._ssd.block_bytes
+        self._queue.put_nowait(_Write(room, source, count))
         return True
 
     async def drain(self) -> None:
@@ -141,28 +173,34 @@ class WriteBehind:
         """Write what waits, for ever."""
         while True:
             write = await self._queue.get()
-            count = len(write.reservation)
             try:
-                if not await self._write(write):
-                    self.dropped_blocks += count
+                unwritten = await self._write(write)
+                self.dropped_blocks += unwritten
             except Exception as fault:  # whatever it is, later writes go on
                 _log.warning("a write to %s failed: %r", self._ssd.name, fault)
-                self.dropped_blocks += count
+                self.dropped_blocks += write.count
             finally:
-                self.waiting_bytes -= count * self._ssd.block_bytes
+                self.waiting_bytes -= write.count * self._ssd.block_bytes
                 self._queue.task_done()
 
-    async def _write(self, write: _Write) -> bool:
+    async def _write(self, write: _Write) -> int:
+        """Write what waited; how many blocks of it had room and are not written for all that."""
         assert self._dram is not None
-        room, source = write
+        room, source = write.reservation, write.source
         try:
+            if room is None:
+                room = await self._reserved(source.keys)
+                end = max(room.first + len(room), len(source) - write.count)
+                self.dropped_blocks += self._without_room(source.keys[end:])
+            if len(room) == 0:
+                return 0
             blocks = await self._bytes_of(self._dram, source, room.first, len(room))
             if blocks is not None and await self._ssd.write(room, blocks):
                 await self._ssd.commit(room)
-                return True
-            return False
+                return 0
+            return len(room)
         finally:
-            if not room.ended:
+            if room is not None and not room.ended:
                 self._ssd.abort(room)
             self._dram.release(source)
 
