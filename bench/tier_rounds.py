@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from greencache.bench.huge_pages import HUGE_PAGE_BYTES, into_huge_pages, mapped
 from greencache.quantities import format_bytes
-from greencache.tiers.syscalls import HUGE_PAGE_BYTES, into_huge_pages, mapped
 
 __all__ = [
     "DRAM",
@@ -112,7 +112,7 @@ class Batch:
     How scattered memory is decides how fast a disk moves it: direct I/O hands the drive a list of
     the pieces that adjoin. Of 64 MiB in thousands of pieces a virtual disk read a third as fast as
     of 64 MiB in a hundred. So all sides use this memory, another process too, for which it is a
-    memory file; and it is in huge pages where there are any, as the DRAM tier's own is.
+    memory file; and it is in huge pages where there are any.
 
     Blocks are random bytes, so that nothing on the way can compress them or share their pages.
 
@@ -133,7 +133,7 @@ class Batch:
         os.ftruncate(self._file, self.pool_bytes(case))
         pool = mapped(self._file, self.pool_bytes(case))
         pool[:] = 1
-        self.in_huge_pages = into_huge_pages(pool.ctypes.data, len(pool))
+        self.in_huge_pages = into_huge_pages(pool)
         self.blocks = pool[: case.batch_bytes].reshape(shape)
         random = np.random.default_rng(seed).bytes(case.batch_bytes)
         self.content = np.frombuffer(random, np.uint8).reshape(shape)
