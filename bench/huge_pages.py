@@ -68,7 +68,7 @@ def mapped(descriptor: int, length: int) -> NDArray[np.uint8]:
         raise
     held = (ctypes.c_uint8 * length).from_address(begin)
     weakref.finalize(held, _libc.munmap, taken, room).atexit = False
-    return np.frombuffer(held, np.uint8)
+    return np.ctypeslib.as_array(held)
 
 
 def into_huge_pages(memory: NDArray[np.uint8]) -> bool:

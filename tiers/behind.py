@@ -47,8 +47,8 @@ class _Write(NamedTuple):
 
     reservation: TierReservation | None
     source: TierLease
-    count: int
-    """Blocks that are to be written, the last ones of the lease."""
+    blocks: int
+    """How many are to be written: the last ones of the lease."""
 
 
 class WriteBehind:
@@ -146,10 +146,8 @@ class WriteBehind:
         slots = self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else 0
         return self._learner.admit(ids, found, slots, self._clock())
 
-    async def _queued(
-        self, room: TierReservation | None, keys: Sequence[bytes], count: int
-    ) -> bool:
-        """Let a write of the last blocks of ``keys`` wait, if DRAM has them and all before."""
+    async def _queued(self, room: TierReservation | None, keys: Sequence[bytes], last: int) -> bool:
+        """Let a write of the ``last`` blocks of ``keys`` wait, if DRAM has all of them."""
         if self._dram is None or self._through:
             return False
         try:
@@ -161,8 +159,8 @@ class WriteBehind:
         if len(source) < len(keys):
             self._dram.release(source)
             return False
-        self.waiting_bytes += count * self._ssd.block_bytes
-        self._queue.put_nowait(_Write(room, source, count))
+        self.waiting_bytes += last * self._ssd.block_bytes
+        self._queue.put_nowait(_Write(room, source, last))
         return True
 
     async def drain(self) -> None:
@@ -178,9 +176,9 @@ class WriteBehind:
                 self.dropped_blocks += unwritten
             except Exception as fault:  # whatever it is, later writes go on
                 _log.warning("a write to %s failed: %r", self._ssd.name, fault)
-                self.dropped_blocks += write.count
+                self.dropped_blocks += write.blocks
             finally:
-                self.waiting_bytes -= write.count * self._ssd.block_bytes
+                self.waiting_bytes -= write.blocks * self._ssd.block_bytes
                 self._queue.task_done()
 
     async def _write(self, write: _Write) -> int:
@@ -190,7 +188,7 @@ class WriteBehind:
         try:
             if room is None:
                 room = await self._reserved(source.keys)
-                end = max(room.first + len(room), len(source) - write.count)
+                end = max(room.first + len(room), len(source) - write.blocks)
                 self.dropped_blocks += self._without_room(source.keys[end:])
             if len(room) == 0:
                 return 0

@@ -144,9 +144,7 @@ class SlotTier(Tier):
     async def _check_capacity(self, capacity_bytes: int) -> None:
         """Refuse a capacity that cannot be had; raises `TierError`."""
 
-    def _recording(
-        self, reservation: TierReservation, slots: Slots
-    ) -> Callable[[], None] | None:
+    def _recording(self, reservation: TierReservation, slots: Slots) -> Callable[[], None] | None:
         """What a thread has to do before written blocks are found, if anything.
 
         It raises `StorageError` if it cannot.

@@ -178,8 +178,8 @@ def grow(state: TierState, slots: int, ids: int) -> TierState:
     """Return the state with room for at least ``slots`` slots and ``ids`` ids.
 
     Slots double, so that growing one block at a time stays cheap, but are no more than the tier
-    may hold blocks; of ids there may be more than that, see `room_for`. ``meta`` and ``weights`` are shared with the old state, which must no
-    longer be used.
+    may hold blocks; of ids there may be more than that, see `room_for`. ``meta`` and ``weights``
+    are shared with the old state, which must no longer be used.
     """
     have_ids, have_slots = len(state.slot_of), len(state.slots)
     if ids > have_ids:
