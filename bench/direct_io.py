@@ -1,7 +1,9 @@
 """Sides of the tier benchmark that show what a disk can do: direct I/O with nothing around it.
 
 No index, no checksum, no manifest, no eviction: blocks go between aligned buffers and one file that
-was written once before, so that no block of it is allocated while it is timed.
+was written once before, so that no block of it is allocated while it is timed. The raw loop's is
+the tier's own file of slots: on a virtual disk, the same writes took twice as long in one file as
+in another, by where on the disk they lay, and kept to that.
 """
 
 from __future__ import annotations
@@ -64,21 +66,26 @@ class RawDirectSide(Side):
 
     Parameters
     ----------
-    folder:
-        Where the file goes.
+    slots:
+        The file of slots of a tier that takes its turn before, and stores all batches anew at each.
     """
 
     name = RAW
 
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "raw"
+    def __init__(self, slots: Path) -> None:
+        self._path = slots
+        self._file: int | None = None
+
+    def _opened(self) -> int:
+        if self._file is None:  # there once the tier had its first turn
+            try:
+                self._file = os.open(self._path, os.O_RDWR | os.O_DIRECT)
+            except OSError as fault:
+                raise SideError(f"no direct I/O to {self._path}: {fault.strerror}") from fault
+        return self._file
 
     def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
-        try:
-            self._file = os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_DIRECT, 0o600)
-        except OSError as fault:
-            raise SideError(f"no direct I/O in {self._path.parent}: {fault.strerror}") from fault
         self._case = case
         self._mine = Checked(batch, case.batches)
         self._pool = ThreadPoolExecutor(case.depth)
@@ -89,15 +96,16 @@ class RawDirectSide(Side):
         part = -(-case.batch_bytes // case.depth)
         part += -part % min(case.block_bytes, 2**20)  # no piece less than it must be
         piece = min(case.block_bytes, part)
+        file = self._opened()
 
         def move(start: int) -> None:
             for at in range(start, min(start + part, case.batch_bytes), piece):
                 end = min(at + piece, start + part, case.batch_bytes)
                 place = batch * case.batch_bytes + at
                 if write:
-                    moved = os.pwrite(self._file, memory[at:end], place)
+                    moved = os.pwrite(file, memory[at:end], place)
                 else:
-                    moved = os.preadv(self._file, [memory[at:end]], place)
+                    moved = os.preadv(file, [memory[at:end]], place)
                 if moved != end - at:
                     raise SideError(f"{moved} of {end - at} bytes moved")
 
@@ -121,14 +129,15 @@ class RawDirectSide(Side):
     def settle(self) -> float:
         """As `Side.settle`."""
         began_s = time.perf_counter()
-        os.fdatasync(self._file)
+        os.fdatasync(self._opened())
         return time.perf_counter() - began_s
 
     def end_case(self) -> None:
         """As `Side.end_case`."""
         self._pool.shutdown()
-        os.close(self._file)
-        self._path.unlink()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
         del self._mine
 
 

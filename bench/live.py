@@ -119,7 +119,6 @@ class Player:
         self._hbm, self._clock, self._result = hbm, clock, result
         self._contents = _Contents(cache.block_bytes)
         self._leases: dict[int, CacheLease] = {}
-        self._queue_bytes = cache.write_queue_bytes
 
     async def play(self, event: np.void) -> CacheLease | None:
         """Do what an event says; returns what a request that starts was given.
@@ -174,10 +173,10 @@ class Player:
 
     async def _store(self, event: np.void) -> None:
         ids = self.ids(int(event["request"]))
-        self._cache.write_queue_bytes = -1 if event["dropped"] else self._queue_bytes
         blocks = self._contents.of(ids)
         began_s = time.perf_counter()
-        await self._cache.store(trace_keys(ids), blocks)
+        # What the simulated drive could not keep up with, this one shall not either.
+        await self._cache.store(trace_keys(ids), blocks, save=not event["dropped"])
         await self._cache.drain()
         self._result.store_s += time.perf_counter() - began_s
         self._cache.release(self._leases.pop(int(event["request"])))

@@ -39,6 +39,7 @@ from greencache.output import check_outputs, write_json, write_output
 from greencache.quantities import parse_bytes
 from greencache.tiers.base import Tier
 from greencache.tiers.dram import DramTier
+from greencache.tiers.extents import extent_name
 from greencache.tiers.ssd import SsdTier
 
 __all__ = ["OURS", "REFERENCES", "main", "make_cases", "measure", "targets"]
@@ -119,7 +120,7 @@ def _sides(folder: Path, lmcache: Path | None) -> dict[str, list[Side]]:
         ],
         SSD: [
             TierSide(OURS[SSD], partial(_ssd, folder)),
-            RawDirectSide(folder),
+            RawDirectSide(folder / "greencache" / extent_name(0)),
             FioSide(folder),
             LmcacheSide(BUFFERED, lmcache, folder),
             LmcacheSide(DIRECT, lmcache, folder),

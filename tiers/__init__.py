@@ -14,6 +14,7 @@
 ``kernels``           the same for a whole request, to be called from Python
 ``index``             ``TierIndex``, the face of it all for Python
 ``directory``         ``KeyDirectory``: 16-byte block keys to the ids the index works on
+``growing``           how much room arrays get that grow with what is known
 ====================  ===========================================================
 
 Nothing of this does I/O or reads a clock: time is an argument. The replay and the live store run

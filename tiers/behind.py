@@ -49,11 +49,15 @@ async def bytes_of(tier: Tier, lease: TierLease, first: int, count: int) -> Bloc
 
 
 class _Write(NamedTuple):
-    """A write that waits for its turn; the DRAM that it copies from is leased."""
+    """A write that waits for its turn; the DRAM that it copies from is leased.
 
-    reservation: TierReservation
+    One that follows another gets its room after that is written.
+    """
+
+    reservation: TierReservation | None
     source: TierLease
-    done: asyncio.Future[None]
+    blocks: int
+    """How many are to be written: the last ones of the lease."""
 
 
 class WriteBehind:
@@ -74,12 +78,10 @@ class WriteBehind:
 
     Attributes
     ----------
-    limit_bytes:
-        As above; may be changed.
     declined_blocks:
         Not written because they were not worth it.
     dropped_blocks:
-        Not written because too much waited, or the write failed.
+        Not written because too much waited, there was no room, or the write failed.
     waiting_bytes:
         Still to be written.
     """
@@ -97,19 +99,15 @@ class WriteBehind:
     ) -> None:
         self._ssd, self._dram = ssd, dram
         self._directory, self._learner = directory, learner
-        self.limit_bytes, self._clock = limit_bytes, clock
+        self._limit_bytes, self._clock = limit_bytes, clock
         self._through = through
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
         self._later: set[asyncio.Task[None]] = set()
-        self._coming: dict[bytes, asyncio.Future[None]] = {}
-        """Blocks that are on their way from DRAM, and when they are there."""
+        self._turn = asyncio.Lock()
         self.declined_blocks = self.dropped_blocks = self.waiting_bytes = 0
 
     def store_later(self, keys: Sequence[bytes]) -> None:
-        """Store what DRAM has of a prompt, without letting anybody wait for it.
-
-        Also what follows a part of it that is being written now.
-        """
+        """Store what DRAM has of a prompt, without letting anybody wait for it."""
         task = asyncio.get_running_loop().create_task(self._store_from_dram(keys))
         self._later.add(task)
         task.add_done_callback(self._stored)
@@ -123,67 +121,58 @@ class WriteBehind:
         assert self._dram is not None
         source = await self._dram.hold(keys)  # so that it is there as long as this takes
         try:
-            keys = source.keys
-            found = await self._before(keys)
-            if found == len(keys):
-                return
-            coming = asyncio.get_running_loop().create_future()
-            mine = [key for key in keys[found:] if key not in self._coming]
-            self._coming |= dict.fromkeys(mine, coming)
-            try:
+            async with self._turn:  # what follows a prompt has to come after it
                 blocks = await bytes_of(self._dram, source, 0, len(source))
-                if blocks is not None and (written := await self.store(keys, blocks, 0)):
-                    await written
-            finally:
-                for key in mine:
-                    del self._coming[key]
-                coming.set_result(None)
+                if blocks is not None:
+                    await self.store(source.keys, blocks, 0)
         finally:
             self._dram.release(source)
 
-    async def _before(self, keys: Sequence[bytes]) -> int:
-        """What SSD has of a prompt, once what is on its way there has arrived."""
-        found = await self._ssd.match(keys)
-        while found < len(keys) and (other := self._coming.get(keys[found])) is not None:
-            waiting_bytes = (len(keys) - found) * self._ssd.block_bytes
-            if self.waiting_bytes + waiting_bytes > self.limit_bytes:
-                break  # and `store` counts it as dropped
-            self.waiting_bytes += waiting_bytes
-            try:
-                await asyncio.shield(other)
-            finally:
-                self.waiting_bytes -= waiting_bytes
-            found = await self._ssd.match(keys)
-        return found
-
     async def store(
-        self, keys: Sequence[bytes], blocks: Blocks, first: int
-    ) -> asyncio.Future[None] | None:
+        self, keys: Sequence[bytes], blocks: Blocks, first: int, *, drop: bool = False
+    ) -> None:
         """Store as much of a prompt as is worth it; ``blocks`` are those from ``first`` on.
 
-        Returns
-        -------
-        Future or None
-            When it is written, if it is written later.
+        What is worth it is dropped if ``drop``.
         """
         if self._slots() == 0:
-            return None  # admission learns nothing of an SSD that is not there, as in the replay
+            return  # admission learns nothing of an SSD that is not there, as in the replay
         found = await self._ssd.match(keys)
         stop = self._admitted(keys, found)
         self.declined_blocks += len(keys) - max(found, stop)
         missing = max(0, stop - found)
-        if missing and self.waiting_bytes + missing * self._ssd.block_bytes > self.limit_bytes:
+        waiting_bytes = self.waiting_bytes + missing * self._ssd.block_bytes
+        if missing and (drop or waiting_bytes > self._limit_bytes):
             self.dropped_blocks += missing
-            return None
-        room = await self._ssd.reserve(keys[:stop])
+            return
+        room = await self._reserved(keys[:stop])
+        if len(room):
+            self.dropped_blocks += self._without_room(keys[room.first + len(room) : stop])
+            if await self._queued(room, keys[: room.first + len(room)], len(room)):
+                return
+            # DRAM does not have all of it, so it is written while the caller waits.
+            written = await insert(self._ssd, room, blocks, first)
+            self.dropped_blocks += 0 if written else len(room)
+            return
+        self._ssd.abort(room)
+        without = self._without_room(keys[found:stop])
+        # Where the block before is still to be written there is no room yet.
+        follows = without > 0 and self.waiting_bytes > 0
+        if not (follows and await self._queued(None, keys[:stop], without)):
+            self.dropped_blocks += without
+
+    async def _reserved(self, keys: Sequence[bytes]) -> TierReservation:
+        room = await self._ssd.reserve(keys)
         if self._learner is not None:
             self._learner.wrote(len(room))
-        if len(room) and (later := await self._queued(room, keys)) is not None:
-            return later
-        # DRAM does not have all of it, so it is written while the caller waits.
-        written = await insert(self._ssd, room, blocks, first)
-        self.dropped_blocks += 0 if written else len(room)
-        return None
+        return room
+
+    def _without_room(self, keys: Sequence[bytes]) -> int:
+        """How many blocks are not on SSD, nor being written there by whoever came before."""
+        if not isinstance(self._ssd, SlotTier) or not keys:
+            return len(keys)
+        ids = self._directory.find(list(keys))
+        return sum(self._ssd.index.slot_of(block) < 0 for block in ids.tolist())
 
     def _admitted(self, keys: Sequence[bytes], found: int) -> int:
         if self._learner is None:
@@ -195,25 +184,22 @@ class WriteBehind:
         """Blocks that the SSD may hold; None if it does not say."""
         return self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else None
 
-    async def _queued(
-        self, room: TierReservation, keys: Sequence[bytes]
-    ) -> asyncio.Future[None] | None:
-        """Let the write wait, if DRAM has all of it; when it is done."""
+    async def _queued(self, room: TierReservation | None, keys: Sequence[bytes], last: int) -> bool:
+        """Let a write of the ``last`` blocks of ``keys`` wait, if DRAM has all of them."""
         if self._dram is None or self._through:
-            return None
-        end = room.first + len(room)
+            return False
         try:
-            source = await self._dram.hold(keys[:end])
+            source = await self._dram.hold(keys)
         except BaseException:
-            self._ssd.abort(room)
+            if room is not None:
+                self._ssd.abort(room)
             raise
-        if len(source) < end:
+        if len(source) < len(keys):
             self._dram.release(source)
-            return None
-        self.waiting_bytes += len(room) * self._ssd.block_bytes
-        done = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait(_Write(room, source, done))
-        return done
+            return False
+        self.waiting_bytes += last * self._ssd.block_bytes
+        self._queue.put_nowait(_Write(room, source, last))
+        return True
 
     async def drain(self) -> None:
         """Wait until nothing waits."""
@@ -225,28 +211,33 @@ class WriteBehind:
         """Write what waits, for ever."""
         while True:
             write = await self._queue.get()
-            count = len(write.reservation)
             try:
-                if not await self._write(write):
-                    self.dropped_blocks += count
+                unwritten = await self._write(write)
+                self.dropped_blocks += unwritten
             except Exception as fault:  # whatever it is, later writes go on
                 _log.warning("a write to %s failed: %r", self._ssd.name, fault)
-                self.dropped_blocks += count
+                self.dropped_blocks += write.blocks
             finally:
-                self.waiting_bytes -= count * self._ssd.block_bytes
-                write.done.set_result(None)
+                self.waiting_bytes -= write.blocks * self._ssd.block_bytes
                 self._queue.task_done()
 
-    async def _write(self, write: _Write) -> bool:
+    async def _write(self, write: _Write) -> int:
+        """Write what waited; how many blocks of it had room and are not written for all that."""
         assert self._dram is not None
-        room, source, _ = write
+        room, source = write.reservation, write.source
         try:
+            if room is None:
+                room = await self._reserved(source.keys)
+                end = max(room.first + len(room), len(source) - write.blocks)
+                self.dropped_blocks += self._without_room(source.keys[end:])
+            if len(room) == 0:
+                return 0
             blocks = await bytes_of(self._dram, source, room.first, len(room))
             if blocks is not None and await self._ssd.write(room, blocks):
                 await self._ssd.commit(room)
-                return True
-            return False
+                return 0
+            return len(room)
         finally:
-            if not room.ended:
+            if room is not None and not room.ended:
                 self._ssd.abort(room)
             self._dram.release(source)

@@ -182,16 +182,6 @@ class TieredCache:
                     task.cancel()
                 await ended(self._tasks)
 
-    @property
-    def write_queue_bytes(self) -> int:
-        """What may wait to be written to SSD; below 0, nothing is written there."""
-        return self._behind.limit_bytes if self._behind else 0
-
-    @write_queue_bytes.setter
-    def write_queue_bytes(self, limit_bytes: int) -> None:
-        if self._behind is not None:
-            self._behind.limit_bytes = limit_bytes
-
     async def lookup(self, keys: Sequence[bytes]) -> dict[str, int]:
         """Length of the prefix that each tier has now; not counted as asked for."""
         return {name: await tier.match(keys) for name, tier in self.tiers.items()}
@@ -314,7 +304,9 @@ class TieredCache:
         finally:
             self.release(lease)
 
-    async def store(self, keys: Sequence[bytes], blocks: Blocks, first: int = 0) -> None:
+    async def store(
+        self, keys: Sequence[bytes], blocks: Blocks, first: int = 0, *, save: bool = True
+    ) -> None:
         """Store a prompt that was computed.
 
         Parameters
@@ -325,6 +317,8 @@ class TieredCache:
             Bytes of those from ``first`` on. What the tiers have already is not written again.
         first:
             Place of the first block given. What a tier lacks before it, it stores nothing behind.
+        save:
+            Whether the SSD gets what is worth it; otherwise that is dropped, as if too much waited.
         """
         if first + len(blocks) != len(keys):
             raise BlockStateError(
@@ -335,7 +329,7 @@ class TieredCache:
         if self.dram is not None:
             await insert(self.dram, await self.dram.reserve(keys), blocks, first)
         if self._behind is not None:
-            await self._behind.store(keys, blocks, first)
+            await self._behind.store(keys, blocks, first, drop=not save)
         if self._sharing is not None:
             await self._sharing.store(keys, blocks, first)
 

@@ -21,7 +21,7 @@ class CacheStats:
     declined_blocks:
         Not written to SSD because they were not worth it.
     dropped_blocks:
-        Not written because too much was waiting, or the write failed.
+        Not written because too much was waiting, there was no room, or the write failed.
     promoted_blocks:
         Read into DRAM by `TieredCache.prefetch`, `TieredCache.fetch` and `TieredCache.load`.
     waiting_bytes:

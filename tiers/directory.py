@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from greencache.blocks import KEY_BYTES
 from greencache.compiled import kernel, subroutine
 from greencache.errors import BlockStateError, InputError
+from greencache.tiers.growing import room_for
 
 __all__ = ["KeyDirectory", "mixed"]
 
@@ -137,7 +138,7 @@ _PIECE_NAMES = 2**20
 class KeyDirectory:
     """Gives every block key an id: 0 for the first one seen, and so on.
 
-    It holds the 128-bit keys in arrays, 24 to 48 bytes a key. An id stays valid until it is
+    It holds the 128-bit keys in arrays, 22 to 29 bytes a key. An id stays valid until it is
     forgotten; then another key may get it.
 
     Examples
@@ -172,18 +173,18 @@ class KeyDirectory:
         return sum(array.nbytes for array in self._state) + self._free.nbytes
 
     def _make_room(self, keys: int) -> None:
-        wanted = self._count + max(0, keys - self._left)
-        if wanted <= len(self._state.low):
-            return
-        size = 1 << (wanted - 1).bit_length()
-        high, low = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
-        # Twice as many places as keys, so that a search takes a step or two.
-        state = DirectoryState(np.full(2 * size, EMPTY, np.int32), high, low)
-        count = self._count
-        if count:  # else there is nothing to carry over, and nothing to compile
+        wanted, count = self._count + max(0, keys - self._left), self._count
+        size = room_for(wanted, len(self._state.low))
+        if size > len(self._state.low):
+            high, low = np.zeros(size, np.uint64), np.zeros(size, np.uint64)
             high[:count], low[:count] = self._state.high[:count], self._state.low[:count]
-            _enter_all(state, self.live_ids())
-        self._state = state
+            self._state = self._state._replace(high=high, low=low)
+        # Half as many places again as keys at the least, so that a search takes a few steps.
+        places = 1 << (3 * wanted // 2).bit_length()
+        if places > len(self._state.table):
+            self._state = self._state._replace(table=np.full(places, EMPTY, np.int32))
+            if count:  # else there is nothing to enter, and nothing to compile
+                _enter_all(self._state, self.live_ids())
 
     def live_ids(self) -> NDArray[np.bool_]:
         """Which ids, of those ever given, have a key."""

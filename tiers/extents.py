@@ -91,10 +91,10 @@ class Extents:
         bounds = [0, *(np.flatnonzero(apart) + 1).tolist(), len(slots)]
         yield from itertools.pairwise(bounds)
 
-    def written(self, slots: Slots) -> None:
-        """Have `sync` see to slots that were written; called after, so that it misses nothing."""
+    def written(self, slot: int) -> None:
+        """Have `sync` see to a slot's file; called after writing, so that it misses nothing."""
         with self._changing:
-            self._dirty.update(np.unique(slots // self._geometry.slots_per_extent).tolist())
+            self._dirty.add(self._number(slot))
 
     def allocate(self, slots: Slots) -> None:
         """Put disk space behind slots, in rising order, all or none.

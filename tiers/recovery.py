@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from greencache.blocks import KEY_BYTES
 from greencache.errors import StorageError, TierError
 from greencache.tiers.extents import Extents, extent_number
 from greencache.tiers.files import Files, reported
@@ -26,6 +27,8 @@ __all__ = ["LOST", "Found", "find_blocks", "parents_of", "recover"]
 LOST = -2
 """In place of a parent's slot: the parent is not there, so neither is the block."""
 
+_NO_PARENT = bytes(KEY_BYTES)
+
 
 @dataclass(frozen=True, slots=True)
 class Found:
@@ -39,6 +42,8 @@ class Found:
         Of the manifest that was read; 0 if there is none.
     records:
         Of each block in a slot that the files are long enough for, the latest at the end.
+    parents:
+        For each of them, the slot of the block before it, as `parents_of` says.
     """
 
     files: Files
@@ -46,6 +51,7 @@ class Found:
     extents: Extents
     generation: int
     records: Records
+    parents: NDArray[np.int32]
 
 
 def find_blocks(files: Files, extents: Extents, geometry: Geometry, start_empty: bool) -> Found:
@@ -79,29 +85,26 @@ def find_blocks(files: Files, extents: Extents, geometry: Geometry, start_empty:
             first = number * per_extent
             stop = first + min(per_extent, extents.whole_slots(number))
             whole |= (records["slot"] >= first) & (records["slot"] < stop)
-    return Found(files, geometry, extents, generation, records[whole])
+    records = records[whole]
+    return Found(files, geometry, extents, generation, records, parents_of(records))
 
 
-def parents_of(
-    ids: NDArray[np.int32], parents: NDArray[np.int32], records: Records
-) -> NDArray[np.int32]:
+def parents_of(records: Records) -> NDArray[np.int32]:
     """Slot of the block before each one: `NONE` for the first of a prompt, or `LOST`.
 
     Parameters
     ----------
-    ids, parents:
-        Of each record, the id of its key and of its parent's.
     records:
         In the order in which blocks were stored.
     """
+    keys, parents = records["key"].tolist(), records["parent"].tolist()
     slots = records["slot"].tolist()
-    is_root = (records["parent"] == np.zeros(1, records["parent"].dtype)).tolist()
-    place_of = {block: place for place, block in enumerate(ids.tolist())}  # the last one of each
-    found = np.full(len(ids), LOST, np.int32)
-    for place, (block, parent) in enumerate(zip(ids.tolist(), parents.tolist(), strict=True)):
-        if place_of[block] != place:
+    place_of = {key: place for place, key in enumerate(keys)}  # the last one of each
+    found = np.full(len(keys), LOST, np.int32)
+    for place, (key, parent) in enumerate(zip(keys, parents, strict=True)):
+        if place_of[key] != place:
             continue  # the block was dropped, and later stored again elsewhere
-        if is_root[place]:
+        if parent == _NO_PARENT:
             found[place] = NONE
             continue
         # A block is stored after its parent: one that seems older has lost the parent it had.

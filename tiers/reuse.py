@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from greencache.compiled import inlined, subroutine
 from greencache.errors import InputError
+from greencache.tiers.growing import room_for
 
 __all__ = [
     "BUCKETS",
@@ -160,7 +161,7 @@ def grow_reuse(model: Reuse, ids: int) -> Reuse:
     have = len(model.seen)
     if ids <= have:
         return model
-    more = np.zeros(max(ids, 2 * have) - have, SEEN)
+    more = np.zeros(room_for(ids, have) - have, SEEN)
     return model._replace(seen=np.concatenate([model.seen, more]))
 
 

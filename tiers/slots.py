@@ -36,7 +36,7 @@ from greencache.tiers.base import (
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import TierIndex
 from greencache.tiers.policies import Policy
-from greencache.tiers.workers import run_all, uninterrupted
+from greencache.tiers.workers import ended, run_all, uninterrupted
 
 __all__ = ["SlotTier", "Slots"]
 
@@ -142,11 +142,12 @@ class SlotTier(Tier):
     async def _check_capacity(self, capacity_bytes: int) -> None:
         """Refuse a capacity that cannot be had; raises `TierError`."""
 
-    async def _taken(self, slots: Slots) -> None:
-        """Slots are about to be written: what stood in them is gone. Raises `StorageError`."""
+    def _recording(self, reservation: TierReservation, slots: Slots) -> Callable[[], None] | None:
+        """What a thread has to do before written blocks are found, if anything.
 
-    async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
-        """Blocks are written and about to be found. Raises `StorageError`."""
+        It raises `StorageError` if it cannot.
+        """
+        return None
 
     def _slots_in(self, capacity_bytes: int) -> int:
         """Slots that a capacity has room for."""
@@ -253,7 +254,7 @@ class SlotTier(Tier):
         first = reserved.first
         reservation = TierReservation(keys[first : first + len(reserved)], first, reserved)
         try:
-            if len(reserved):
+            if len(reserved) and not self._claimed(reserved.slots):
                 await uninterrupted(self._claim(reserved.slots))
         except BaseException as fault:
             self.abort(reservation)
@@ -293,23 +294,30 @@ class SlotTier(Tier):
         if len(reservation) and not reservation.written:
             raise BlockStateError("only blocks that were written can be committed")
         reservation.ended = True
-        if reservation.handle is not None:
-            await uninterrupted(self._commit(reservation))
-
-    async def _commit(self, reservation: TierReservation) -> None:
-        reserved = reservation.handle
+        if reservation.handle is None:
+            return
+        slots = reservation.handle.slots
+        recording = self._recording(reservation, slots) if len(slots) else None
+        if recording is None:
+            self._end_commit(reservation, None)
+            return
+        self._check_open()
+        recorded = asyncio.get_running_loop().run_in_executor(self._pool, recording)
         try:
-            if len(reserved):
-                await self._committed(reservation, reserved.slots)
-        except BaseException as fault:
-            self.index.abort(reserved, self.clock())
-            if not isinstance(fault, TierError):
-                raise
-            self._failed("commit", fault)
+            await ended([recorded])
+        finally:  # also when cancelled meanwhile
+            self._end_commit(reservation, recorded.exception())
+
+    def _end_commit(self, reservation: TierReservation, fault: BaseException | None) -> None:
+        if fault is None:
+            self.index.commit(reservation.handle, self.clock())
         else:
-            self.index.commit(reserved, self.clock())
-        finally:
-            self._settle()
+            self.index.abort(reservation.handle, self.clock())
+        self._settle()
+        if isinstance(fault, TierError):
+            self._failed("commit", fault)
+        elif fault is not None:
+            raise fault
 
     def abort(self, reservation: TierReservation) -> None:
         """As `Tier.abort`."""
@@ -362,12 +370,19 @@ class SlotTier(Tier):
         assert self._pool is not None
         return await run_all(pool or self._pool, calls)
 
+    def _claimed(self, slots: Slots) -> bool:
+        """Whether slots are ready to be written: all backed, and none is being given back."""
+        return (
+            not self._space.locked()
+            and self._surplus() <= 0
+            and len(self._backing.missing(slots)) == 0
+        )
+
     async def _claim(self, slots: Slots) -> None:
         """Make slots ready to be written."""
         async with self._space:
             new = self._backing.missing(slots)
             await self._trim(len(new))
-            await self._taken(slots)
             await self._back_slots(new)
 
     async def _back_slots(self, slots: Slots) -> None:

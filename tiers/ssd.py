@@ -3,7 +3,7 @@
 What is where is in the `Manifest`, bytes are in `Extents`, and a `TierIndex` in memory decides, as
 in every tier of slots. A block's life on disk:
 
-1. Its slot is taken: if a block stood there, the manifest first says that the slot is free.
+1. If a block stood in its slot before, the manifest says that the slot is free.
 2. Its bytes are written, by direct I/O where the filesystem has it.
 3. At its commit the manifest says where it is and what its checksum is. From now on it outlasts the
    process, however that ends.
@@ -22,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -48,7 +47,7 @@ from greencache.tiers.manifest import (
     stored,
 )
 from greencache.tiers.policies import Policy
-from greencache.tiers.recovery import LOST, Found, find_blocks, parents_of, recover
+from greencache.tiers.recovery import LOST, Found, find_blocks, recover
 from greencache.tiers.slots import Slots, SlotTier
 from greencache.tiers.state import NONE
 from greencache.tiers.transfers import Outcome, Transfers
@@ -62,6 +61,9 @@ EXTENT_BYTES = 8 * 2**30
 processes may have more than 1,024 files open."""
 
 DEPTH = 4
+
+_KEYS_AT_ONCE = 2048
+"""Given their ids at once when blocks are found again: about a millisecond."""
 
 _MAPPED_SHARE = 256
 """One part in so many of the data is left to the filesystem for finding it: if every 4 KiB page
@@ -110,7 +112,7 @@ class SsdTier(SlotTier):
         Throw away what is there if it is of another namespace, format or size of block, instead of
         refusing it.
     depth:
-        Threads that read, and as many that write: how many transfers the disk has to do at a time.
+        How many transfers of a batch the disk has to do at a time.
     extent_bytes:
         Most that a file of slots is long.
     open_files:
@@ -155,7 +157,6 @@ class SsdTier(SlotTier):
         self._depth, self._start_empty, self._open_files = depth, start_empty, open_files
         slots_per_extent = max(1, extent_bytes // self.stride_bytes)
         self._geometry = Geometry(block_bytes, self.stride_bytes, slots_per_extent, namespace)
-        self._writers: ThreadPoolExecutor | None = None
         self._parts: _Parts | None = None
         self._checksums: dict[int, bytes] = {}
         """Of blocks written to slots and not committed yet."""
@@ -194,16 +195,14 @@ class SsdTier(SlotTier):
     # Opening and closing.
 
     async def _start(self) -> None:
-        self._writers = ThreadPoolExecutor(self._depth, f"greencache-{self.name}-write")
         with ExitStack() as undo:
-            undo.callback(self._writers.shutdown)
             files = await self._run(partial(self._open_files, self.path))
             undo.callback(files.close)
             extents = Extents(files, self._geometry)
             undo.callback(extents.close)
             find = partial(find_blocks, files, extents, self._geometry, self._start_empty)
             found = await self._run(find)
-            restored = self._restore(found)
+            restored = await self._restore(found)
             capacity_blocks = self.index.capacity_blocks
             manifest = await self._run(partial(recover, found, restored, capacity_blocks))
             undo.pop_all()
@@ -211,22 +210,27 @@ class SsdTier(SlotTier):
         self._parts = _Parts(files, extents, manifest, transfers)
         self._backing.add(np.flatnonzero(self.index.occupied_slots()).astype(np.int32))
 
-    def _restore(self, found: Found) -> NDArray[np.intp]:
+    async def _restore(self, found: Found) -> NDArray[np.intp]:
         """Fill the index with what was found; which of it is there then."""
-        ids = self.directory.intern(found.records["key"].tolist())
-        parents = self.directory.find(found.records["parent"].tolist())
-        slots = found.records["slot"]
-        parent_slots = parents_of(ids, parents, found.records)
-        sound = np.flatnonzero(parent_slots != LOST)
-        now_s = self.clock()
-        self.index.restore(ids[sound], parent_slots[sound], slots[sound], now_s)
+        sound = np.flatnonzero(found.parents != LOST)
+        keys = found.records["key"][sound]
+        ids = np.empty(len(sound), np.int32)
+        for begin in range(0, len(keys), _KEYS_AT_ONCE):
+            end = begin + _KEYS_AT_ONCE
+            ids[begin:end] = self.directory.intern(keys[begin:end].tolist())
+            await asyncio.sleep(0)  # others share the directory, and the loop
+        return await self._run(partial(self._restore_index, found, sound, ids))
+
+    def _restore_index(
+        self, found: Found, sound: NDArray[np.intp], ids: NDArray[np.int32]
+    ) -> NDArray[np.intp]:
+        """In a thread: nobody uses the index before the tier is open."""
+        slots, now_s = found.records["slot"][sound], self.clock()
+        self.index.restore(ids, found.parents[sound], slots, now_s)
         self.index.resize(self.index.capacity_blocks, now_s)  # it may have become smaller
-        return sound[self.index.occupied_slots()[slots[sound]]]
+        return sound[self.index.occupied_slots()[slots]]
 
     async def _stop(self) -> None:
-        if self._writers is not None:
-            await asyncio.to_thread(self._writers.shutdown)
-            self._writers = None
         if self._parts is not None:
             self._parts.close()
             self._parts = None
@@ -246,7 +250,7 @@ class SsdTier(SlotTier):
             If the disk fails; the next call tries again.
         """
         parts = self._in_use
-        async with self._space:  # no slot is taken meanwhile
+        async with self._space:  # no slot is claimed meanwhile, to be written and recorded anew
             gone = parts.manifest.held_slots()
             occupied = self.index.occupied_slots()[: len(gone)]
             gone[: len(occupied)] &= ~occupied
@@ -267,9 +271,8 @@ class SsdTier(SlotTier):
     async def _read_slots(self, slots: Slots, into: Blocks) -> NDArray[np.bool_]:
         parts = self._in_use
         checksums = parts.manifest.of_slot["checksum"][slots].tolist()
-        outcomes, fault = await self._run(
-            partial(parts.transfers.read, slots, list(into), checksums)
-        )
+        reads = parts.transfers.reads(slots, list(into), checksums)
+        *_, (outcomes, fault) = await self._in_threads(reads, parts.transfers.readers)
         for slot, outcome in zip(slots.tolist(), outcomes, strict=True):
             if outcome is Outcome.UNREADABLE:
                 self._failed("read", fault or OSError("it could not be read"))
@@ -282,27 +285,26 @@ class SsdTier(SlotTier):
         return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
 
     async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        write = partial(self._in_use.transfers.write, slots, list(blocks))
+        transfers, before = self._in_use.transfers, partial(self._free_on_disk, slots)
+        writes = transfers.writes(slots, list(blocks), before)
         with reported(f"write to {self.path}"):
-            (checksums,) = await self._in_threads([write], self._writers)
+            *_, checksums = await self._in_threads(writes, transfers.writers)
         self._checksums.update(zip(slots.tolist(), checksums, strict=True))
 
-    async def _taken(self, slots: Slots) -> None:
+    def _free_on_disk(self, slots: Slots) -> None:
+        """Have the manifest say that no block stands in these slots any more."""
         manifest = self._in_use.manifest
-        for slot in slots.tolist():
-            self._checksums.pop(slot, None)
         recorded = manifest.recorded(slots)
         if len(recorded):
-            await self._run(partial(manifest.append, freed(recorded)))
+            manifest.append(freed(recorded))
 
-    async def _committed(self, reservation: TierReservation, slots: Slots) -> None:
+    def _recording(self, reservation: TierReservation, slots: Slots) -> Callable[[], None]:
         manifest = self._in_use.manifest
         before = int(self.index.state.slots["parent"][slots[0]])
         parent = bytes(KEY_BYTES) if before == NONE else manifest.of_slot["key"][before].tobytes()
         checksums = [self._checksums.pop(slot) for slot in slots.tolist()]
         keys = list(reservation.keys)
-        batch = stored(slots, keys, [parent, *keys[:-1]], checksums)
-        await self._run(partial(manifest.append, batch))
+        return partial(manifest.append, stored(slots, keys, [parent, *keys[:-1]], checksums))
 
     async def _back(self, slots: Slots) -> None:
         with reported(f"take disk space in {self.path}"):
@@ -311,9 +313,7 @@ class SsdTier(SlotTier):
     async def _give_back(self, slots: Slots) -> None:
         parts = self._in_use
         try:
-            recorded = parts.manifest.recorded(slots)
-            if len(recorded):
-                await self._run(partial(parts.manifest.append, freed(recorded)))
+            await self._run(partial(self._free_on_disk, slots))
         except StorageError as fault:
             self._failed("manifest", fault)  # blocks there will not match their checksums
         per_extent = self._geometry.slots_per_extent

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.compiled import inlined
+from greencache.tiers.growing import room_for
 from greencache.tiers.reuse import BUCKETS, CLASSES, SEEN, Reuse
 
 __all__ = [
@@ -176,13 +177,13 @@ def follow(state: TierState, model: Reuse) -> TierState:
 def grow(state: TierState, slots: int, ids: int) -> TierState:
     """Return the state with room for at least ``slots`` slots and ``ids`` ids.
 
-    Arrays double, so that growing one block at a time stays cheap, but get no more slots than the
-    tier may hold blocks. ``meta`` and ``weights`` are shared with the old state, which must no
-    longer be used.
+    Slots double, so that growing one block at a time stays cheap, but are no more than the tier
+    may hold blocks; of ids there may be more than that, see `room_for`. ``meta`` and ``weights``
+    are shared with the old state, which must no longer be used.
     """
     have_ids, have_slots = len(state.slot_of), len(state.slots)
     if ids > have_ids:
-        more = np.full(max(ids, 2 * have_ids) - have_ids, NONE, np.int32)
+        more = np.full(room_for(ids, have_ids) - have_ids, NONE, np.int32)
         state = state._replace(slot_of=np.concatenate([state.slot_of, more]))
     if slots > have_slots:
         added = max(slots, min(2 * have_slots, int(state.meta[CAPACITY]))) - have_slots

@@ -1,9 +1,9 @@
 """``Transfers``: batches of blocks between buffers and `Extents`, checksummed on the way.
 
 A batch is cut into pieces, which ``depth`` threads read or write: neighbouring slots go by one
-call, large blocks are shared by several. The thread that asked makes checksums meanwhile, so the
-disk waits for none of them. Reads and writes have threads of their own: a read waits for no write
-that was asked for before.
+call, large blocks are shared by several. One thread more makes checksums meanwhile, so the disk
+waits for none of them. Reads and writes have threads of their own: a read waits for no write that
+was asked for before.
 
 Where a buffer's address, or a block's size, is not what direct I/O wants, pieces go through an
 aligned buffer of the thread's own, at the cost of a copy.
@@ -12,10 +12,11 @@ aligned buffer of the thread's own, at the cost of a copy.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import xxhash
@@ -24,18 +25,23 @@ from greencache.tiers.extents import Extents, Slots
 from greencache.tiers.files import (
     ALIGNMENT,
     Bytes,
+    OpenFile,
     address,
     aligned_buffer,
     read_fully,
     write_fully,
 )
 
-__all__ = ["Outcome", "Transfers"]
+__all__ = ["Outcome", "Read", "Transfers"]
 
-LARGEST_PIECE_BYTES = 4 * 2**20
+T = TypeVar("T")
+
 SMALLEST_PIECE_BYTES = 2**20
-"""Most and least that one call moves, multiples of `ALIGNMENT`. From 2 to 32 MiB a disk is equally
-fast; the checksum of the last piece is what a reader waits for after the disk is done."""
+LARGEST_READ_BYTES = 2 * 2**20
+LARGEST_WRITE_BYTES = 8 * 2**20
+"""Least and most that one call moves, multiples of `ALIGNMENT`. From 2 to 32 MiB a disk is equally
+fast. The checksum of the last piece is what a reader waits for after the disk is done; a writer
+waits for none, and where other work shares the processors, fewer calls are faster."""
 
 
 class Outcome(IntEnum):
@@ -76,8 +82,26 @@ class Piece(NamedTuple):
         ]
 
 
+class Read(NamedTuple):
+    """What became of blocks that were read, and why one that could not be read could not."""
+
+    outcomes: list[Outcome]
+    fault: OSError | None
+
+
+def _taken_from(left: deque[T]) -> Iterator[T]:
+    """What is left, one by one; several threads may take from the same."""
+    while True:
+        try:
+            yield left.popleft()
+        except IndexError:
+            return
+
+
 class Transfers:
-    """Reads and writes batches of blocks; callers are threads that may wait.
+    """What reads and writes batches of blocks.
+
+    A batch is several calls, each for a thread of its own: of `readers`, or of `writers`.
 
     Parameters
     ----------
@@ -86,101 +110,127 @@ class Transfers:
     block_bytes, stride_bytes:
         Bytes of a block and of a slot.
     depth:
-        Threads that read, and as many that write.
+        Threads that move a batch.
     """
 
     def __init__(self, extents: Extents, block_bytes: int, stride_bytes: int, depth: int) -> None:
         self._extents, self._depth = extents, depth
         self._block_bytes, self._stride_bytes = block_bytes, stride_bytes
-        self._readers = ThreadPoolExecutor(depth, "greencache-read")
-        self._writers = ThreadPoolExecutor(depth, "greencache-write")
+        # One thread more, for checksums.
+        self.readers = ThreadPoolExecutor(depth + 1, "greencache-read")
+        self.writers = ThreadPoolExecutor(depth + 1, "greencache-write")
         self._own = threading.local()
 
     def close(self) -> None:
         """End the threads, after what they have to do."""
-        self._readers.shutdown()
-        self._writers.shutdown()
+        self.readers.shutdown()
+        self.writers.shutdown()
 
-    def write(self, slots: Slots, blocks: Sequence[Bytes]) -> list[bytes]:
-        """Write blocks to slots; their checksums.
+    def writes(
+        self, slots: Slots, blocks: Sequence[Bytes], before: Callable[[], None]
+    ) -> list[Callable[[], list[bytes]]]:
+        """What writes blocks to slots; the last of these calls returns their checksums.
 
-        Raises
-        ------
-        OSError
-            If any cannot be written; none is being written any more then.
+        The first one calls ``before``; nothing is written until that has returned, nor if it
+        raised. Others raise `OSError` if something cannot be written.
         """
         order = np.argsort(slots)
         in_order = [blocks[place] for place in order.tolist()]
-        in_place = self._fits(slots, blocks)
-        moves: list[Future[None]] = []
-        try:
-            for piece in self._pieces(slots[order]):
-                moves.append(self._writers.submit(self._put, piece, in_order, in_place))
-            checksums = [xxhash.xxh3_128_digest(block.data) for block in blocks]
-        finally:
-            wait(moves)
-            self._extents.written(slots)
-        for move in moves:
-            move.result()
-        return checksums
+        pieces = deque(self._pieces(slots[order], LARGEST_WRITE_BYTES))
+        ready: Future[None] = Future()
 
-    def read(
+        def begin() -> list[bytes]:
+            try:
+                before()
+            except BaseException as error:
+                ready.set_exception(error)
+            else:
+                ready.set_result(None)
+            return write()
+
+        def write() -> list[bytes]:
+            ready.result()
+            for piece in _taken_from(pieces):
+                self._put(piece, in_order)
+            return []
+
+        def check() -> list[bytes]:
+            return [xxhash.xxh3_128_digest(block.data) for block in blocks]
+
+        return [begin, *[write] * (min(self._depth, len(pieces)) - 1), check]
+
+    def reads(
         self, slots: Slots, blocks: Sequence[Bytes], checksums: Sequence[bytes]
-    ) -> tuple[list[Outcome], OSError | None]:
-        """Read slots into buffers.
-
-        Returns
-        -------
-        outcomes, fault
-            What became of each block, and why one that could not be read could not.
-        """
+    ) -> list[Callable[[], Read]]:
+        """What reads slots into buffers; the last of these calls returns what became of it."""
         order = np.argsort(slots)
         in_order = [blocks[place] for place in order.tolist()]
+        wanted = [checksums[place] for place in order.tolist()]
+        pieces = list(self._pieces(slots[order], LARGEST_READ_BYTES))
+        done: list[Future[None]] = [Future() for _ in pieces]
+        left = deque(zip(pieces, done, strict=True))
+
+        def read() -> Read:
+            for piece, its in _taken_from(left):
+                try:
+                    self._get(piece, in_order)
+                except BaseException as error:
+                    its.set_exception(error)
+                else:
+                    its.set_result(None)
+            return Read([], None)
+
+        def check() -> Read:
+            outcomes, fault = self._checked(pieces, done, in_order, wanted)
+            given: list[Outcome] = [Outcome.GOOD] * len(blocks)
+            for place, outcome in zip(order.tolist(), outcomes, strict=True):
+                given[place] = outcome
+            return Read(given, fault)
+
+        return [*[read] * min(self._depth, len(pieces)), check]
+
+    def _checked(
+        self,
+        pieces: Sequence[Piece],
+        done: Sequence[Future[None]],
+        blocks: Sequence[Bytes],
+        checksums: Sequence[bytes],
+    ) -> Read:
+        """Check pieces as they come."""
         outcomes = [Outcome.GOOD] * len(blocks)
         fault: OSError | None = None
         hashed = xxhash.xxh3_128()
-        moves: list[tuple[Piece, Future[None]]] = []
-        try:
-            in_place = self._fits(slots, blocks)
-            for piece in self._pieces(slots[order]):
-                moves.append((piece, self._readers.submit(self._get, piece, in_order, in_place)))
-            for piece, move in moves:
-                try:
-                    move.result()
-                except OSError:
-                    # Find out which of its blocks it is.
-                    for single in piece.alone():
-                        try:
-                            self._get(single, in_order, in_place)
-                        except OSError as error:
-                            fault = error
-                            outcomes[order[single.first]] = Outcome.UNREADABLE
-                for place, part in zip(
-                    order[piece.first : piece.stop], piece.parts(in_order), strict=True
-                ):
-                    hashed.update(part.data)
-                    if piece.end >= self._block_bytes:
-                        if hashed.digest() != checksums[place] and not outcomes[place]:
-                            outcomes[place] = Outcome.DAMAGED
-                        hashed.reset()
-        except OSError as error:  # there is no such file
-            return [Outcome.UNREADABLE] * len(blocks), error
-        finally:
-            wait([move for _, move in moves])
-        return outcomes, fault
+        for piece, its in zip(pieces, done, strict=True):
+            try:
+                its.result()
+            except OSError:
+                # Find out which of its blocks it is.
+                for single in piece.alone():
+                    try:
+                        self._get(single, blocks)
+                    except OSError as error:
+                        fault = error
+                        outcomes[single.first] = Outcome.UNREADABLE
+            for place, part in enumerate(piece.parts(blocks), piece.first):
+                hashed.update(part.data)
+                if piece.end >= self._block_bytes:
+                    if hashed.digest() != checksums[place] and not outcomes[place]:
+                        outcomes[place] = Outcome.DAMAGED
+                    hashed.reset()
+        return Read(outcomes, fault)
 
-    def _fits(self, slots: Slots, blocks: Sequence[Bytes]) -> bool:
+    def _fits(self, file: OpenFile, parts: Sequence[Bytes]) -> bool:
         """Whether buffers can be read into and written from as they are."""
         if self._block_bytes != self._stride_bytes:
             return False
-        alignment = self._extents.place(int(slots[0]))[0].address_alignment
-        return alignment == 1 or all(address(block) % alignment == 0 for block in blocks)
+        alignment = file.address_alignment
+        return alignment == 1 or all(address(part) % alignment == 0 for part in parts)
 
-    def _pieces(self, slots: Slots) -> Iterator[Piece]:
+    def _pieces(self, slots: Slots, largest_bytes: int) -> Iterator[Piece]:
         """Cut a batch of slots in rising order so that every thread has something to do."""
         stride = self._stride_bytes
         share = -(-len(slots) * stride // self._depth // ALIGNMENT) * ALIGNMENT
-        most = max(SMALLEST_PIECE_BYTES, min(share, LARGEST_PIECE_BYTES))
+        most = max(SMALLEST_PIECE_BYTES, min(share, largest_bytes))
         step = max(1, most // stride)
         for begin, end in self._extents.runs(slots):
             for first in range(begin, end, step):
@@ -188,17 +238,19 @@ class Transfers:
                 for part in range(0, stride, most):
                     yield Piece(int(slots[first]), first, stop, part, min(part + most, stride))
 
-    def _put(self, piece: Piece, blocks: Sequence[Bytes], in_place: bool) -> None:
+    def _put(self, piece: Piece, blocks: Sequence[Bytes]) -> None:
         file, offset = self._extents.place(piece.slot)
         parts = piece.parts(blocks)
-        write_fully(
-            file, parts if in_place else [self._gathered(piece, parts)], offset + piece.begin
-        )
+        moved = parts if self._fits(file, parts) else [self._gathered(piece, parts)]
+        try:
+            write_fully(file, moved, offset + piece.begin)
+        finally:
+            self._extents.written(piece.slot)
 
-    def _get(self, piece: Piece, blocks: Sequence[Bytes], in_place: bool) -> None:
+    def _get(self, piece: Piece, blocks: Sequence[Bytes]) -> None:
         file, offset = self._extents.place(piece.slot)
         parts = piece.parts(blocks)
-        if in_place:
+        if self._fits(file, parts):
             read_fully(file, parts, offset + piece.begin)
             return
         staged = self._staged(piece.length)

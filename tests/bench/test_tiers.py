@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 
 from greencache.bench import tiers as tiers_bench
 from greencache.bench.direct_io import RawDirectSide, filesystem_of, wait_for_rest
+from greencache.bench.huge_pages import HUGE_PAGE_BYTES, into_huge_pages, mapped
 from greencache.bench.lmcache_side import LmcacheSide
 from greencache.bench.lmcache_worker import CPU
 from greencache.bench.tier_rounds import (
@@ -31,8 +33,9 @@ from greencache.bench.tier_sides import MemcpySide, TierSide
 from greencache.bench.tiers import OURS, REFERENCES, Grid, make_cases, targets
 from greencache.bench.tiers_chart import tiers_picture
 from greencache.tiers.dram import DramTier
+from greencache.tiers.ssd import SsdTier
 
-KIB = 2**10
+KIB, MIB = 2**10, 2**20
 
 TINY = Case(DRAM, block_bytes=4 * KIB, blocks=3, batches=2)
 
@@ -161,11 +164,41 @@ def test_a_tier_without_room_is_not_timed() -> None:
 @pytest.mark.parametrize("depth", [1, 2, 5])
 def test_raw_direct_io_moves_every_byte_at_any_depth(tmp_path: Path, depth: int) -> None:
     case = Case(SSD, block_bytes=8 * KIB, blocks=3, batches=2, depth=depth)
-    found = measure_case(case, [RawDirectSide(tmp_path)], rounds=1)["sides"]["raw direct I/O"]
+    slots = tmp_path / "slots"
+    slots.write_bytes(bytes(case.store_bytes + 100))
+    found = measure_case(case, [RawDirectSide(slots)], rounds=1)["sides"]["raw direct I/O"]
     assert "missing" in found or found["timed_gets"] == 2
     if "missing" in found:
         assert "no direct I/O" in found["missing"], "some filesystems have none"
-    assert not list(tmp_path.iterdir())
+    assert slots.stat().st_size == case.store_bytes + 100
+
+
+def test_raw_direct_io_moves_what_the_tier_keeps_in_its_slots(tmp_path: Path) -> None:
+    case = Case(SSD, block_bytes=64 * KIB, blocks=3, batches=2, depth=2)
+    path = tmp_path / "greencache"
+    ours = TierSide("ours", lambda case: SsdTier(path, case.block_bytes, 4 * MIB))
+    sides = [ours, RawDirectSide(path / "extent-000000")]
+    found = measure_case(case, sides, rounds=3)["sides"]
+    ours.close()
+    assert found["ours"]["timed_gets"] == 6
+    if "missing" not in found["raw direct I/O"]:
+        assert found["raw direct I/O"]["timed_gets"] == 6
+
+
+def test_memory_is_in_huge_pages_or_as_it_was() -> None:
+    file = os.memfd_create("test")
+    size = 2 * HUGE_PAGE_BYTES
+    os.ftruncate(file, size)
+    memory = mapped(file, size)
+    assert memory.ctypes.data % HUGE_PAGE_BYTES == 0
+    content = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    memory[:] = content
+    into_huge_pages(memory)
+    np.testing.assert_array_equal(memory, content)
+    assert os.pread(file, 4096, 4096) == content[4096:8192].tobytes()
+    os.close(file)
+    with pytest.raises(OSError, match="descriptor"):
+        mapped(file, size)
 
 
 def test_filesystems_are_named() -> None:

@@ -230,10 +230,62 @@ async def test_saves_beyond_the_queue_are_dropped_and_counted(tmp_path: Path) ->
         await store(cache, prompt("after", 1, 2, 3))
         await cache.drain()
         assert written_blocks(cache, "ssd") == 36 - stats.dropped_blocks
-        cache.write_queue_bytes = -1
-        assert cache.write_queue_bytes == -1
-        await store(cache, prompt("none", 1))
-        assert cache.stats().dropped_blocks == stats.dropped_blocks + 2
+
+
+async def test_a_store_that_is_not_to_be_saved_counts_as_dropped(tmp_path: Path) -> None:
+    async with cache_in(tmp_path, 64, 64) as cache:
+        keys = prompt("none", 1)
+        await cache.store(keys, the_bytes(keys, BLOCK_BYTES), save=False)
+        assert await cache.lookup(keys) == {"dram": 2, "ssd": 0}
+        assert cache.stats().dropped_blocks == 2
+
+
+async def test_what_extends_a_prompt_that_still_waits_is_written_after_it(tmp_path: Path) -> None:
+    keys = prompt(*range(12))
+    async with cache_in(tmp_path, 64, 64) as cache:
+        for stop in (3, 7, 7, 12):  # the third one has nothing that is new
+            await store(cache, keys[:stop])
+        stats = cache.stats()
+        assert stats.tiers["ssd"].blocks == 3, "nothing was written yet"
+        assert stats.waiting_bytes > 0
+        await cache.drain()
+        stats = cache.stats()
+        assert await cache.lookup(keys) == {"dram": 12, "ssd": 12}
+        assert (stats.dropped_blocks, stats.waiting_bytes) == (0, 0)
+        assert written_blocks(cache, "ssd") == 12
+        assert pinned(cache) == NOTHING_PINNED
+
+
+async def test_what_would_follow_a_write_that_fails_is_dropped_with_it(tmp_path: Path) -> None:
+    keys = prompt(*range(8))
+    async with cache_in(tmp_path, 64, 64) as cache:
+        await store(cache, keys[:3])
+        await store(cache, keys)
+        await cache.resize(ssd=0)
+        await cache.drain()
+        stats = cache.stats()
+        assert stats.dropped_blocks + written_blocks(cache, "ssd") == 8
+        assert stats.dropped_blocks >= 5
+        assert stats.waiting_bytes == 0
+        assert pinned(cache) == NOTHING_PINNED
+
+
+@pytest.mark.parametrize("dram_blocks", [64, None])
+async def test_saves_that_get_no_room_are_counted(tmp_path: Path, dram_blocks: int | None) -> None:
+    async with cache_in(tmp_path, dram_blocks, 8) as cache:
+        await store(cache, prompt(*range(6)))
+        await cache.drain()
+        pin = await cache.pin(prompt(*range(6)))
+        await store(cache, prompt("a", 1, 2, 3, 4))
+        await cache.drain()
+        stats = cache.stats()
+        assert stats.tiers["ssd"].blocks == 8, "two were free"
+        assert stats.dropped_blocks == 3
+        await store(cache, prompt("b", 1))
+        await cache.drain()
+        cache.release(pin)
+        stats = cache.stats()
+        assert stats.dropped_blocks + written_blocks(cache, "ssd") == 6 + 5 + 2
 
 
 async def test_what_waits_when_the_cache_is_closed_is_written(tmp_path: Path) -> None:

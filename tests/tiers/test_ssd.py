@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from greencache.errors import InputError, StorageError, TierBusyError, TierError
+from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.files import Directory, aligned_buffer
+from greencache.tiers.index import TierIndex
 from greencache.tiers.ssd import SsdTier
 from tests.conformance.prompts import load, the_bytes
 from tests.tiers.chains import chain, store
@@ -183,6 +186,56 @@ def test_blocks_are_found_again_without_reading_them(tmp_path: Path) -> None:
 
 
 # What it refuses.
+
+
+class WatchedIndex(TierIndex):
+    """Notes which threads restore it."""
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.threads: list[int] = []
+
+    def restore(self, *arguments: Any) -> None:
+        self.threads.append(threading.get_ident())
+        super().restore(*arguments)
+
+
+class WatchedDirectory(KeyDirectory):
+    """Notes how many keys it is given at once, and by whom."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.interned: list[int] = []
+        self.threads: set[int] = set()
+
+    def intern(self, keys: list[bytes]) -> NDArray[np.int32]:
+        self.interned.append(len(keys))
+        self.threads.add(threading.get_ident())
+        return super().intern(keys)
+
+
+def test_finding_many_blocks_again_leaves_the_loop_to_others(tmp_path: Path) -> None:
+    """The directory is the cache's, so it is used on the loop alone, but not for long."""
+    blocks, block_bytes = 20_000, 1
+
+    def tier(**options: Any) -> SsdTier:
+        return SsdTier(tmp_path / "tier", block_bytes, 120 * 2**20, **options)
+
+    async def run() -> None:
+        async with tier() as first:
+            for name in range(blocks // 1000):
+                assert await store(first, chain(name, 1000)) == 1000
+        index, directory = WatchedIndex(), WatchedDirectory()
+        async with tier(index=index, directory=directory) as again:
+            assert again.stats().blocks == blocks
+            assert await load(again, chain(3, 1000)) == 1000
+        assert sum(directory.interned) == blocks
+        assert max(directory.interned) < blocks // 4
+        assert directory.threads == {threading.get_ident()}
+        assert len(index.threads) == 1
+        assert index.threads[0] != threading.get_ident()
+
+    asyncio.run(run())
 
 
 def test_two_tiers_cannot_share_a_directory(tmp_path: Path) -> None:
