@@ -33,6 +33,7 @@ from greencache.tiers.base import (
     TierStats,
     check_blocks,
 )
+from greencache.tiers.damage import Damage
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import TierIndex
 from greencache.tiers.policies import Policy
@@ -98,8 +99,7 @@ class SlotTier(Tier):
         self._space = asyncio.Lock()
         self._backing = Backing()
         self._writing: set[TierReservation] = set()
-        self._damaged: set[int] = set()
-        """Ids of blocks that are no longer found, and go once nobody leases them."""
+        self._damage = Damage(self.index)
         self._giving_back: asyncio.Task[None] | None = None
         self._counts = TierStats()
 
@@ -196,12 +196,12 @@ class SlotTier(Tier):
     async def match(self, keys: Sequence[bytes]) -> int:
         """As `Tier.match`."""
         self._check_open()
-        return self.index.match(self._sound(self.directory.find(list(keys))))
+        return self.index.match(self._damage.sound(self.directory.find(list(keys))))
 
     async def acquire(self, keys: Sequence[bytes]) -> TierLease:
         """As `Tier.acquire`."""
         self._check_open()
-        ids = self._sound(self.directory.find(list(keys)))
+        ids = self._damage.sound(self.directory.find(list(keys)))
         lease = self.index.acquire(ids, self.clock())
         self._counts.hit_blocks += len(lease)
         self._counts.missed_blocks += len(keys) - len(lease)
@@ -210,7 +210,7 @@ class SlotTier(Tier):
     async def hold(self, keys: Sequence[bytes]) -> TierLease:
         """As `Tier.hold`."""
         self._check_open()
-        lease = self.index.lease(self._sound(self.directory.find(list(keys))))
+        lease = self.index.lease(self._damage.sound(self.directory.find(list(keys))))
         return TierLease(keys[: len(lease)], lease)
 
     async def read(self, lease: TierLease, into: Blocks, first: int = 0) -> int:
@@ -233,7 +233,7 @@ class SlotTier(Tier):
             return len(ids)
         sound = int(good.argmin())
         self._counts.read_bytes += sound * self.block_bytes
-        self._damage(ids[~good])
+        self._drop(ids[~good])
         return sound
 
     def release(self, lease: TierLease) -> None:
@@ -248,7 +248,7 @@ class SlotTier(Tier):
         """As `Tier.reserve`."""
         self._check_open()
         ids = self.directory.intern(list(keys))
-        if self._damaged and not self._damaged.isdisjoint(ids.tolist()):
+        if len(self._damage.sound(ids)) < len(ids):
             return TierReservation((), 0, None)  # a block that is to go is still in its slot
         reserved = self.index.reserve(ids, self.clock())
         first = reserved.first
@@ -334,7 +334,7 @@ class SlotTier(Tier):
         ids = self.directory.find(list(keys[-1:]))
         if len(ids) == 0 or self.index.slot_of(int(ids[0])) < 0:
             return 0
-        return self._damage(ids)
+        return self._drop(ids)
 
     async def resize(self, capacity_bytes: int) -> int:
         """As `Tier.resize`."""
@@ -411,9 +411,7 @@ class SlotTier(Tier):
 
     def _settle(self) -> None:
         """After a lease or a reservation ended: let go what waited for that."""
-        for block in list(self._damaged):
-            if self.index.drop(block) or self.index.slot_of(block) < 0:
-                self._damaged.discard(block)
+        self._damage.drop()
         if (
             self._surplus() > 0
             and self._pool is not None
@@ -430,18 +428,10 @@ class SlotTier(Tier):
             except TierError as fault:
                 self._failed("give back", fault)
 
-    def _sound(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
-        """The leading blocks before the first that may no longer be found."""
-        if self._damaged:
-            for place, block in enumerate(ids.tolist()):
-                if block in self._damaged:
-                    return ids[:place]
-        return ids
-
-    def _damage(self, ids: NDArray[np.int32]) -> int:
+    def _drop(self, ids: NDArray[np.int32]) -> int:
         """Let blocks be found no longer, and drop them as soon as they can be; how many went."""
         before = len(self.index)
-        self._damaged.update(ids.tolist())
+        self._damage.add(ids)
         self._settle()
         return before - len(self.index)
 
