@@ -49,7 +49,10 @@ class Departures:
             self._unhide(keys)
 
     def begin(self, keys: Sequence[bytes], steps: Coroutine[Any, Any, object]) -> None:
-        """Run what takes these keys off the server; they are found no longer from now on."""
+        """Run what takes these keys off the server; they are found no longer from now on.
+
+        With no keys, whatever else is to be over before the server is let go.
+        """
         self._hide(keys)
 
         async def leave() -> None:
@@ -66,6 +69,7 @@ class Departures:
         """Wait until these keys have left, or could not; or until all have."""
         while self._tasks and (keys is None or self.staying(keys) < len(keys)):
             await ended(list(self._tasks))
+            await asyncio.sleep(0)  # in which those that are done go from the list
 
     def _hide(self, keys: Iterable[bytes]) -> None:
         self._leaving.update(keys)

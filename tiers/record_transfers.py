@@ -137,8 +137,12 @@ class RecordTransfers:
             while places:
                 some = [places.popleft() for _ in range(min(len(places), MOST_COMMANDS))]
                 connection.send(b"".join([commands[place] for place in some]), deadline)
-                for place in some:
-                    self._note(results, place, connection.reply(deadline))
+                replies = connection.replies(len(some), deadline)
+                for place, reply in zip(some, replies, strict=True):
+                    if isinstance(reply, ReplyError):
+                        self._note(results, place, reply)
+                    else:
+                        results.each[place] = reply
 
         await self._scatter(self._lookups, 1, names, results, work, deadline_s)
         return results

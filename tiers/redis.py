@@ -166,11 +166,13 @@ class RedisTier(Tier):
         return await self._readable(keys)
 
     async def acquire(self, keys: Sequence[bytes]) -> TierLease:
-        """As `Tier.acquire`; the time that blocks have to live begins anew."""
+        """As `Tier.acquire`; the time that blocks have to live begins anew, a little later."""
         self._check_open()
-        found = await self._readable(keys, renew=True)
+        found = await self._readable(keys)
         self._counts.hit_blocks += found
         self._counts.missed_blocks += len(keys) - found
+        if found and self._is_open:
+            self._departures.begin((), self._remote.renew(keys[:found]))
         return TierLease(keys[:found], self._share.lease(keys[:found], self._clock()))
 
     async def hold(self, keys: Sequence[bytes]) -> TierLease:
@@ -179,28 +181,28 @@ class RedisTier(Tier):
         found = await self._readable(keys)
         return TierLease(keys[:found], self._share.lease(keys[:found]))
 
-    async def _readable(self, keys: Sequence[bytes], *, renew: bool = False) -> int:
+    async def _readable(self, keys: Sequence[bytes]) -> int:
         """Length of the prefix that is on the server, if it would be read at all."""
         if not self._remote.reads.would_allow:
             return 0
-        return (await self._find(keys, renew=renew))[0]
+        return (await self._find(keys))[0]
 
-    async def _find(self, keys: Sequence[bytes], *, renew: bool = False) -> tuple[int, bool]:
+    async def _find(self, keys: Sequence[bytes]) -> tuple[int, bool]:
         """Length of the prefix that is on the server, and whether no longer one may be."""
         self._share.expire(self._clock() - self._ttl_s)
         keys = keys[: self._visible(keys)]
         with self._departures.watched() as left:
-            found, sure = await self._ask(keys, renew)
+            found, sure = await self._ask(keys)
             if left:  # since the server was asked
                 found = next((i for i in range(found) if keys[i] in left), found)
         return self._share.visible(keys[:found]), sure
 
-    async def _ask(self, keys: Sequence[bytes], renew: bool) -> tuple[int, bool]:
+    async def _ask(self, keys: Sequence[bytes]) -> tuple[int, bool]:
         """Ask the server, some blocks at a time up to the first that is missing."""
         for begin in range(0, len(keys), LOOKUP_BLOCKS):
             some = keys[begin : begin + LOOKUP_BLOCKS]
             known = self._share.committed(some)
-            lengths = await self._remote.lengths(some, renew=renew)
+            lengths = await self._remote.lengths(some)
             for place, length in enumerate(lengths):
                 if length == self._records.record_bytes:
                     continue

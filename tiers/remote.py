@@ -98,29 +98,22 @@ class RemoteRecords:
         """Wait for what is under way, which no deadline outlasts; close all connections."""
         await asyncio.to_thread(self._transfers.close)
 
-    async def lengths(self, keys: Sequence[bytes], *, renew: bool) -> list[Reply]:
-        """Bytes of each block's record, 0 where there is none; None where nobody knows.
-
-        Parameters
-        ----------
-        keys:
-            The blocks.
-        renew:
-            Whether the time they have to live begins anew.
-        """
+    async def lengths(self, keys: Sequence[bytes]) -> list[Reply]:
+        """Bytes of each block's record, 0 where there is none; None where nobody knows."""
         names = [self._records.name(key) for key in keys]
-        asked = []
-        for name in names:
-            asked.append(command(b"STRLEN", name))
-            if renew:
-                asked.append(command(b"PEXPIRE", name, self._ttl_ms))
-        each = 2 if renew else 1
         with self.lookups.attempt() as attempt:
             if attempt is None:
                 return [None] * len(keys)
-            names = [name for name in names for _ in range(each)]
+            asked = [command(b"STRLEN", name) for name in names]
             results = await self._ask("lookup", names, asked, attempt)
-        return results.each[::each]
+        return results.each
+
+    async def renew(self, keys: Sequence[bytes]) -> None:
+        """Let the time that blocks have to live begin anew, if the server takes writes."""
+        if self.writes.would_allow:
+            names = [self._records.name(key) for key in keys]
+            asked = [command(b"PEXPIRE", name, self._ttl_ms) for name in names]
+            await self._ask("renew", names, asked, Attempt(probe=False))
 
     async def read(self, keys: Sequence[bytes], into: Blocks) -> list[Outcome | None]:
         """Read blocks into buffers, up to the first that is not good or a little beyond."""

@@ -7,6 +7,7 @@ connecting to the last byte. The protocol: https://valkey.io/topics/protocol/
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import time
@@ -27,6 +28,9 @@ LINE_BYTES = 64 * 1024
 """The longest line of a reply: an error's text, the length of a value."""
 SCRATCH_BYTES = 64 * 1024
 """Read at once where replies are small; larger values bypass the buffer."""
+
+
+_IS_NUMBER = re.compile(rb":-?[0-9]{1,18}").fullmatch
 
 
 class ReplyError(Exception):
@@ -153,6 +157,19 @@ class RespConnection:
         if kind == b"*":
             return [self.reply(deadline) for _ in range(_number(text))]
         raise ProtocolError(f"a reply that begins with {line[:20]!r}")
+
+    def replies(self, count: int, deadline: Deadline) -> list[Reply]:
+        """Read as many replies; fast where they are numbers, as of a long lookup."""
+        found: list[Reply] = []
+        while len(found) < count:
+            end = self._scratch.rfind(b"\r\n", self._begin, self._end)
+            lines = self._scratch[self._begin : end].split(b"\r\n") if end >= 0 else []
+            if lines and len(found) + len(lines) <= count and all(map(_IS_NUMBER, lines)):
+                found += [int(line[1:]) for line in lines]
+                self._begin = end + 2
+            else:
+                found.append(self.reply(deadline))
+        return found
 
     def value_length(self, deadline: Deadline) -> int | ReplyError | None:
         """Read the length of a value, which `read_into` and `end_value` have to follow.

@@ -98,6 +98,30 @@ def test_values_arrive_however_they_are_cut(values: list[int], cuts: list[int]) 
 def test_many_small_replies_cross_the_buffers_end() -> None:
     stream = b"".join(b":%d\r\n" % i for i in range(20_000))
     assert replies(20_000, stream) == list(range(20_000))
+    with saying(stream + b"+OK\r\n") as connection:
+        assert connection.replies(20_000, Deadline(10)) == list(range(20_000))
+        assert connection.reply(Deadline(10)) == b"OK"
+
+
+@settings(max_examples=30)
+@given(
+    kinds=st.lists(
+        st.sampled_from([b":1\r\n", b":-20\r\n", b"+OK\r\n", b"$2\r\n\r\n\r\n"]), max_size=40
+    ),
+    cut=st.integers(0, 200),
+)
+def test_replies_read_together_are_those_read_one_by_one(kinds: list[bytes], cut: int) -> None:
+    stream = b"".join(kinds)
+    meant: dict[bytes, Reply] = {b":1": 1, b":-20": -20, b"+OK": b"OK", b"$2": b"\r\n"}
+    with saying(stream[:cut], stream[cut:] + b":7\r\n") as connection:
+        found = connection.replies(len(kinds), Deadline(10))
+        assert found == [meant[each.split(b"\r\n")[0]] for each in kinds]
+        assert connection.reply(Deadline(10)) == 7
+
+
+def test_a_number_that_is_none_is_garbage_among_many_too() -> None:
+    with saying(b":1\r\n:x\r\n:2\r\n") as connection, pytest.raises(ProtocolError):
+        connection.replies(3, Deadline(5))
 
 
 @pytest.mark.parametrize(
