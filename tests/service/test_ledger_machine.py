@@ -83,6 +83,7 @@ class Record:
         """What nobody can use any more ends; what ended since the last time."""
         groups = {each.maker.group for each in self.transactions.values()}
         groups |= {each.group for each in self.sessions.values()}
+        groups |= {group for group, _ in self.dead}
         for group in groups:
             if not self.of_group(group):
                 for each in self.open(group):
