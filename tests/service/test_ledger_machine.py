@@ -83,6 +83,7 @@ class Record:
         """What nobody can use any more ends; what ended since the last time."""
         groups = {each.maker.group for each in self.transactions.values()}
         groups |= {each.group for each in self.sessions.values()}
+        groups |= {group for group, _ in self.dead}
         for group in groups:
             if not self.of_group(group):
                 for each in self.open(group):
@@ -358,7 +359,17 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.ledger.sessions == self.ledger.groups == self.ledger.transactions == 0
 
 
-def test_what_may_be_in_use_stays_and_all_else_comes_back() -> None:
+def run(examples: int) -> None:
     run_state_machine_as_test(
-        LedgerMachine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None)
+        LedgerMachine,
+        settings=settings(max_examples=examples, stateful_step_count=40, deadline=None),
     )
+
+
+def test_what_may_be_in_use_stays_and_all_else_comes_back() -> None:
+    run(150)
+
+
+@pytest.mark.soak
+def test_what_may_be_in_use_stays_whatever_is_said() -> None:
+    run(2000)

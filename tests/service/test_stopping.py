@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,7 +16,13 @@ import pytest
 
 from greencache.cli.serve import Options, with_options
 from greencache.client import Client
-from greencache.errors import GreenCacheError, SettingsError, TierError, UnavailableError
+from greencache.errors import (
+    GreenCacheError,
+    ServiceError,
+    SettingsError,
+    TierError,
+    UnavailableError,
+)
 from greencache.service.daemon import Daemon
 from greencache.settings import ServeSettings, Settings
 from tests.conformance.prompts import prompt, the_bytes, wrong_blocks
@@ -92,14 +99,12 @@ def test_a_second_signal_ends_it_at_once(tmp_path: Path, number: signal.Signals)
         assert daemon.exit_code in {0, 128 + number}
 
 
-def test_one_daemon_at_a_place(tmp_path: Path) -> None:
+async def test_one_daemon_at_a_place(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path) as daemon:
-        command = [sys.executable, "-m", "greencache", "serve", "--socket", str(daemon.socket)]
-        second = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-        assert second.returncode == 1
-        assert f"a daemon listens at {daemon.socket} already (process {daemon.pid})" in (
-            second.stderr
-        )
+        second = Daemon(Settings(serve=ServeSettings(socket=daemon.socket, dram=MIB, staging=MIB)))
+        said = f"a daemon listens at {daemon.socket} already (process {daemon.pid})"
+        with pytest.raises(ServiceError, match=re.escape(said)):
+            await second.start()
         with client_of(daemon) as client:
             assert client.status()["pid"] == daemon.pid
 
