@@ -110,9 +110,9 @@ class Standing:
         self._begin = offset.astype(np.int64) + part.begin
         self.part_bytes = part.size_bytes
         self._extents: dict[int, Extent] = {}
-        for number in np.unique(self._number).tolist():
+        for number in set(self._number.tolist()):
             extent = extents.get(number)
-            begin = self._begin[self._number == number]
+            begin = self._begin if len(extents) == 1 else self._begin[self._number == number]
             if (
                 extent is None
                 or int(begin.min()) < part.begin
