@@ -138,9 +138,11 @@ class Standing:
 
     def runs(self, first: int, end: int) -> Iterator[Run]:
         """The longest runs of the blocks from ``first`` to ``end``."""
+        if first >= end:
+            return
         number, begin = self._number[first:end], self._begin[first:end]
         breaks = (np.diff(begin) != self.part_bytes) | (number[1:] != number[:-1])
-        starts = [0, *(np.flatnonzero(breaks) + 1).tolist()] if first < end else []
+        starts = [0, *(np.flatnonzero(breaks) + 1).tolist()]
         for start, after in zip(starts, [*starts[1:], end - first], strict=True):
             extent = self._extents[int(number[start])]
             yield Run(first + start, after - start, extent, int(begin[start]))
