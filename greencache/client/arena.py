@@ -110,9 +110,9 @@ class Standing:
         self._begin = offset.astype(np.int64) + part.begin
         self.part_bytes = part.size_bytes
         self._extents: dict[int, Extent] = {}
-        for number in np.unique(self._number).tolist():
+        for number in set(self._number.tolist()):
             extent = extents.get(number)
-            begin = self._begin[self._number == number]
+            begin = self._begin if len(extents) == 1 else self._begin[self._number == number]
             if (
                 extent is None
                 or int(begin.min()) < part.begin
@@ -138,9 +138,11 @@ class Standing:
 
     def runs(self, first: int, end: int) -> Iterator[Run]:
         """The longest runs of the blocks from ``first`` to ``end``."""
+        if first >= end:
+            return
         number, begin = self._number[first:end], self._begin[first:end]
         breaks = (np.diff(begin) != self.part_bytes) | (number[1:] != number[:-1])
-        starts = [0, *(np.flatnonzero(breaks) + 1).tolist()] if first < end else []
+        starts = [0, *(np.flatnonzero(breaks) + 1).tolist()]
         for start, after in zip(starts, [*starts[1:], end - first], strict=True):
             extent = self._extents[int(number[start])]
             yield Run(first + start, after - start, extent, int(begin[start]))

@@ -213,8 +213,10 @@ class Connection:
             self._waiting_since_s = None
         elif self._bodies or self._waiting_since_s is None:
             self._waiting_since_s = self._loop.time()
-        self._turn_soon()
-        self.read_on()
+        if self._turning:
+            self.read_on()
+        else:
+            self._turn()  # at once, as nearly always it is one question
 
     def _turn_soon(self) -> None:
         if self._turning or self.closed or not self._bodies:
@@ -227,6 +229,7 @@ class Connection:
         """Begin one question."""
         self._turning = False
         if self.closed or not self._bodies:
+            self.read_on()
             return
         body = self._bodies.popleft()
         self._body_bytes -= len(body)

@@ -21,7 +21,7 @@ class Face:
         self.client = client
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        method = getattr(self.client, name)
+        method: Callable[..., Any] = getattr(self.client, name)
         if isinstance(self.client, AsyncClient):
             return method
 
@@ -50,5 +50,6 @@ class Face:
 
 def open_client(kind: str, block_bytes: int, **options: Any) -> Face:
     """A client of a kind: `KINDS`."""
-    made = {"Client": Client, "AsyncClient": AsyncClient}[kind]
-    return Face(made(block_bytes, **options))
+    if kind == "Client":
+        return Face(Client(block_bytes, **options))
+    return Face(AsyncClient(block_bytes, **options))

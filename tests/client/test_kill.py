@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,7 +72,7 @@ class Work:
                 self._compare(np.array(views, np.uint8), blocks[: len(views)])
                 await asyncio.sleep(rest_s)
 
-    def _compare(self, read: Bytes, blocks: object) -> None:
+    def _compare(self, read: Bytes, blocks: Bytes) -> None:
         self.done["loaded"] += len(read)
         self.done["wrong"] += not np.array_equal(read, blocks) if len(read) else 0
 
@@ -79,7 +80,7 @@ class Work:
 async def _kill_often(tmp_path: Path, times: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     blocks = [the_bytes(keys, BLOCK_BYTES) for keys in KEYS]
-    options = {"dram": 24 * MIB, "ssd_dir": tmp_path / "ssd", "ssd": 40 * MIB}
+    options: dict[str, Any] = {"dram": 24 * MIB, "ssd_dir": tmp_path / "ssd", "ssd": 40 * MIB}
     with RunningDaemon(tmp_path, **options) as daemon:
         async with contextlib.AsyncExitStack() as stack:
             works = [
