@@ -131,7 +131,7 @@ class WriteBehind:
             mine = [key for key in keys[found:] if key not in self._coming]
             self._coming |= dict.fromkeys(mine, coming)
             try:
-                blocks = await self._bytes_of(self._dram, source, 0, len(source))
+                blocks = await bytes_of(self._dram, source, 0, len(source))
                 if blocks is not None and (written := await self.store(keys, blocks, 0)):
                     await written
             finally:

@@ -220,3 +220,18 @@ def test_names_are_all_different() -> None:
         TieredCache(MinimalTier(4096, 0), shared=MinimalTier(4096, 0))
     with pytest.raises(InputError, match="same size"):
         TieredCache(DramTier(4096, 0), shared=RedisTier("redis://nowhere", 8192, 0))
+
+
+async def test_what_a_caller_wrote_in_place_is_shared_too(valkey: Server) -> None:
+    keys = prompt(*range(6))
+    async with host(valkey) as cache, host(valkey) as other:
+        assert isinstance(cache.dram, DramTier)
+        reservation = await cache.reserve(keys)
+        for block, bytes_ in zip(
+            cache.dram.reserved(reservation.part), the_bytes(keys, BLOCK_BYTES), strict=True
+        ):
+            block[:] = bytes_
+        await cache.commit(reservation)
+        await cache.drain()
+        assert cache.stats().unshared_blocks == 0
+        assert await load(other, keys) == 6

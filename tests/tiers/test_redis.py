@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -323,7 +323,7 @@ def test_what_is_no_url_is_refused(url: str) -> None:
 
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text("nothing")
-    for make in (
+    makers: list[Callable[[], RedisTier]] = [
         lambda: RedisTier("redis://host", 10, 0, ca_file=tmp_path / "ca.pem"),
         lambda: RedisTier("rediss://host", 10, 0, ca_file=tmp_path / "ca.pem"),
         lambda: RedisTier("rediss://host", 10, 0, ca_file=tmp_path / "none.pem"),
@@ -333,6 +333,7 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
         lambda: RedisTier("redis://host", 10, -1),
         lambda: RedisTier("redis://host", 10, 0, ttl_s=0),
         lambda: RedisTier("redis://host", 10, 0, connections=0),
-    ):
+    ]
+    for make in makers:
         with pytest.raises(InputError):
             make()

@@ -44,6 +44,31 @@ async def test_blocks_of_a_prompt_are_spread_and_come_back(nodes: list[Server]) 
         assert tier.stats().failures == {}
 
 
+async def test_a_user_of_a_cluster_needs_its_slots_as_well(nodes: list[Server]) -> None:
+    keys = prompt(*range(12))
+    commands = ["+strlen", "+pexpire", "+get", "+set", "+rename", "+unlink"]
+    for node in nodes:
+        node.client.acl_setuser(
+            "alice",
+            enabled=True,
+            passwords=["+secret"],
+            commands=[*commands, "+cluster|slots"],
+            keys=["greencache:*"],
+        )
+    url = f"redis://alice:secret@127.0.0.1:{nodes[0].port}"
+    patient = Deadlines(20, 20, 20, 20)
+    async with RedisTier(url, BLOCK_BYTES, 1 << 20, cluster=True, deadlines=patient) as tier:
+        assert await store(tier, keys) == 12
+        assert await load(tier, keys) == 12
+        await tier.resize(0)
+        assert tier.stats().failures == {}
+    for node in nodes:
+        node.client.acl_setuser("alice", enabled=True, commands=["-cluster|slots"])
+    async with RedisTier(url, BLOCK_BYTES, 1 << 20, cluster=True, deadlines=patient) as tier:
+        assert await tier.match(keys) == 0
+        assert tier.stats().failures == {"lookup: NOPERM": 1}
+
+
 async def test_a_gap_on_one_node_ends_the_prefix(nodes: list[Server]) -> None:
     keys = prompt(*range(20))
     async with tier_at(nodes[1]) as tier:

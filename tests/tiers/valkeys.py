@@ -27,7 +27,7 @@ class Server:
     def _run(self, port: int | None) -> None:
         self._server = _started(port, self._config)
         self.port = self._server.port
-        self.client = redis.Redis(port=self.port)
+        self.client: Any = redis.Redis(port=self.port)
         self._process = int(self.client.info("server")["process_id"])
         self._hangs = False
 
