@@ -277,7 +277,7 @@ class LiveControl:
         """What the interval was, up to ``ends_s``, which goes into the accounts."""
         began_s = self._interval_began_s
         span = Span(began_s, ends_s - began_s, self._held, self._parts.store.held(), self._gpu_j)
-        asked, prompts = self.requests.take(began_s, ends_s)
+        asked, prompts = await self.requests.take(began_s, ends_s)
         window = told_window(self.engine, asked, span)
         if self._parts.engines is not None:
             try:

@@ -8,6 +8,7 @@ nothing of requests still says with each prompt that one came.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 from collections import Counter
@@ -156,6 +157,8 @@ class Requests:
         self.counted = Counted()
         self._slo, self._most, self._most_key_bytes = slo, most, most_key_bytes
         self._known: dict[Hashable, _Request] = {}
+        self._taken: dict[Hashable, _Request] = {}
+        """Those that `take` is looking at."""
         self._tellers: set[Hashable] = set()
         """Clients that tell what becomes of requests."""
         self._nameless = itertools.count()
@@ -230,7 +233,7 @@ class Requests:
             self.counted.lost["requests: no time"] += 1
             return
         name = (client, seen.request) if seen.request else (client, seen.arrived_s, "at")
-        if not seen.started and name not in self._known:
+        if not seen.started and name not in self._known and name not in self._taken:
             return  # its interval is over, or it came before the daemon
         one = self._find(name, seen.arrived_s)
         if one is None:
@@ -253,15 +256,19 @@ class Requests:
 
     def _find(self, name: Hashable, arrived_s: float) -> _Request | None:
         """The request of that name, entered if it is new; None if there are too many."""
-        one = self._known.get(name)
+        one = self._known.get(name) or self._taken.get(name)
         if one is None and len(self._known) < self._most:
             one = self._known[name] = _Request(arrived_s)
         if one is None:
             self.counted.lost["requests: too many"] += 1
         return one
 
-    def take(self, since_s: float, until_s: float) -> tuple[Asked, Callable[[BlockNames], Prompts]]:
+    async def take(
+        self, since_s: float, until_s: float
+    ) -> tuple[Asked, Callable[[BlockNames], Prompts]]:
         """Requests that came before ``until_s`` and were not taken before.
+
+        They are looked at in a thread: that takes a tenth of a second for some ten thousand.
 
         Returns
         -------
@@ -270,7 +277,21 @@ class Requests:
         Callable
             Makes of them what shadow caches are fed with; takes long, and may run in a thread.
         """
-        come = [one for one in self._known.values() if one.arrived_s < until_s]
+        self._taken, self._known = self._known, {}
+        left = self._taken
+        try:
+            asked, made, left = await asyncio.to_thread(self._take, since_s, until_s)
+        finally:
+            self._known = {**left, **self._known}
+            self._taken = {}
+            self._key_bytes = sum(len(one.keys or b"") for one in self._known.values())
+        return asked, made
+
+    def _take(
+        self, since_s: float, until_s: float
+    ) -> tuple[Asked, Callable[[BlockNames], Prompts], dict[Hashable, _Request]]:
+        """As `take`, and those of which more may come."""
+        come = [one for one in self._taken.values() if one.arrived_s < until_s]
         counted = [one for one in come if not one.counted and self._counts(one)]
         asked = self._asked(counted, until_s)
         for one in counted:
@@ -279,7 +300,6 @@ class Requests:
         with_prompt.sort(key=lambda one: one.arrived_s)
         for one in with_prompt:
             one.handed_over = True
-        self._forget(since_s, until_s)
         made = partial(
             _prompts,
             with_prompt,
@@ -289,7 +309,7 @@ class Requests:
             self._usual_ttft_s,
             self._usual_output_tokens,
         )
-        return asked, made
+        return asked, made, self._left(since_s, until_s)
 
     def _counts(self, one: _Request) -> bool:
         """Whether it is a request that no other record stands for."""
@@ -300,20 +320,18 @@ class Requests:
         short = one.prompt_tokens is not None and one.prompt_tokens < self.block_tokens
         return one.keys is not None or (one.told and (one.ended or short))
 
-    def _forget(self, since_s: float, until_s: float) -> None:
-        """Forget requests of which nothing more can come that counts."""
-        kept: dict[Hashable, _Request] = {}
-        for name, one in self._known.items():
+    def _left(self, since_s: float, until_s: float) -> dict[Hashable, _Request]:
+        """Requests of which something may come that counts."""
+        left: dict[Hashable, _Request] = {}
+        for name, one in self._taken.items():
             if one.arrived_s > until_s + _WAITED_FOR_S:
                 self.counted.lost["requests: of the future"] += 1
-                self._key_bytes -= len(one.keys or b"")
                 continue
             done = one.handed_over and (one.acquired or one.ended or not one.told)
-            if one.arrived_s < until_s and (done or one.arrived_s < since_s - _WAITED_FOR_S):
-                self._key_bytes -= len(one.keys or b"")
-            else:
-                kept[name] = one
-        self._known = kept
+            old = one.arrived_s < since_s - _WAITED_FOR_S
+            if one.arrived_s >= until_s or not (done or old):
+                left[name] = one
+        return left
 
     def _asked(self, counted: list[_Request], until_s: float) -> Asked:
         ended = [one for one in counted if one.finished_s <= until_s]

@@ -16,7 +16,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import msgspec
-import numpy as np
 
 from greencache.adapters.energy.choice import energy_monitor
 from greencache.adapters.energy.monitor import EnergyMonitor
@@ -29,23 +28,22 @@ from greencache.controller.lookout import IntensitySource
 from greencache.controller.sizes import Sizes
 from greencache.controller.slo import Slo
 from greencache.controller.telemetry import Window
-from greencache.errors import InputError
+from greencache.errors import GreenCacheError, InputError
 from greencache.metrics import Sample
 from greencache.service.clocks import Clock, WallClock
 from greencache.service.control import LiveControl, Parts
 from greencache.service.daemon import Daemon
 from greencache.service.engines import PagedEngines, Watch
 from greencache.service.pools import Pool, PoolOptions, make_cache
+from greencache.service.preloading import load_admission, load_models
 from greencache.service.requests import Requests
 from greencache.service.source_metrics import energy_samples, failure_samples, intensity_samples
 from greencache.service.sources import EnergySource
 from greencache.service.status import ControlStatus, control_samples
 from greencache.service.stores import PoolStore
 from greencache.settings import Settings
-from greencache.tiers import CacheLease, DramTier, Policy, TierIndex
-from greencache.tiers.admission import Prices
+from greencache.tiers import CacheLease, DramTier
 from greencache.tiers.cache import FLUSH_S
-from greencache.tiers.learning import Learner
 from greencache.tiers.making import new_cache
 
 __all__ = ["Steering", "engine_for", "reason_off"]
@@ -126,7 +124,7 @@ class Steering:
             _log.info("tiers keep their sizes: %s", self._off)
             return self
         forecasters(self._settings.control)  # so that what cannot be is refused before it serves
-        await asyncio.to_thread(_load_admission)
+        await asyncio.to_thread(load_admission)
         async with AsyncExitStack() as stack:
             if self._intensity is None:
                 self._feed = intensity_feed(
@@ -166,6 +164,12 @@ class Steering:
 
     async def _begin(self) -> None:
         """Start the loop once an engine has stored something."""
+        try:
+            await asyncio.to_thread(load_models, self._settings)
+        except GreenCacheError as fault:
+            _log.warning("the tiers keep their sizes: %s", fault)
+            self._unfit = f"{fault}"
+            return
         await self._stored.wait()
         assert self._engine is not None
         assert self._intensity is not None
@@ -286,18 +290,3 @@ def engine_for(settings: Settings, block_bytes: int, options: PoolOptions) -> Co
     return ControlledEngine.of(
         settings, block_bytes, installed, least_dram_bytes=options.staging_bytes
     )
-
-
-def _load_admission() -> None:
-    """Call what a learning cache calls on the event loop, so that no client waits for compiling."""
-    for ranks in (False, True):
-        learner = Learner(Prices(1.0, 0.1, 0.1, 0.1, 0.1), endurance_per_s=1e-5, ranks=ranks)
-        policy = Policy.CARBON if ranks else Policy.LRU
-        tiers = [TierIndex(4, policy, learner=learner) for _ in range(3)]
-        ids = np.arange(4, dtype=np.int32)
-        states = dict(zip(("hbm", "dram", "ssd"), (tier.state for tier in tiers), strict=True))
-        for now_s in (0.0, 1e4):
-            learner.learn(ids, 0, now_s, **states)
-            learner.wrote(learner.admit(ids, 0, 4, now_s))
-        learner.last_asked_s(ids)
-        learner.forget(ids)

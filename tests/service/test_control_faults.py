@@ -13,7 +13,7 @@ import pytest
 from greencache.catalog import Catalog
 from greencache.client.messages import Seen
 from greencache.controller.assembly import ControlledEngine, Pilot, forecasters
-from greencache.controller.forecasts import Forecast, SeasonalNaive
+from greencache.controller.forecasts import SeasonalNaive
 from greencache.controller.intensity import IntensityBook
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Candidates, Sizes
@@ -182,18 +182,21 @@ async def test_a_model_s_fault_leaves_the_tiers(
 
 
 async def test_a_grid_that_cannot_be_had_leaves_the_tiers(
-    engine: ControlledEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    engine: ControlledEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     running = Running(engine, tmp_path)
     control = await running.start()
     await running.intervals(2)
     before = running.sizes()
 
-    def down(*_: object) -> Forecast:
+    def down(*_: object) -> None:
         raise ConnectionError("the provider is down")
 
-    running.intensity.forecast = down  # type: ignore[method-assign]
-    running.intensity.past = down  # type: ignore[method-assign,assignment]
+    for name in ("forecast", "past"):
+        monkeypatch.setattr(IntensityBook, name, down)
     await running.intervals(2)
     assert running.sizes() == before
     assert control.failures == {"interval": 2, "intensity": 2 + 20}

@@ -40,7 +40,7 @@ SPEED = 1800.0
 MOST_HOURS = 16
 TTFT_S = 2.0
 STARTS_S = 473_000 * HOUR_S
-MOST_LEASED_BLOCKS = 120
+MOST_LEASED_BLOCKS = 60
 """Of requests that load or store at one moment."""
 
 
@@ -265,14 +265,14 @@ def test_real_tiers_follow_the_plan_under_load(
     assert shrunk > 1, "and to fall"
     settled = [each for each in measured if each.settled]
     assert len(settled) > len(measured) / 2
-    for each in settled:
-        # The tiers are as large as was planned, and take no more: but for what is leased at the
-        # moment, and the records of the SSD itself.
-        assert each.capacity == each.planned
-        for occupied, planned in zip(each.occupied, each.planned, strict=True):
-            assert occupied <= planned + MOST_LEASED_BLOCKS
-    given_back = [each.occupied.ssd_bytes for each in settled if each.planned.ssd_bytes == 0]
-    assert np.median(given_back) <= 2, "blocks"
+    assert all(each.capacity == each.planned for each in settled)
+    for planned, same in itertools.groupby(settled, lambda each: each.planned):
+        # They take no more than was planned: but for what is leased at the moment, and the records
+        # of the SSD itself.
+        of_tiers = zip(*(each.occupied for each in same), strict=True)
+        for occupied, most in zip(of_tiers, planned, strict=True):
+            assert np.median(occupied) <= most + MOST_LEASED_BLOCKS
+            assert len(occupied) < 10 or min(occupied) <= most + 4
     assert max(each.occupied.dram_bytes for each in measured) > DRAM_BLOCKS // 2
     assert max(each.occupied.ssd_bytes for each in measured) > SSD_BLOCKS // 2
     assert (tmp_path / "control.state").stat().st_mode & 0o777 == 0o600

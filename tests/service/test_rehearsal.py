@@ -93,7 +93,7 @@ def test_plans_hits_and_carbon_are_those_of_the_replay(
     async def noted(self: CacheStore, wanted: Sizes) -> None:
         await resize(self, wanted)
         has = self.held().capacity_bytes
-        assert (has["dram"], has["ssd"]) == wanted
+        assert Sizes(int(has["dram"]), int(has["ssd"])) == wanted
         sizes[wanted] += 1
 
     monkeypatch.setattr(CacheStore, "resize", noted)

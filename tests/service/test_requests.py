@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -30,7 +32,7 @@ def names() -> BlockNames:
 
 
 def taken(known: Requests, since_s: float, until_s: float) -> tuple[Asked, Prompts]:
-    asked, made = known.take(since_s, until_s)
+    asked, made = asyncio.run(known.take(since_s, until_s))
     return asked, made(names())
 
 
@@ -171,3 +173,18 @@ def test_whatever_clients_say_an_interval_can_be_made_of_it(said: list[Seen]) ->
     assert (prompts.input_tokens > 0).all()
     taken(known, 60.0, 120.0)
     assert all(one.arrived_s <= 120.0 + 3600.0 for one in known._known.values())
+
+
+async def test_what_is_told_while_an_interval_is_looked_at_is_not_lost() -> None:
+    known = requests()
+    known.seen("a", Seen(10.0, 100, 0, ended=False, request=1))
+    known.acquired("a", keys(7), 59.0, request=2)
+    looking = asyncio.create_task(known.take(0.0, 60.0))
+    await asyncio.sleep(0)
+    known.acquired("a", keys(1, 2), 60.5, request=1)
+    known.acquired("a", keys(3), 60.5, request=3)
+    first, _ = await looking
+    second, made = await known.take(60.0, 120.0)
+    assert (first.arrivals, second.arrivals) == (2, 1)
+    assert sorted(made(names()).full.tolist()) in ([1], [1, 2])
+    assert len(known) == 0

@@ -136,7 +136,9 @@ async def test_metrics_are_those_of_the_status(tmp_path: Path) -> None:
     async with daemon, client_of(daemon) as client:
         await ask(client, 1, 0)
         await until(lambda: steering.control is not None and steering.control.decided > 0)
-        samples = {(each.metric, each.labels): each.value for each in steering.samples()}
+        samples: dict[Any, Any] = {
+            (each.metric, each.labels): each.value for each in steering.samples()
+        }
         status = steering.status()
         assert samples[CARBON, ("embodied", "gpu")] == pytest.approx(
             status.embodied_g["gpu"], rel=0.2

@@ -507,3 +507,18 @@ async def test_under_carbon_what_was_asked_for_last_is_remembered(tmp_path: Path
         assert (directory.find(prompt(0, 1)) == -1).all()
         assert (learner.model.seen["last_s"][: directory.ids] >= 0).all()
         assert len(directory) <= 24 + 2
+
+
+async def test_an_ssd_of_size_0_teaches_admission_nothing(tmp_path: Path) -> None:
+    """As in the replay, which would otherwise write other blocks once the SSD grows again."""
+    learner = Learner(Prices(1.0, 0.0, 0.1, 0.1, 1.0), endurance_per_s=1e-5)
+    async with cache_in(tmp_path, 20, 0, learner=learner, flush_s=None) as cache:
+        await store(cache, prompt(1, 2, 3))
+        await cache.drain()
+        assert not learner.storing.pace.any()
+        assert not learner.model.seen["stored"].any()
+        assert cache.stats().declined_blocks == 0
+        await cache.resize(ssd=1 << 20)
+        await store(cache, prompt(4, 5))
+        await cache.drain()
+        assert learner.model.seen["stored"].any()
