@@ -412,11 +412,8 @@ class SlotTier(Tier):
     def _settle(self) -> None:
         """After a lease or a reservation ended: let go what waited for that."""
         self._damage.drop()
-        if (
-            self._surplus() > 0
-            and self._pool is not None
-            and (self._giving_back is None or self._giving_back.done())
-        ):
+        idle = self._giving_back is None or self._giving_back.done()
+        if idle and self._surplus() > 0 and self._pool is not None:
             self._giving_back = asyncio.get_running_loop().create_task(self._shrink())
 
     async def _shrink(self) -> None:
