@@ -7,11 +7,12 @@ import pytest
 
 from greencache.adapters.engine_metrics import EngineInterval, EnginePages
 from greencache.adapters.live_window import StoreInterval, live_window
+from greencache.bench.outcome import latencies_s
 from greencache.bench.simulation import SimulatedRun, simulate
 from greencache.bench.storage import StorageSetup
 from greencache.bench.windows import Watched
 from greencache.controller.performance import ServingHardware
-from greencache.controller.slo import Slo, latencies_s
+from greencache.controller.slo import Slo
 from greencache.controller.telemetry import Window
 from greencache.traces import RequestTrace
 from tests.adapters.engine_page import EnginePage
