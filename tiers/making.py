@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from greencache.tiers.base import Tier
 from greencache.tiers.cache import TieredCache
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
@@ -25,6 +26,7 @@ def new_cache(
     dram_bytes: int = 0,
     ssd_bytes: int = 0,
     ssd_path: Path | None = None,
+    shared: Tier | None = None,
     hbm: TierIndex | None = None,
     prefault: bool = True,
     flush_s: float | None = None,
@@ -41,6 +43,8 @@ def new_cache(
         Bytes of a block; capacities.
     ssd_path:
         Folder of what is on SSD; None for DRAM alone.
+    shared:
+        The tier that hosts share, if there is one.
     hbm, flush_s, remembered_blocks, clock:
         As for `TieredCache`.
     prefault:
@@ -82,6 +86,7 @@ def new_cache(
             prefault=prefault,
         ),
         ssd,
+        shared=shared,
         learner=learner,
         hbm=hbm,
         # Candidates are drawn by their places, which the leases of writes behind would change.

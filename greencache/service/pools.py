@@ -7,17 +7,22 @@ use have equal parts of the capacities; when another size comes, all are resized
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from greencache.blocks import KEY_BYTES
 from greencache.errors import InputError, RefusedError, TierError, UnknownNameError
 from greencache.quantities import format_bytes
+from greencache.settings import RedisSettings
 from greencache.tiers import DramTier, KeyDirectory, SsdTier, TieredCache
+from greencache.tiers.configured import redis_tier
 from greencache.tiers.memory import available_memory_bytes
+from greencache.tiers.redis import RedisTier
 from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import PINNED
 
@@ -46,6 +51,8 @@ class PoolOptions:
         Whether DRAM is taken from the system in the background.
     most:
         Pools at a time.
+    redis:
+        The server that hosts share, if one is set.
     """
 
     dram_bytes: int
@@ -55,6 +62,18 @@ class PoolOptions:
     policy: str = "lru"
     prefault: bool = True
     most: int = 8
+    redis: RedisSettings = field(default_factory=RedisSettings)
+
+    def shared_tier(self, block_bytes: int) -> RedisTier | None:
+        """What hosts share of blocks of a size; keys tell models and tenants apart.
+
+        Raises
+        ------
+        InputError
+            If its settings do not go together.
+        """
+        namespace = hashlib.sha256(f"blocks of {block_bytes} bytes".encode()).digest()[:KEY_BYTES]
+        return redis_tier(self.redis, block_bytes, namespace)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +119,8 @@ def make_cache(block_bytes: int, dram_bytes: int, ssd_bytes: int, options: PoolO
     if options.ssd_dir is not None:
         path = options.ssd_dir / str(block_bytes)
         ssd = SsdTier(path, block_bytes, ssd_bytes, directory=directory, policy=options.policy)
-    return Pool(block_bytes, TieredCache(dram, ssd), dram)
+    cache = TieredCache(dram, ssd, shared=options.shared_tier(block_bytes))
+    return Pool(block_bytes, cache, dram)
 
 
 class Pools:
@@ -137,6 +157,7 @@ class Pools:
                 f"there is less memory than the {format_bytes(dram)} of DRAM for KV:"
                 f" {format_bytes(available)} is available; choose less"
             )
+        self._options.shared_tier(1)  # so that a wrong setting is said before anybody comes
         if self._options.ssd_dir is not None:
             for size in await asyncio.to_thread(_sizes_in, self._options.ssd_dir):
                 await self.get(size)
@@ -246,8 +267,8 @@ class Pools:
         return {name: over[name] for name in capacity_bytes}
 
     def small(self) -> Pool:
-        """A pool like these, but apart, without SSD, and with room for eight blocks of 4 KiB."""
-        options = replace(self._options, ssd_dir=None, prefault=False)
+        """A pool like these, but apart, in DRAM alone, and with room for eight blocks of 4 KiB."""
+        options = replace(self._options, ssd_dir=None, redis=RedisSettings(), prefault=False)
         return self.make(4096, 8 * 4096, 0, options)
 
     async def flush(self) -> None:

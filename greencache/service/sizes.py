@@ -27,6 +27,7 @@ def pool_options(settings: Settings) -> PoolOptions:
         staging_bytes=serve.staging,
         ssd_dir=serve.ssd_dir,
         policy=settings.storage.policy,
+        redis=settings.redis,
     )
 
 

@@ -217,6 +217,7 @@ class Steering:
             dram_bytes=dram_bytes,
             ssd_bytes=ssd_bytes,
             ssd_path=path,
+            shared=options.shared_tier(block_bytes),
             prefault=options.prefault,
             flush_s=FLUSH_S,
         )

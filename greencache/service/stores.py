@@ -86,7 +86,7 @@ class CacheStore:
                 name: float(tier.index.capacity_blocks) * block
                 for name, tier in self._tiers.items()
             },
-            used_bytes={name: tier.blocks * float(block) for name, tier in stats.tiers.items()},
+            used_bytes={name: stats.tiers[name].blocks * float(block) for name in self._tiers},
             read_bytes=ssd.read_bytes * scale if ssd else 0.0,
             written_bytes=ssd.written_bytes * scale if ssd else 0.0,
             declined_bytes=stats.declined_blocks * float(block),

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from greencache.service.connection import ConnectionLimits
 from greencache.service.daemon import Daemon
-from greencache.settings import ServeSettings, Settings
+from greencache.settings import RedisSettings, ServeSettings, Settings
 from tests.processes import process_context
 
 __all__ = ["MIB", "RunningDaemon", "settled"]
@@ -26,8 +26,9 @@ _START_S = 60.0
 """The first one waits for the server that it is forked from to load everything."""
 
 
-def _serve(options: dict[str, Any], limits: ConnectionLimits | None) -> None:
-    asyncio.run(Daemon(Settings(serve=ServeSettings(**options)), limits=limits).run())
+def _serve(options: dict[str, Any], redis: dict[str, Any], limits: ConnectionLimits | None) -> None:
+    settings = Settings(serve=ServeSettings(**options), redis=RedisSettings(**redis))
+    asyncio.run(Daemon(settings, limits=limits).run())
 
 
 class RunningDaemon:
@@ -39,23 +40,33 @@ class RunningDaemon:
         For the socket, and for the SSD tier's files if there is one.
     limits:
         Of its connections.
+    redis:
+        Of `RedisSettings`.
     options:
         Of `ServeSettings`.
     """
 
     def __init__(
-        self, folder: Path, *, limits: ConnectionLimits | None = None, **options: Any
+        self,
+        folder: Path,
+        *,
+        limits: ConnectionLimits | None = None,
+        redis: dict[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
         folder.chmod(0o700)
         self.socket = folder / "daemon.sock"
         self._limits = limits
+        self._redis = redis or {}
         self._options = {"socket": self.socket, "dram": 32 * MIB, "staging": MIB, **options}
         self._process: ForkServerProcess
 
     def start(self, *, wait: bool = True) -> Self:
         """Start it, again if it has ended, and wait until it listens."""
-        self._process = process_context().Process(target=_serve, args=(self._options, self._limits))
+        self._process = process_context().Process(
+            target=_serve, args=(self._options, self._redis, self._limits)
+        )
         self._process.start()
         if wait:
             assert settled(self._listens, _START_S), "the daemon does not listen"

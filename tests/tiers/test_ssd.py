@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from greencache.blocks import KEY_BYTES
 from greencache.errors import InputError, StorageError, TierBusyError, TierError
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.files import Directory, aligned_buffer
@@ -208,8 +209,8 @@ class WatchedDirectory(KeyDirectory):
         self.interned: list[int] = []
         self.threads: set[int] = set()
 
-    def intern(self, keys: list[bytes]) -> NDArray[np.int32]:
-        self.interned.append(len(keys))
+    def intern(self, keys: list[bytes] | bytes) -> NDArray[np.int32]:
+        self.interned.append(len(keys) // (KEY_BYTES if isinstance(keys, bytes) else 1))
         self.threads.add(threading.get_ident())
         return super().intern(keys)
 
