@@ -210,7 +210,7 @@ def test_who_asks_and_never_reads_is_bounded_and_cut_off(tmp_path: Path) -> None
                 sent += rude.socket.send(question)
         assert sent < 4 * MIB, "it was not read for ever"
         assert private_bytes(daemon.pid) - before < 16 * MIB
-        assert settled(lambda: client.status()["counts"].get("cut_off") == 1)
+        assert settled(lambda: client.status()["counts"].get("cut_off", 0) >= 1, 30.0)
         assert rude.ended()
 
 
