@@ -248,11 +248,9 @@ class DramTier(SlotTier):
 
     def _places(self, slots: Slots) -> Places:
         at, within = np.divmod(slots, self.slots_per_extent)
-        used, which = np.unique(at, return_inverse=True)
-        numbers = [self._extents[place].number for place in used.tolist()]
-        return np.array(numbers, np.uint32)[which], within.astype(np.uint64) * np.uint64(
-            self.stride_bytes
-        )
+        numbers = [self._extents[place].number for place in at.tolist()]
+        offsets = within.astype(np.uint64) * np.uint64(self.stride_bytes)
+        return np.array(numbers, np.uint32), offsets
 
     def _views(self, slots: Slots) -> list[Bytes]:
         return [self._bytes_of(slot) for slot in slots.tolist()]

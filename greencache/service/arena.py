@@ -32,7 +32,7 @@ class Arena:
 
     def tell(self, named: NDArray[np.uint32]) -> None:
         """Tell of the extents that an answer is going to name, unless the client knows them."""
-        new = sorted(set(np.unique(named).tolist()) - self._told)
+        new = sorted(set(named.tolist()) - self._told)
         gone = self._gone()
         for begin in range(0, len(new), MOST_DESCRIPTORS):
             self._send(new[begin : begin + MOST_DESCRIPTORS], gone)

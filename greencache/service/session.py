@@ -369,7 +369,9 @@ class Session:
             return 0
         own = self._service.ledger.holdings(self.process)
         left = max(1, self._pool.dram.index.capacity_blocks // 2) - own.reserved_blocks
-        return await self._pool.dram.match(keys) + left if left > 0 else 0
+        if left <= 0 or len(keys) <= left:  # mostly: then it matters not what is there already
+            return max(0, min(left, len(keys)))
+        return await self._pool.dram.match(keys) + left
 
 
 _ANSWERS: dict[type[Any], Callable[[Session, Any], Awaitable[m.Answer]]] = {
