@@ -147,6 +147,26 @@ class ControlSettings(_Part):
     dry_run: bool = Field(False, description="advise only: keep the largest sizes")
 
 
+class VllmSettings(_Part):
+    """The connector inside vLLM."""
+
+    block_tokens: int = Field(
+        256, ge=1, description="tokens of a stored block: a multiple of the engine's own"
+    )
+    load: Literal["async", "sync"] = Field(
+        "async", description="whether loads run beside the engine's steps, or steps wait for them"
+    )
+    deadline: Seconds = Field(
+        0.1, gt=0, description="most time that the engine's scheduler waits for an answer"
+    )
+    autostart: bool = Field(
+        True, description="start a daemon for this engine alone where none runs"
+    )
+    any_version: bool = Field(
+        False, description="try versions of vLLM that the connector was never run with"
+    )
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -160,6 +180,7 @@ class Settings(BaseSettings):
     grid: GridSettings = GridSettings()
     carbon: CarbonSettings = CarbonSettings()
     control: ControlSettings = ControlSettings()
+    vllm: VllmSettings = VllmSettings()
     catalog: Path | None = Field(None, description="TOML file laid over the catalog of parts")
 
     @classmethod

@@ -1,0 +1,171 @@
+"""The workers' side of the connector: copies between the engine's KV memory and the store's.
+
+Copies run in threads of their own, beside the engine's steps. A step waits only for what it cannot
+do without: loads that were asked for synchronously, and saves of blocks that it is about to
+overwrite. A load that fails is reported block by block, so that the engine computes these; a save
+that fails is dropped.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from greencache.adapters.vllm.jobs import Load, Report, Save, Step
+from greencache.adapters.vllm.pages import Pages
+from greencache.adapters.vllm.statistics import Counts
+from greencache.client import Client
+from greencache.errors import GreenCacheError
+
+__all__ = ["Transfers"]
+
+
+class Transfers:
+    """Moves one rank's KV.
+
+    Parameters
+    ----------
+    client:
+        Of the daemon, as the rank's shard.
+    pages:
+        The engine's memory.
+    per_block:
+        Engine blocks in one of the store's.
+    shard:
+        The rank; None if blocks have no shards.
+    asynchronous:
+        Whether loads run beside the engine's steps.
+    counts:
+        What is counted.
+    ready:
+        Called before a step's saves begin, and gives what is called in the thread before it reads
+        the engine's memory: on a GPU, what waits until the step has written it.
+    threads:
+        How many copies run at once.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        pages: Pages,
+        per_block: int,
+        *,
+        shard: int | None,
+        asynchronous: bool,
+        counts: Counts,
+        ready: Callable[[], Callable[[], None]] = lambda: lambda: None,
+        threads: int = 2,
+    ) -> None:
+        self._client, self._pages, self._per_block = client, pages, per_block
+        self._shard, self._asynchronous, self._counts = shard, asynchronous, counts
+        self._ready = ready
+        self._threads = ThreadPoolExecutor(threads, "greencache")
+        self._loading: dict[Future[bool], Load] = {}
+        self._saving: dict[Future[bool], Save] = {}
+        self._finished: set[str] = set()
+        """Requests of which the engine keeps the blocks until they are saved."""
+        self._bad: set[int] = set()
+        self._spoilt = False
+        """Whether the step computes on blocks that were not loaded."""
+        self._report = Report()
+
+    # A step, in the order in which the engine calls.
+
+    def before(self, step: Step) -> None:
+        """Finish saves of blocks that the step may overwrite."""
+        wait([each for each, save in self._saving.items() if save.reservation in step.wait])
+
+    def load(self, loads: Sequence[Load]) -> None:
+        """Begin loads; if the step needs them, end them."""
+        began = {self._threads.submit(self._load, load): load for load in loads}
+        self._loading |= began
+        if not self._asynchronous:
+            wait(began)
+            self._spoilt = not all(future.result() for future in began)
+
+    def save(self, saves: Sequence[Save], finished: Sequence[str]) -> None:
+        """Begin saves of what the step has computed."""
+        self._finished.update(finished)
+        if not saves:
+            return
+        # What was computed behind blocks that are no good is no good either, and its name is: it
+        # would poison the store.
+        work = self._drop if self._spoilt else self._save
+        ready = self._ready()
+        for save in saves:
+            self._saving[self._threads.submit(work, save, ready)] = save
+
+    def ended(self) -> tuple[set[str], set[str]]:
+        """Requests that are saved, of those that wait for it, and requests that are loaded."""
+        loaded: set[str] = set()
+        for future in [each for each in self._loading if each.done()]:
+            load = self._loading.pop(future)
+            self._report.loaded[load.lease] += 1
+            if not future.result():
+                self._report.failed.add(load.request)
+                self._bad.update(load.block_ids)
+            loaded.add(load.request)
+        for future in [each for each in self._saving if each.done()]:
+            save = self._saving.pop(future)
+            self._report.saved[save.reservation] += 1
+            future.result()
+        self._spoilt = False
+        saving = {save.request for save in self._saving.values()}
+        saved = self._finished - saving
+        self._finished -= saved
+        return saved, loaded if self._asynchronous else set()
+
+    def failed_block_ids(self) -> set[int]:
+        """Engine blocks that were not loaded, since this was asked last."""
+        bad, self._bad = self._bad, set()
+        return bad
+
+    def report(self) -> Report:
+        """What was done since this was asked last."""
+        report, self._report = self._report, Report()
+        return report
+
+    def close(self) -> None:
+        """End all copies."""
+        self._threads.shutdown(wait=True)
+
+    # In threads.
+
+    def _load(self, load: Load) -> bool:
+        began_s = time.perf_counter()
+        first = load.first // self._per_block
+        count = -(-(load.first + len(load.block_ids)) // self._per_block) - first
+        try:
+            with self._client.join_lease(load.lease, first + count) as blocks:
+                within = load.first - first * self._per_block
+                self._pages.load(blocks[first : first + count], within, load.block_ids)
+        except Exception as fault:  # whatever it is, the engine computes instead
+            self._counts.failed("load", fault)
+            return False
+        self._counts.add("loaded_bytes", count * self._pages.shard_bytes)
+        self._counts.add("load_seconds", time.perf_counter() - began_s)
+        return True
+
+    def _save(self, save: Save, ready: Callable[[], None]) -> bool:
+        began_s = time.perf_counter()
+        try:
+            room = self._client.join(reservation=save.reservation)
+            ready()
+            self._pages.save(save.block_ids, room.blocks)
+            self._client.commit(save.reservation, self._shard)
+        except Exception as fault:  # whatever it is, the engine goes on without
+            self._counts.failed("save", fault)
+            return False
+        size = len(save.block_ids) // self._per_block * self._pages.shard_bytes
+        self._counts.add("saved_bytes", size)
+        self._counts.add("save_seconds", time.perf_counter() - began_s)
+        return True
+
+    def _drop(self, save: Save, ready: Callable[[], None]) -> bool:
+        try:
+            self._client.abort(save.reservation, self._shard)
+        except GreenCacheError as fault:
+            self._counts.failed("save", fault)
+        self._counts.add("failed_saves")
+        return False
