@@ -31,6 +31,7 @@ __all__ = [
     "CONFIG_VARIABLE",
     "ControlSettings",
     "Origin",
+    "ServeSettings",
     "Settings",
     "load_settings",
     "origins",
@@ -167,6 +168,25 @@ class VllmSettings(_Part):
     )
 
 
+class ServeSettings(_Part):
+    """The daemon."""
+
+    socket: Path | None = Field(
+        None, description="where it listens; default daemon.sock in the user's run-time folder"
+    )
+    dram: Bytes | None = Field(
+        None, description="host DRAM for KV, all models together; default a quarter of the memory"
+    )
+    ssd_dir: Path | None = Field(None, description="folder on an SSD for KV; no SSD if not set")
+    ssd: Bytes | None = Field(
+        None, description="disk space there; default a quarter of its filesystem"
+    )
+    staging: Bytes = Field(
+        256 * 2**20, ge=2**20, description="least DRAM, which blocks on SSD are read through"
+    )
+    sessions: int = Field(4096, ge=1, le=65536, description="most clients at a time")
+
+
 class Settings(BaseSettings):
     """The whole tree."""
 
@@ -181,6 +201,7 @@ class Settings(BaseSettings):
     carbon: CarbonSettings = CarbonSettings()
     control: ControlSettings = ControlSettings()
     vllm: VllmSettings = VllmSettings()
+    serve: ServeSettings = ServeSettings()
     catalog: Path | None = Field(None, description="TOML file laid over the catalog of parts")
 
     @classmethod

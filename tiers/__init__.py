@@ -28,16 +28,16 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``dram``              ``DramTier``: the host's memory
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache
-``cache_lease``       ``CacheLease``: what a request found in them
+``cache_lease``       ``CacheLease``, ``CacheReservation``: what a request found and takes
 ``behind``            writes to SSD behind the engine
 ``promotion``         what is on SSD alone gets into DRAM
 ====================  ===========================================================
 """
 
 from greencache.tiers.admission import Admission
-from greencache.tiers.base import Tier, TierLease, TierReservation, TierStats
+from greencache.tiers.base import Shareable, Tier, TierLease, TierReservation, TierStats
 from greencache.tiers.cache import CacheStats, TieredCache
-from greencache.tiers.cache_lease import CacheLease
+from greencache.tiers.cache_lease import CacheLease, CacheReservation
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex
@@ -47,12 +47,14 @@ from greencache.tiers.ssd import SsdTier
 __all__ = [
     "Admission",
     "CacheLease",
+    "CacheReservation",
     "CacheStats",
     "DramTier",
     "KeyDirectory",
     "Lease",
     "Policy",
     "Reservation",
+    "Shareable",
     "SsdTier",
     "Tier",
     "TierIndex",

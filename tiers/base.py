@@ -22,48 +22,20 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
-from greencache.errors import InputError
+from greencache.buffers import Blocks, check_blocks
 
 __all__ = [
     "Addressable",
     "Blocks",
+    "Shareable",
     "Tier",
     "TierLease",
     "TierReservation",
     "TierStats",
     "check_blocks",
 ]
-
-Blocks: TypeAlias = "NDArray[np.uint8] | Sequence[NDArray[np.uint8]]"
-"""Bytes of blocks in order: an array [blocks, block_bytes], or an array [block_bytes] for each."""
-
-
-def check_blocks(blocks: Blocks, block_bytes: int) -> None:
-    """Refuse buffers that are not blocks: numpy would fill a whole block with a single byte.
-
-    Raises
-    ------
-    InputError
-        If one is of another size or type, or its bytes do not follow one another.
-    """
-    if isinstance(blocks, np.ndarray):
-        fits = _is_bytes(blocks, (len(blocks), block_bytes))
-    else:
-        fits = all(_is_bytes(block, (block_bytes,)) for block in blocks)
-    if not fits:
-        raise InputError(
-            f"blocks are C-contiguous arrays of uint8, [blocks, {block_bytes}] or [{block_bytes}]"
-            " for each"
-        )
-
-
-def _is_bytes(array: NDArray[np.uint8], shape: tuple[int, ...]) -> bool:
-    return array.dtype == np.uint8 and array.shape == shape and bool(array.flags.c_contiguous)
 
 
 @dataclass(slots=True, eq=False)
@@ -305,3 +277,34 @@ class Addressable(Protocol):
 
     def reserved(self, reservation: TierReservation) -> Blocks:
         """Reserved blocks, to be written by the caller before they are committed."""
+
+
+@runtime_checkable
+class Shareable(Protocol):
+    """A tier whose memory another process can map, to read and write blocks where they stand.
+
+    Its memory is in extents, each a file that has a descriptor. An extent's number is never given
+    to another, also when its memory was given back and is taken again.
+    """
+
+    def leased_places(
+        self, lease: TierLease, first: int, count: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """Extent and offset in bytes of each leased block, good until the lease is released."""
+
+    def reserved_places(
+        self, reservation: TierReservation
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint64]]:
+        """The same of reserved blocks, which count as written from now on: the caller does that."""
+
+    def extent(self, number: int) -> tuple[int, int]:
+        """Descriptor and length in bytes of an extent with leased or reserved blocks.
+
+        The descriptor is the tier's, which closes it: duplicate it to keep it.
+        """
+
+    def extents(self) -> set[int]:
+        """Numbers of all extents there are; what is no longer among them never comes back."""
+
+    def extents_gone(self) -> int:
+        """How many have gone by now; it changes whenever one goes."""

@@ -13,6 +13,7 @@ from greencache.tiers.base import Addressable, Blocks, Tier, TierLease, TierRese
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.learning import Learner
 from greencache.tiers.slots import SlotTier
+from greencache.tiers.workers import ended
 
 __all__ = ["WriteBehind", "insert"]
 
@@ -90,7 +91,30 @@ class WriteBehind:
         self.limit_bytes, self._clock = limit_bytes, clock
         self._through = through
         self._queue: asyncio.Queue[_Write] = asyncio.Queue()
+        self._later: set[asyncio.Task[None]] = set()
         self.declined_blocks = self.dropped_blocks = self.waiting_bytes = 0
+
+    def store_later(self, keys: Sequence[bytes]) -> None:
+        """Store what DRAM has of a prompt, without letting anybody wait for it."""
+        task = asyncio.get_running_loop().create_task(self._store_from_dram(keys))
+        self._later.add(task)
+        task.add_done_callback(self._stored)
+
+    def _stored(self, task: asyncio.Task[None]) -> None:
+        self._later.discard(task)
+        if not task.cancelled() and (fault := task.exception()) is not None:
+            _log.warning("a write to %s failed: %r", self._ssd.name, fault)
+
+    async def _store_from_dram(self, keys: Sequence[bytes]) -> None:
+        assert self._dram is not None
+        source = await self._dram.hold(keys)  # so that it is there as long as this takes
+        try:
+            keys = keys[: len(source)]
+            blocks = await self._bytes_of(self._dram, source, 0, len(source))
+            if blocks is not None:
+                await self.store(keys, blocks, 0)
+        finally:
+            self._dram.release(source)
 
     async def store(self, keys: Sequence[bytes], blocks: Blocks, first: int) -> None:
         """Store as much of a prompt as is worth it; ``blocks`` are those from ``first`` on."""
@@ -135,6 +159,8 @@ class WriteBehind:
 
     async def drain(self) -> None:
         """Wait until nothing waits."""
+        while self._later:
+            await ended(list(self._later))
         await self._queue.join()
 
     async def run(self) -> None:

@@ -24,7 +24,7 @@ from typing import Self
 from greencache.errors import BlockStateError, GreenCacheError, InputError, UnknownNameError
 from greencache.tiers.base import Blocks, Tier, TierStats
 from greencache.tiers.behind import WriteBehind, insert
-from greencache.tiers.cache_lease import CacheLease, lease_each
+from greencache.tiers.cache_lease import CacheLease, CacheReservation, lease_each
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.forgetting import Remembered
 from greencache.tiers.index import TierIndex
@@ -34,7 +34,7 @@ from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import TierState
 from greencache.tiers.workers import ended, together
 
-__all__ = ["CacheLease", "CacheStats", "TieredCache"]
+__all__ = ["CacheLease", "CacheReservation", "CacheStats", "TieredCache"]
 
 WRITE_QUEUE_BYTES = 1 << 30
 """What may wait to be written to SSD, if nothing else is said: it stays leased in DRAM until then.
@@ -285,6 +285,13 @@ class TieredCache:
         """Keep what there is of a prefix until `release`, without asking for it."""
         return await lease_each(self.tiers, keys, lambda tier: tier.hold(keys))
 
+    async def fetch(self, lease: CacheLease) -> None:
+        """Get leased blocks that are on SSD alone into DRAM, as far as there is room.
+
+        The lease has them there then. What it had in DRAM before stays where it is.
+        """
+        await self._promote(lease)
+
     async def load(self, keys: Sequence[bytes], into: Blocks, *, promote: bool = True) -> int:
         """Read the longest prefix there is into buffers; how many blocks are good.
 
@@ -336,6 +343,35 @@ class TieredCache:
             await insert(self.dram, await self.dram.reserve(keys), blocks, first)
         if self._behind is not None:
             await self._behind.store(keys, blocks, first)
+
+    async def reserve(self, keys: Sequence[bytes]) -> CacheReservation:
+        """Take room in DRAM for what follows the part of a prompt that is there.
+
+        It is the caller who writes there (`greencache.tiers.base.Addressable.reserved`,
+        `greencache.tiers.base.Shareable.reserved_places`), then `commit` or `abort`.
+        """
+        if self.dram is None:
+            raise BlockStateError("only a cache with DRAM has room that its caller writes to")
+        self._remembered.make_room(len(keys))
+        return CacheReservation(keys, await self.dram.reserve(keys))
+
+    async def commit(self, reservation: CacheReservation) -> None:
+        """Let blocks be found that the caller wrote; they are stored on SSD behind, as by `store`.
+
+        Raises
+        ------
+        BlockStateError
+            If they were not written, or were committed or aborted before.
+        """
+        assert self.dram is not None
+        await self.dram.commit(reservation.part)
+        if self._behind is not None and len(reservation):
+            self._behind.store_later(reservation.keys[: reservation.end])
+
+    def abort(self, reservation: CacheReservation) -> None:
+        """Give reserved blocks up; raises as `greencache.tiers.base.Tier.abort`."""
+        assert self.dram is not None
+        self.dram.abort(reservation.part)
 
     async def drain(self) -> None:
         """Wait until everything that is to be written to SSD is."""
@@ -393,9 +429,16 @@ class TieredCache:
         if self._promoter is None or self.dram is None or self.ssd is None:
             return
         source, had = lease.parts[self.ssd.name], lease.parts[self.dram.name]
-        if len(source) > len(had):
-            lease.parts[self.dram.name] = await self._promoter.promote(source)
-            self.dram.release(had)
+        if len(source) <= len(had):
+            return
+        found = await self._promoter.promote(source)
+        had = lease.parts[self.dram.name]  # somebody else may have fetched it meanwhile
+        if lease.released or len(found) <= len(had):
+            # What is read by places stays leased, also if it was deleted since.
+            self.dram.release(found)
+            return
+        lease.parts[self.dram.name] = found
+        self.dram.release(had)
 
     # Bookkeeping.
 

@@ -1,4 +1,4 @@
-"""``CacheLease``: what a request found in the tiers of a cache, kept until it is released."""
+"""What a request found in the tiers of a cache, and room in memory for what it computes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from greencache.errors import BlockStateError
-from greencache.tiers.base import Tier, TierLease
+from greencache.tiers.base import Tier, TierLease, TierReservation
 
-__all__ = ["CacheLease", "lease_each"]
+__all__ = ["CacheLease", "CacheReservation", "lease_each"]
 
 
 @dataclass(slots=True, eq=False)
@@ -52,6 +52,35 @@ class CacheLease:
         self.released = True
         for name, part in self.parts.items():
             tiers[name].release(part)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CacheReservation:
+    """Room in DRAM that the caller writes to.
+
+    Attributes
+    ----------
+    keys:
+        All blocks of the prompt.
+    part:
+        DRAM's: of those that follow what it has, as far as there is room.
+    """
+
+    keys: Sequence[bytes]
+    part: TierReservation
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+    @property
+    def first(self) -> int:
+        """Place in the prompt of the first block reserved."""
+        return self.part.first
+
+    @property
+    def end(self) -> int:
+        """Place in the prompt behind the last one."""
+        return self.part.first + len(self.part)
 
 
 async def lease_each(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import itertools
 import mmap
@@ -16,11 +17,12 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.errors import StorageError, TierError
+from greencache.errors import BlockStateError, StorageError, TierError
 from greencache.quantities import GIB, format_bytes
 from greencache.tiers.base import Blocks, TierLease, TierReservation
 from greencache.tiers.directory import KeyDirectory
@@ -33,6 +35,7 @@ from greencache.tiers.syscalls import allocate, populate, punch_hole
 __all__ = ["DramTier"]
 
 Bytes = NDArray[np.uint8]
+Places: TypeAlias = "tuple[NDArray[np.uint32], NDArray[np.uint64]]"
 
 _PAGE_BYTES = 4096
 """Slots begin on pages, so that a slot's memory can be given back by itself."""
@@ -51,17 +54,26 @@ _PREFAULT_BYTES = 32 * 2**20
 """Backed at once in the background: about 10 ms, for which a writer may have to wait."""
 
 
-class _Extent:
-    """One memory file, mapped."""
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
-    def __init__(self, name: str, size: int) -> None:
-        self._descriptor = os.memfd_create(name, os.MFD_CLOEXEC)
+
+class _Extent:
+    """One memory file, mapped.
+
+    Its length is sealed: whoever is handed the file could else end this process by shortening it.
+    """
+
+    def __init__(self, number: int, name: str, size: int) -> None:
+        self.number = number
+        self.descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(self._descriptor, size)
-            self._map = mmap.mmap(self._descriptor, size)
+            os.ftruncate(self.descriptor, size)
+            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
+            self._map = mmap.mmap(self.descriptor, size)
         except BaseException:
-            os.close(self._descriptor)
+            os.close(self.descriptor)
             raise
+        self.length = size
         self.bytes: Bytes = np.frombuffer(self._map, np.uint8)
         self.backed_slots = 0
 
@@ -69,21 +81,21 @@ class _Extent:
     def allocated_bytes(self) -> int:
         """Memory that the file takes, as the kernel counts."""
         try:
-            return os.fstat(self._descriptor).st_blocks * 512  # whatever the page size (stat(2))
+            return os.fstat(self.descriptor).st_blocks * 512  # whatever the page size (stat(2))
         except OSError:
             return 0  # just closed, by the thread that gives memory back
 
     def back(self, offset: int, length: int) -> None:
         # What is allocated can be written to: without it, a write could end the process (SIGBUS).
-        allocate(self._descriptor, offset, length)
+        allocate(self.descriptor, offset, length)
         populate(self.bytes.ctypes.data + offset, length)
 
     def give_back(self, offset: int, length: int) -> None:
-        punch_hole(self._descriptor, offset, length)
+        punch_hole(self.descriptor, offset, length)
 
     def close(self) -> None:
         self.bytes = np.zeros(0, np.uint8)
-        os.close(self._descriptor)
+        os.close(self.descriptor)
         # Whoever failed or was cancelled may still have a view: it is unmapped with the last one.
         with contextlib.suppress(BufferError):
             self._map.close()
@@ -144,6 +156,8 @@ class DramTier(SlotTier):
         self._prefault = prefault
         self._prefaulting: asyncio.Task[None] | None = None
         self._extents: dict[int, _Extent] = {}
+        """By place: those of slots from ``place * slots_per_extent`` on."""
+        self._made = self._gone = 0
 
     # What `SlotTier` asks for.
 
@@ -207,6 +221,39 @@ class DramTier(SlotTier):
         reservation.written = True
         return self._views(reservation.handle.slots)
 
+    def leased_places(self, lease: TierLease, first: int, count: int) -> Places:
+        """As `greencache.tiers.base.Shareable.leased_places`."""
+        ids = lease.handle.ids[first : first + count]
+        return self._places(self.index.state.slot_of[ids])
+
+    def reserved_places(self, reservation: TierReservation) -> Places:
+        """As `greencache.tiers.base.Shareable.reserved_places`."""
+        reservation.written = True
+        return self._places(reservation.handle.slots)
+
+    def extent(self, number: int) -> tuple[int, int]:
+        """As `greencache.tiers.base.Shareable.extent`."""
+        for extent in list(self._extents.values()):
+            if extent.number == number:
+                return extent.descriptor, extent.length
+        raise BlockStateError(f"extent {number} has no blocks any more")
+
+    def extents(self) -> set[int]:
+        """As `greencache.tiers.base.Shareable.extents`."""
+        return {extent.number for extent in list(self._extents.values())}
+
+    def extents_gone(self) -> int:
+        """As `greencache.tiers.base.Shareable.extents_gone`."""
+        return self._gone
+
+    def _places(self, slots: Slots) -> Places:
+        at, within = np.divmod(slots, self.slots_per_extent)
+        used, which = np.unique(at, return_inverse=True)
+        numbers = [self._extents[place].number for place in used.tolist()]
+        return np.array(numbers, np.uint32)[which], within.astype(np.uint64) * np.uint64(
+            self.stride_bytes
+        )
+
     def _views(self, slots: Slots) -> list[Bytes]:
         return [self._bytes_of(slot) for slot in slots.tolist()]
 
@@ -254,7 +301,8 @@ class DramTier(SlotTier):
             try:
                 if number not in self._extents:
                     size = self.slots_per_extent * self.stride_bytes
-                    self._extents[number] = _Extent(f"greencache-{self.name}", size)
+                    self._made += 1
+                    self._extents[number] = _Extent(self._made, f"greencache-{self.name}", size)
                 extent = self._extents[number]
                 extent.backed_slots += count
                 backed.append(np.arange(first, first + count, dtype=np.int32))
@@ -278,6 +326,7 @@ class DramTier(SlotTier):
             extent.backed_slots -= count
             if extent.backed_slots == 0:
                 del self._extents[number]
+                self._gone += 1
                 extent.close()
 
     # Memory that nobody waits for yet.

@@ -12,23 +12,11 @@ from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import Any, TypeVar
 
+from greencache.waiting import ended
+
 __all__ = ["ended", "run_all", "together", "uninterrupted"]
 
 T = TypeVar("T")
-
-
-async def ended(work: Sequence[asyncio.Future[T]]) -> None:
-    """Wait until all is done, however often the caller is cancelled meanwhile."""
-    cancelled: asyncio.CancelledError | None = None
-    while not all(each.done() for each in work):
-        try:
-            await asyncio.wait(work)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    for each in work:
-        each.cancelled() or each.exception()  # so that it counts as seen, and is not logged
-    if cancelled is not None:
-        raise cancelled
 
 
 async def run_all(pool: Executor, calls: Sequence[Callable[[], T]]) -> list[T]:

@@ -153,9 +153,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
         tokens = self._plans.match(request, num_computed_tokens)
         return tokens, self._asynchronous and tokens > 0
 
-    def update_state_after_alloc(
-        self, request: Any, blocks: Any, num_external_tokens: int
-    ) -> None:
+    def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """As vLLM's."""
         (group,) = self._kv_cache_config.transfer_group_ids
         ids = blocks.get_block_ids()[group] if num_external_tokens else []
@@ -163,7 +161,9 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         """As vLLM's."""
-        computed = {each.req_id: each.num_computed_tokens for each in scheduler_output.scheduled_new_reqs}
+        computed = {
+            each.req_id: each.num_computed_tokens for each in scheduler_output.scheduled_new_reqs
+        }
         cached = scheduler_output.scheduled_cached_reqs
         computed.update(zip(cached.req_ids, cached.num_computed_tokens, strict=True))
         after = {
@@ -211,7 +211,6 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
             self._client,
             pages_of(kv_caches, self._kv_cache_config, shape.per_block),
             shape.per_block,
-            shard=self._vllm_config.parallel_config.rank,
             asynchronous=self._asynchronous,
             counts=self._counts,
             ready=_computed(next(iter(kv_caches.values())).device),

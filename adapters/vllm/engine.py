@@ -19,7 +19,7 @@ SUPPORTED = ("0.32.0", "0.33")
 """Versions of vLLM that the connector was run with: from the first up to, not including, the last.
 Its interface for connectors calls itself experimental."""
 
-_log = logging.getLogger("greencache.adapters.vllm")
+_log = logging.getLogger("vllm.greencache")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -60,7 +60,9 @@ def _the_group(kv_cache_config: Any) -> Any:
     groups = list(kv_cache_config.transfer_groups)
     for group in groups:
         specs = group.kv_cache_spec
-        layers = specs.kv_cache_specs.values() if isinstance(specs, UniformTypeKVCacheSpecs) else [specs]
+        layers = (
+            specs.kv_cache_specs.values() if isinstance(specs, UniformTypeKVCacheSpecs) else [specs]
+        )
         unfit = {type(spec).__name__ for spec in layers if not isinstance(spec, FullAttentionSpec)}
         if unfit:
             raise RefusedError(

@@ -35,8 +35,8 @@ def block_keys(
     hashes:
         The engine's own, one for each of its blocks from the start of the prompt.
     per_block:
-        Of the engine's blocks in one of the store's. As they are chained, the last one's hash stands
-        for all before it.
+        Of the engine's blocks in one of the store's. As they are chained, the last one's hash
+        stands for all before it.
     first:
         Place of the first block that is asked for.
     """

@@ -35,7 +35,9 @@ class Pages(Protocol):
 class _Layout:
     def __init__(self, page_bytes: Sequence[int], per_block: int) -> None:
         if per_block < 1 or not page_bytes:
-            raise InputError("KV memory has a layer or more, and blocks of one engine block or more")
+            raise InputError(
+                "KV memory has a layer or more, and blocks of one engine block or more"
+            )
         self.per_block = per_block
         self.page_bytes = list(page_bytes)
         self.starts = [0, *np.cumsum(np.array(page_bytes) * per_block).tolist()]

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from greencache.adapters.vllm.jobs import Load, Report, Save, Step
 from greencache.adapters.vllm.names import block_keys
 from greencache.adapters.vllm.statistics import Counts
-from greencache.client import Client
-from greencache.client.messages import Seen
-from greencache.errors import ServiceError
+from greencache.client import Client, Lease, Reservation, Seen
+from greencache.errors import GreenCacheError
 
 __all__ = ["EngineRequest", "Planning", "Shape"]
 
@@ -76,14 +75,13 @@ class _Known:
     asked: bool = False
     held_tokens: int = 0
     """Tokens that the engine had when it asked first."""
-    lease: int = 0
-    leased_blocks: int = 0
+    lease: Lease | None = None
     found: Mapping[str, int] = field(default_factory=dict)
     matched_from: int = 0
     """Tokens that it had when it asked last."""
     saved: int = 0
     """Leading blocks that are stored, or were offered to be."""
-    saving: set[int] = field(default_factory=set)
+    saving: dict[int, Reservation] = field(default_factory=dict)
     preemptions: int = 0
     first_token_s: float | None = None
 
@@ -101,11 +99,6 @@ class Planning:
         What is counted.
     clock:
         The host's monotonic clock.
-
-    Attributes
-    ----------
-    seen:
-        Requests that ended, to tell the daemon of; whoever does empties it.
     """
 
     def __init__(
@@ -118,13 +111,13 @@ class Planning:
         self._client, self._shape, self._counts, self._clock = client, shape, counts, clock
         self._known: dict[str, _Known] = {}
         self._step = Step()
-        self._over: list[int] = []
-        """Leases to release."""
+        self._loading: dict[int, Lease] = {}
+        """Leases that workers read."""
         self._loaded: Counter[int] = Counter()
         self._saved: Counter[int] = Counter()
         """Ranks that are done with a lease, with a reservation."""
         self._saving_of: dict[int, _Known] = {}
-        self.seen: list[Seen] = []
+        self._seen_since: list[Seen] = []
 
     # Requests as they come.
 
@@ -141,9 +134,9 @@ class Planning:
     def match(self, request: EngineRequest, held_tokens: int) -> int:
         """Tokens beyond those that the engine has which can be loaded; they are kept for it."""
         known = self._of(request)
-        if not known.lease:
+        if known.lease is None:
             self._acquire(known, held_tokens)
-        blocks = known.leased_blocks if known.lease else 0
+        blocks = 0 if known.lease is None else known.lease.blocks
         if not self._shape.asynchronous:  # a step computes one token at the least
             blocks = min(blocks, (request.num_tokens - 1) // self._shape.block_tokens)
         tokens = blocks * self._shape.block_tokens - held_tokens
@@ -163,32 +156,34 @@ class Planning:
         if not keys:
             return
         try:
-            leased = self._client.acquire(keys, held=held_tokens // block_tokens, learn=first)
-        except ServiceError as fault:
+            lease = self._client.acquire(keys, held=held_tokens // block_tokens, learn=first)
+        except GreenCacheError as fault:
             self._counts.failed("lookup", fault)
             return
-        known.lease, known.leased_blocks, known.found = leased.lease, leased.blocks, leased.found
+        known.found = lease.found
+        known.lease = lease
 
     def allocated(
         self, request: EngineRequest, block_ids: Sequence[int], loaded_tokens: int
     ) -> None:
         """Plan the load of what was matched, now that the engine has blocks for it; or drop it."""
         known = self._of(request)
-        if loaded_tokens <= 0:
+        lease = known.lease
+        if lease is None or loaded_tokens <= 0:
             self._let_go(known)
             return
         size = self._shape.engine_tokens
         begin, end = known.matched_from // size, (known.matched_from + loaded_tokens) // size
         ids = list(block_ids[begin:end])
-        self._step.loads.append(Load(request.request_id, known.lease, begin, ids))
-        known.lease = 0  # the workers' now, until they report
+        self._step.loads.append(Load(request.request_id, lease.number, begin, ids))
+        known.lease, self._loading[lease.number] = None, lease
         known.saved = max(known.saved, end // self._shape.per_block)
         self._counts.add("hit_tokens", loaded_tokens)
 
     def _let_go(self, known: _Known) -> None:
-        if known.lease:
-            self._over.append(known.lease)
-            known.lease = 0
+        lease, known.lease = known.lease, None
+        if lease is not None and not lease.ended:
+            lease.release()
 
     # Steps.
 
@@ -211,7 +206,6 @@ class Planning:
                     known.first_token_s = self._clock()
                 self._plan_save(known, tokens, block_ids)
         self._step.wait = self._taken_away()
-        self._release()
         step, self._step = self._step, Step()
         return step
 
@@ -226,17 +220,17 @@ class Planning:
         known.saved = blocks
         try:
             room = self._client.reserve(self._keys(known, blocks))
-        except ServiceError as fault:
+        except GreenCacheError as fault:
             self._counts.failed("save", fault)
             return
-        if not room.reservation:
+        if not len(room):
             return
         begin = room.first * self._shape.per_block
         end = begin + len(room) * self._shape.per_block
         ids = list(block_ids(known.request.request_id)[begin:end])
-        self._step.saves.append(Save(known.request.request_id, room.reservation, ids))
-        known.saving.add(room.reservation)
-        self._saving_of[room.reservation] = known
+        self._step.saves.append(Save(known.request.request_id, room.number, ids))
+        known.saving[room.number] = room
+        self._saving_of[room.number] = known
 
     def _taken_away(self) -> list[int]:
         """Reservations that are still being written from blocks which their request has lost."""
@@ -247,25 +241,15 @@ class Planning:
             known.preemptions = known.request.num_preemptions
         return lost
 
-    def _release(self) -> None:
-        if not self._over:
-            return
-        leases, self._over = self._over, []
-        try:
-            self._client.release(leases)
-        except ServiceError as fault:
-            # The daemon has ended, and its leases with it; or it will know when this process does.
-            self._counts.failed("release", fault)
-
     # What workers report.
 
     def reported(self, report: Report) -> None:
         """Take note of what workers did."""
-        self._over += self._done(self._loaded, report.loaded)
-        for reservation in self._done(self._saved, report.saved):
-            known = self._saving_of.pop(reservation, None)
-            if known is not None:
-                known.saving.discard(reservation)
+        for number in self._done(self._loaded, report.loaded):
+            self._loading.pop(number).release()
+        for number in self._done(self._saved, report.saved):
+            # Each rank has committed or aborted its part.
+            self._saving_of.pop(number).saving.pop(number).end(None)
         for name in report.failed:
             known = self._known.get(name)
             if known is not None:
@@ -285,7 +269,7 @@ class Planning:
         if known is None:
             return False
         self._let_go(known)
-        self.seen.append(self._seen(known))
+        self._seen_since.append(self._seen(known))
         if not known.saving:
             return False
         self._step.finished.append(request.request_id)
@@ -304,18 +288,21 @@ class Planning:
             prompt_tokens=request.num_prompt_tokens,
             output_tokens=outputs,
             ttft_s=None if first_s is None else first_s - known.arrived_s,
-            tpot_s=(now_s - first_s) / (outputs - 1) if first_s is not None and outputs > 1 else None,
+            tpot_s=(now_s - first_s) / (outputs - 1)
+            if first_s is not None and outputs > 1
+            else None,
             hit_tokens=hits,
         )
 
-    def give_back(self) -> None:
-        """Release what no request needs, also when no step runs."""
-        self._release()
+    def take_seen(self) -> list[Seen]:
+        """Requests that ended since this was asked last."""
+        seen, self._seen_since = self._seen_since, []
+        return seen
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is being saved or to be released."""
-        return not (self._saving_of or self._over)
+        """Whether workers have said of everything that it has ended."""
+        return not (self._saving_of or self._loading)
 
     def _keys(self, known: _Known, blocks: int) -> list[bytes]:
         """Keys of leading blocks: as many as are asked for, or as the engine has hashes for."""

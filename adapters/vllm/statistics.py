@@ -8,7 +8,7 @@ from collections import Counter
 
 __all__ = ["COUNTED", "Counts"]
 
-_log = logging.getLogger("greencache.adapters.vllm")
+_log = logging.getLogger("vllm.greencache")
 
 COUNTED = {
     "lookup_tokens": "Prompt tokens of requests that asked the store",
@@ -33,6 +33,8 @@ class Counts:
         self._lock = threading.Lock()
         self._counted: Counter[str] = Counter()
         self._said: set[str] = set()
+        self.failing = False
+        """Whether the daemon failed last."""
 
     def add(self, name: str, amount: float = 1) -> None:
         """Count."""
@@ -42,6 +44,7 @@ class Counts:
     def failed(self, what: str, fault: Exception) -> None:
         """Count a failure of the daemon's, and say it if it is the first of its kind in a while."""
         self.add(_FAILED.get(what, "failed_loads"))
+        self.failing = True
         kind = f"{what}: {type(fault).__name__}"
         if kind not in self._said:
             self._said.add(kind)
@@ -49,6 +52,7 @@ class Counts:
 
     def worked(self) -> None:
         """The daemon answers again: its next failure is said again."""
+        self.failing = False
         self._said.clear()
 
     def take(self) -> dict[str, float]:

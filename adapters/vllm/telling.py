@@ -1,4 +1,4 @@
-"""Tells the daemon what became of requests, beside the engine's steps."""
+"""Tells the daemon what became of requests, and looks for it when it is lost, beside the steps."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import threading
 from collections.abc import Sequence
 
 from greencache.adapters.vllm.statistics import Counts
-from greencache.client import Client
-from greencache.client.messages import MOST_SEEN, Seen
-from greencache.errors import ServiceError
+from greencache.client import Client, Seen
+from greencache.client.messages import MOST_SEEN
+from greencache.errors import GreenCacheError
 
 __all__ = ["Telling"]
 
@@ -46,10 +46,21 @@ class Telling:
         self._send()
 
     def _send(self) -> None:
+        if self._counts.failing and not self._regained():
+            return
         seen = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
         if not seen:
             return
         try:
             self._client.observe(seen)
-        except ServiceError as fault:
+        except GreenCacheError as fault:
             self._counts.failed("telemetry", fault)
+
+    def _regained(self) -> bool:
+        """Get to the daemon again: it may need longer than the engine's scheduler waits."""
+        try:
+            self._client.prefetch([])
+        except GreenCacheError:
+            return False
+        self._counts.worked()
+        return True

@@ -16,7 +16,7 @@ from greencache.adapters.vllm.jobs import Load, Report, Save, Step
 from greencache.adapters.vllm.pages import Pages
 from greencache.adapters.vllm.statistics import Counts
 from greencache.client import Client
-from greencache.errors import GreenCacheError
+from greencache.errors import GreenCacheError, StorageError
 
 __all__ = ["Transfers"]
 
@@ -32,8 +32,6 @@ class Transfers:
         The engine's memory.
     per_block:
         Engine blocks in one of the store's.
-    shard:
-        The rank; None if blocks have no shards.
     asynchronous:
         Whether loads run beside the engine's steps.
     counts:
@@ -51,14 +49,13 @@ class Transfers:
         pages: Pages,
         per_block: int,
         *,
-        shard: int | None,
         asynchronous: bool,
         counts: Counts,
         ready: Callable[[], Callable[[], None]] = lambda: lambda: None,
         threads: int = 2,
     ) -> None:
         self._client, self._pages, self._per_block = client, pages, per_block
-        self._shard, self._asynchronous, self._counts = shard, asynchronous, counts
+        self._asynchronous, self._counts = asynchronous, counts
         self._ready = ready
         self._threads = ThreadPoolExecutor(threads, "greencache")
         self._loading: dict[Future[bool], Load] = {}
@@ -137,9 +134,11 @@ class Transfers:
         first = load.first // self._per_block
         count = -(-(load.first + len(load.block_ids)) // self._per_block) - first
         try:
-            with self._client.join_lease(load.lease, first + count) as blocks:
-                within = load.first - first * self._per_block
-                self._pages.load(blocks[first : first + count], within, load.block_ids)
+            with self._client.join_lease(load.lease) as lease:
+                if self._client.fetch(lease) < first + count:
+                    raise StorageError(f"{first + count} blocks were found, {lease.ready} are here")
+                blocks = lease.views()[first : first + count]
+                self._pages.load(blocks, load.first - first * self._per_block, load.block_ids)
         except Exception as fault:  # whatever it is, the engine computes instead
             self._counts.failed("load", fault)
             return False
@@ -150,10 +149,10 @@ class Transfers:
     def _save(self, save: Save, ready: Callable[[], None]) -> bool:
         began_s = time.perf_counter()
         try:
-            room = self._client.join(reservation=save.reservation)
-            ready()
-            self._pages.save(save.block_ids, room.blocks)
-            self._client.commit(save.reservation, self._shard)
+            with self._client.join_reservation(save.reservation) as room:
+                ready()
+                self._pages.save(save.block_ids, room.views())
+                self._client.commit(room)
         except Exception as fault:  # whatever it is, the engine goes on without
             self._counts.failed("save", fault)
             return False
@@ -164,7 +163,7 @@ class Transfers:
 
     def _drop(self, save: Save, ready: Callable[[], None]) -> bool:
         try:
-            self._client.abort(save.reservation, self._shard)
+            self._client.join_reservation(save.reservation).abort()
         except GreenCacheError as fault:
             self._counts.failed("save", fault)
         self._counts.add("failed_saves")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from greencache.cli.daemon import add_commands
 from greencache.errors import GreenCacheError, InputError
 from greencache.version import VERSION
 
@@ -24,6 +25,7 @@ app = typer.Typer(
     Every option that has a setting can be given as a variable GREENCACHE_... instead;
     'greencache settings' lists them.""",
 )
+
 
 _TRACE = typer.Argument(
     help="Request trace: a file, - for standard input, or one that ships: mooncake-conversation, "
@@ -406,13 +408,14 @@ def sweep(
 
 
 @app.command()
-def settings(
-    json: Annotated[Path | None, _JSON] = None,
-) -> None:
+def settings(json: Annotated[Path | None, _JSON] = None) -> None:
     """List every setting with its variable, its value and where that is from."""
     from greencache.cli import settings as command
 
     command.run(json)
+
+
+add_commands(app)
 
 
 def _drop_unprintable() -> None:
@@ -425,7 +428,7 @@ def _drop_unprintable() -> None:
 
 
 def main() -> None:
-    """Run the command line; exit 0 done, 1 failed, 2 wrong usage or input."""
+    """Exit 0 done, 1 failed, 2 wrong usage or input."""
     try:
         app(prog_name="greencache")
     except InputError as fault:

@@ -16,6 +16,7 @@ the last of its processes has ended: never by time, as somebody may still be rea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from greencache.errors import ProtocolError
 
 __all__ = [
+    "KEY_BYTES",
     "MOST_BLOCKS",
     "PROTOCOL",
     "Abort",
@@ -35,6 +37,7 @@ __all__ = [
     "Count",
     "Delete",
     "Done",
+    "Ended",
     "Extents",
     "Failed",
     "Fetch",
@@ -42,6 +45,7 @@ __all__ = [
     "Found",
     "Goodbye",
     "Hello",
+    "Join",
     "Leased",
     "Lookup",
     "Observe",
@@ -85,7 +89,7 @@ class _Message(msgspec.Struct, array_like=True, frozen=True, tag_field="is"):
 # What clients ask.
 
 
-class Hello(_Message, tag=1):
+class Hello(_Message, tag=1, frozen=True):
     """The first message of a connection; answered by `Welcome`."""
 
     protocol: int
@@ -99,18 +103,15 @@ class Hello(_Message, tag=1):
     """Names the processes of one engine, 16 bytes that nobody else knows; empty if this is all."""
     name: str = ""
     """What logs and metrics call the client."""
-    ended: bytes = b""
-    """A session of this process that lost its connection, and of which nothing is in use any more:
-    its daemon-side transactions end."""
 
 
-class Lookup(_Message, tag=2):
+class Lookup(_Message, tag=2, frozen=True):
     """How long a prefix each tier has; answered by `Found`."""
 
     keys: Keys
 
 
-class Acquire(_Message, tag=3):
+class Acquire(_Message, tag=3, frozen=True):
     """Keep what there is of a prompt until `Release`; answered by `Leased`."""
 
     keys: Keys
@@ -122,61 +123,61 @@ class Acquire(_Message, tag=3):
     """Whether it counts as a request; not where the same one asks again."""
 
 
-class Fetch(_Message, tag=4):
+class Fetch(_Message, tag=4, frozen=True):
     """Get a lease's blocks into memory; answered by `Leased` when they are there."""
 
     lease: int
 
 
-class Release(_Message, tag=5):
+class Release(_Message, tag=5, frozen=True):
     """End leases; answered by `Done`."""
 
     leases: list[int]
 
 
-class Reserve(_Message, tag=6):
+class Reserve(_Message, tag=6, frozen=True):
     """Take room for what follows the part of a prompt that is stored; answered by `Reserved`."""
 
     keys: Keys
 
 
-class Commit(_Message, tag=7):
+class Commit(_Message, tag=7, frozen=True):
     """A shard of reserved blocks, or all of them, is written; answered by `Committed`."""
 
     reservation: int
     shard: int | None = None
 
 
-class Abort(_Message, tag=8):
+class Abort(_Message, tag=8, frozen=True):
     """A shard will not be written, or nobody writes any of it any more; answered by `Done`."""
 
     reservation: int
     shard: int | None = None
 
 
-class Prefetch(_Message, tag=9):
+class Prefetch(_Message, tag=9, frozen=True):
     """Get a prompt into memory that is asked for soon; answered by `Count`: its blocks there."""
 
     keys: Keys
 
 
-class Delete(_Message, tag=10):
+class Delete(_Message, tag=10, frozen=True):
     """Drop the last of these blocks and what builds on it; answered by `Count`."""
 
     keys: Keys
 
 
-class Resize(_Message, tag=11):
+class Resize(_Message, tag=11, frozen=True):
     """Change tiers' capacities by hand; answered by `Resized`."""
 
     capacity_bytes: dict[str, int]
 
 
-class Flush(_Message, tag=12):
+class Flush(_Message, tag=12, frozen=True):
     """Write what waits, so that it outlasts a loss of power; answered by `Done`."""
 
 
-class Status(_Message, tag=13):
+class Status(_Message, tag=13, frozen=True):
     """What the daemon is and has; answered by `StatusText`."""
 
 
@@ -197,14 +198,36 @@ class Seen(msgspec.Struct, array_like=True, frozen=True):
     ended: bool = True
 
 
-class Observe(_Message, tag=14):
+class Observe(_Message, tag=14, frozen=True):
     """What became of requests; answered by `Done`."""
 
     seen: list[Seen]
 
 
-class Goodbye(_Message, tag=15):
+class Goodbye(_Message, tag=15, frozen=True):
     """Nothing of this session is in use any more; answered by `Done`."""
+
+
+class Ended(_Message, tag=16, frozen=True):
+    """Nothing of these lost sessions is in use any more; answered by `Done`.
+
+    They are sessions of this process whose connections ended without a `Goodbye`. What they began
+    ends, and what they asked before is no longer done. A session that the daemon does not know was
+    an earlier daemon's: that is no fault.
+    """
+
+    sessions: list[bytes]
+
+
+class Join(_Message, tag=17, frozen=True):
+    """Read or write what another process of the group was given; one of both is named.
+
+    Answered by `Leased` or `Reserved`, as that process was. Only who asked first may release a
+    lease; who joins a reservation commits or aborts its own shard of it.
+    """
+
+    lease: int = 0
+    reservation: int = 0
 
 
 # What the daemon answers.
@@ -236,7 +259,7 @@ class Places(msgspec.Struct, array_like=True, frozen=True):
         return np.frombuffer(self.extent, "<u4"), np.frombuffer(self.offset, "<u8")
 
 
-class Welcome(_Message, tag=64):
+class Welcome(_Message, tag=64, frozen=True):
     """The client may ask."""
 
     session: bytes
@@ -246,13 +269,13 @@ class Welcome(_Message, tag=64):
     tiers: list[str] = []
 
 
-class Found(_Message, tag=65):
+class Found(_Message, tag=65, frozen=True):
     """Blocks of the prefix that each tier has."""
 
     blocks: dict[str, int]
 
 
-class Leased(_Message, tag=66):
+class Leased(_Message, tag=66, frozen=True):
     """What is kept until the lease is released."""
 
     lease: int
@@ -265,7 +288,7 @@ class Leased(_Message, tag=66):
     """Of the leading blocks that are in memory: they can be read now. The others after `Fetch`."""
 
 
-class Reserved(_Message, tag=67):
+class Reserved(_Message, tag=67, frozen=True):
     """Room to write to."""
 
     reservation: int
@@ -275,36 +298,36 @@ class Reserved(_Message, tag=67):
     places: Places
 
 
-class Committed(_Message, tag=68):
+class Committed(_Message, tag=68, frozen=True):
     """A shard was taken."""
 
     visible: bool
     """Whether the blocks are found from now on: all shards are in, none failed."""
 
 
-class Count(_Message, tag=69):
+class Count(_Message, tag=69, frozen=True):
     """A number of blocks."""
 
     blocks: int
 
 
-class Resized(_Message, tag=70):
+class Resized(_Message, tag=70, frozen=True):
     """Bytes that each tier has still to give back, which it does as leases end."""
 
     over_bytes: dict[str, int]
 
 
-class StatusText(_Message, tag=71):
+class StatusText(_Message, tag=71, frozen=True):
     """A JSON object, as ``greencache status --json`` prints it."""
 
     json: bytes
 
 
-class Done(_Message, tag=72):
+class Done(_Message, tag=72, frozen=True):
     """It is done."""
 
 
-class Failed(_Message, tag=73):
+class Failed(_Message, tag=73, frozen=True):
     """It is not; what was asked for has not happened."""
 
     kind: str
@@ -312,7 +335,7 @@ class Failed(_Message, tag=73):
     text: str
 
 
-class Extents(_Message, tag=74):
+class Extents(_Message, tag=74, frozen=True):
     """Unasked, number 0: memory to map, whose descriptors come with this message, and to unmap."""
 
     new: list[tuple[int, int]]
@@ -337,6 +360,8 @@ Question: TypeAlias = (
     | Status
     | Observe
     | Goodbye
+    | Ended
+    | Join
 )
 Answer: TypeAlias = (
     Welcome
@@ -353,7 +378,7 @@ Answer: TypeAlias = (
 )
 
 
-def join_keys(keys: list[bytes] | tuple[bytes, ...]) -> Keys:
+def join_keys(keys: Sequence[bytes]) -> Keys:
     """Put keys one after another.
 
     Raises
@@ -362,7 +387,7 @@ def join_keys(keys: list[bytes] | tuple[bytes, ...]) -> Keys:
         If one is not 16 bytes long, or there are too many.
     """
     joined = b"".join(keys)
-    if len(keys) > MOST_BLOCKS or any(len(key) != KEY_BYTES for key in keys):
+    if len(keys) > MOST_BLOCKS or not set(map(len, keys)) <= {KEY_BYTES}:
         raise ProtocolError(
             f"a message names {MOST_BLOCKS:,} keys of {KEY_BYTES} bytes at the most"
         )

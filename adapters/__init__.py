@@ -1,0 +1,1 @@
+"""How others plug in: engines, sources of carbon intensity, meters of energy."""

@@ -1,0 +1,59 @@
+"""``greencache serve``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from greencache.errors import SettingsError
+from greencache.service.daemon import Daemon
+from greencache.settings import ServeSettings, Settings, load_settings
+
+__all__ = ["Options", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The command line, unparsed."""
+
+    socket: Path | None = None
+    dram: str | None = None
+    ssd_dir: Path | None = None
+    ssd: str | None = None
+
+
+def with_options(settings: Settings, options: Options) -> Settings:
+    """Settings in which options of the command line stand.
+
+    Raises
+    ------
+    SettingsError
+        If one cannot be used.
+    """
+    given = {name: value for name, value in asdict(options).items() if value is not None}
+    try:
+        serve = ServeSettings(**{**settings.serve.model_dump(), **given})
+    except ValueError as fault:
+        raise SettingsError(f"{fault}".splitlines()[-2].strip()) from None
+    return settings.model_copy(update={"serve": serve})
+
+
+def run(options: Options) -> None:
+    """Serve until told to stop.
+
+    Raises
+    ------
+    ServiceError
+        If another daemon listens there.
+    TierError
+        If memory or files cannot be used.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    asyncio.run(_serve(with_options(load_settings(), options)))
+
+
+async def _serve(settings: Settings) -> None:
+    await Daemon(settings).run()

@@ -1,0 +1,184 @@
+"""``Daemon``: one store per host, which engines share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import resource
+import secrets
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from typing import Any
+
+from greencache.client.place import default_socket
+from greencache.service.connection import ConnectionLimits
+from greencache.service.endpoint import Endpoint
+from greencache.service.ledger import Effects, Ledger
+from greencache.service.peers import Peer, peer_of
+from greencache.service.pools import Pools
+from greencache.service.server import Server
+from greencache.service.session import Events, Held, Taken
+from greencache.service.sizes import pool_options
+from greencache.settings import Settings
+from greencache.version import VERSION
+
+__all__ = ["Daemon"]
+
+_log = logging.getLogger("greencache.service")
+
+_ANSWERED_WITHIN_S = 5.0
+"""Questions that are being answered when the daemon is stopped are waited for so long."""
+
+
+class Daemon:
+    """The store of a host, at a socket.
+
+    Others take part by `services`, `events`, `reports` and `resize`, before it is started.
+
+    Parameters
+    ----------
+    settings:
+        All of them; its own are ``serve``.
+    limits:
+        Of each connection.
+    who:
+        Tells who connected.
+
+    Attributes
+    ----------
+    pools:
+        The caches.
+    ledger:
+        Who holds what.
+    events:
+        Who hears of requests.
+    services:
+        Started after the pools and stopped before them.
+    reports:
+        Parts of `status` by name: each is called for it.
+    counts:
+        Questions by kind, clients ``refused`` and ``cut_off``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        limits: ConnectionLimits | None = None,
+        who: Callable[[socket.socket], Peer] = peer_of,
+    ) -> None:
+        self.settings = settings
+        self.path = settings.serve.socket or default_socket()
+        self.pools = Pools(pool_options(settings))
+        self.ledger: Ledger[Held, Taken] = Ledger(1 + secrets.randbits(62))
+        self.events = Events()
+        self.services: list[AbstractAsyncContextManager[Any]] = []
+        self.reports: dict[str, Callable[[], Any]] = {}
+        self.counts: Counter[str] = Counter()
+        self._limits, self._who = limits or ConnectionLimits(), who
+        self._endpoint: Endpoint | None = None
+        self._server: Server | None = None
+        self._open = AsyncExitStack()
+        self._started_s = time.monotonic()
+
+    async def start(self) -> None:
+        """Open the tiers, start what takes part, listen.
+
+        Raises
+        ------
+        ServiceError
+            If another daemon listens at this socket.
+        TierError
+            If memory or files cannot be used.
+        """
+        _allow_descriptors()
+        async with AsyncExitStack() as stack:
+            endpoint = Endpoint(self.path)
+            stack.callback(endpoint.close)
+            await stack.enter_async_context(self.pools)
+            for service in self.services:
+                await stack.enter_async_context(service)
+            self._server = Server(
+                self,
+                endpoint.socket,
+                limits=self._limits,
+                most=self.settings.serve.sessions,
+                who=self._who,
+            )
+            self._endpoint = endpoint
+            self._open = stack.pop_all()
+        _log.info("listening at %s", self.path)
+
+    async def stop(self) -> None:
+        """Take no more questions, write what waits, flush, close. Twice does nothing more."""
+        server, self._server = self._server, None
+        if server is None or self._endpoint is None:
+            return
+        async with self._open:
+            self._endpoint.hide()
+            await server.stop(_ANSWERED_WITHIN_S)
+        _log.info("stopped")
+
+    async def __aenter__(self) -> Daemon:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.stop()
+
+    async def run(self) -> None:
+        """Start, serve until SIGTERM or SIGINT, stop. A second signal ends the process at once."""
+        loop = asyncio.get_running_loop()
+        wanted = asyncio.Event()
+
+        def end(number: int) -> None:
+            if wanted.is_set():
+                os._exit(128 + number)
+            wanted.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, end, number)
+        async with self:
+            await wanted.wait()
+
+    async def resize(self, **capacity_bytes: int) -> dict[str, int]:
+        """Change what all pools together may hold; as `Pools.resize`."""
+        return await self.pools.resize(**capacity_bytes)
+
+    def apply(self, effects: Effects[Held, Taken]) -> None:
+        """Release and abort what has ended."""
+        for held in effects.released:
+            held.pool.cache.release(held.lease)
+        for taken in effects.aborted:
+            taken.pool.cache.abort(taken.reservation)
+
+    def status(self) -> dict[str, Any]:
+        """What the daemon is and has, as plain values: ``greencache status --json``."""
+        server = self._server
+        return {
+            "schema": "greencache.status/1",
+            "version": VERSION,
+            "pid": os.getpid(),
+            "socket": str(self.path),
+            "up_s": time.monotonic() - self._started_s,
+            "connections": server.connections if server else 0,
+            "processes": server.processes if server else 0,
+            "sessions": self.ledger.sessions,
+            "transactions": self.ledger.transactions,
+            "counts": dict(self.counts),
+            "capacity_bytes": self.pools.capacity_bytes,
+            "pools": [pool.report() for pool in self.pools],
+            **{name: report() for name, report in self.reports.items()},
+        }
+
+
+def _allow_descriptors() -> None:
+    """Each client takes a descriptor: let there be as many as may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

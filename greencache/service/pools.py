@@ -1,0 +1,241 @@
+"""``Pools``: a cache for each size of block, which share the host's memory and disk.
+
+Blocks of one model are of one size, so one pool is one model's, or several of equal shape. Pools in
+use have equal parts of the capacities; when another size comes, all are resized while in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from greencache.errors import RefusedError, UnknownNameError
+from greencache.quantities import format_bytes
+from greencache.tiers import DramTier, KeyDirectory, SsdTier, TieredCache
+
+__all__ = ["Pool", "PoolOptions", "Pools"]
+
+_log = logging.getLogger("greencache.service")
+
+LARGEST_BLOCK_BYTES = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class PoolOptions:
+    """What pools are made of.
+
+    Attributes
+    ----------
+    dram_bytes, ssd_bytes:
+        Capacities of all together.
+    staging_bytes:
+        DRAM that there is whatever it is resized to: blocks on SSD are read through it.
+    ssd_dir:
+        Folder of the pools' own folders; None for no SSD.
+    policy:
+        Eviction policy.
+    prefault:
+        Whether DRAM is taken from the system in the background.
+    most:
+        Pools at a time.
+    """
+
+    dram_bytes: int
+    ssd_bytes: int = 0
+    staging_bytes: int = 256 << 20
+    ssd_dir: Path | None = None
+    policy: str = "lru"
+    prefault: bool = True
+    most: int = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pool:
+    """Blocks of one size.
+
+    Attributes
+    ----------
+    block_bytes:
+        Their size.
+    cache:
+        What keeps them.
+    dram:
+        Its DRAM, which clients map.
+    """
+
+    block_bytes: int
+    cache: TieredCache
+    dram: DramTier
+
+    def report(self) -> dict[str, Any]:
+        """What it has, as plain values."""
+        stats = asdict(self.cache.stats())
+        return {"block_bytes": self.block_bytes, **stats}
+
+
+def make_cache(block_bytes: int, dram_bytes: int, ssd_bytes: int, options: PoolOptions) -> Pool:
+    """A pool that stores all it is given."""
+    directory = KeyDirectory()
+    dram = DramTier(
+        block_bytes,
+        dram_bytes,
+        directory=directory,
+        policy=options.policy,
+        prefault=options.prefault,
+    )
+    ssd = None
+    if options.ssd_dir is not None:
+        path = options.ssd_dir / str(block_bytes)
+        ssd = SsdTier(path, block_bytes, ssd_bytes, directory=directory, policy=options.policy)
+    return Pool(block_bytes, TieredCache(dram, ssd), dram)
+
+
+class Pools:
+    """All pools of a daemon, opened and closed by ``async with``.
+
+    Parameters
+    ----------
+    options:
+        What they are made of.
+    make:
+        Makes one, of (block_bytes, dram_bytes, ssd_bytes, options).
+    """
+
+    def __init__(
+        self,
+        options: PoolOptions,
+        make: Callable[[int, int, int, PoolOptions], Pool] = make_cache,
+    ) -> None:
+        self._options, self._make = options, make
+        self._pools: dict[int, Pool] = {}
+        self._changing = asyncio.Lock()
+        self._open = AsyncExitStack()
+
+    def __iter__(self) -> Iterator[Pool]:
+        return iter(list(self._pools.values()))
+
+    def __len__(self) -> int:
+        return len(self._pools)
+
+    async def __aenter__(self) -> Pools:
+        if self._options.ssd_dir is not None:
+            for size in await asyncio.to_thread(_sizes_in, self._options.ssd_dir):
+                await self.get(size)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._pools.clear()
+        await self._open.aclose()
+
+    @property
+    def tiers(self) -> list[str]:
+        """Names of the tiers that each pool has."""
+        return ["dram"] if self._options.ssd_dir is None else ["dram", "ssd"]
+
+    @property
+    def capacity_bytes(self) -> dict[str, int]:
+        """What all pools together may hold."""
+        sizes = {"dram": self._options.dram_bytes, "ssd": self._options.ssd_bytes}
+        return {name: sizes[name] for name in self.tiers}
+
+    async def get(self, block_bytes: int) -> Pool:
+        """The pool of a size, made if there is none yet.
+
+        Raises
+        ------
+        RefusedError
+            If there is no room for blocks of this size, or for another pool.
+        TierError
+            If its memory or files cannot be used.
+        """
+        if (found := self._pools.get(block_bytes)) is not None:
+            return found
+        async with self._changing:
+            if block_bytes not in self._pools:
+                await self._add(block_bytes)
+            return self._pools[block_bytes]
+
+    async def _add(self, block_bytes: int) -> None:
+        count = len(self._pools) + 1
+        if count > self._options.most:
+            sizes = ", ".join(map(str, sorted(self._pools)))
+            raise RefusedError(
+                f"blocks of {self._options.most} sizes are stored here already ({sizes} bytes);"
+                " this is another size"
+            )
+        dram, ssd = self._shares(count)
+        if not 0 < block_bytes <= min(LARGEST_BLOCK_BYTES, dram):
+            raise RefusedError(
+                f"a block of {block_bytes:,} bytes does not fit into a pool of {format_bytes(dram)}"
+            )
+        await self._resize_all(dram, ssd)
+        try:
+            pool = self._make(block_bytes, dram, ssd, self._options)
+            await self._open.enter_async_context(pool.cache)
+        except BaseException:
+            await self._resize_all(*self._shares(count - 1))
+            raise
+        self._pools[block_bytes] = pool
+        _log.info("blocks of %d bytes: a pool of their own, of %d", block_bytes, count)
+
+    def _shares(self, count: int) -> tuple[int, int]:
+        """DRAM and SSD of each of so many pools."""
+        options, count = self._options, max(1, count)
+        return max(options.dram_bytes, options.staging_bytes) // count, options.ssd_bytes // count
+
+    async def _resize_all(self, dram: int, ssd: int) -> dict[str, int]:
+        over = dict.fromkeys(self.tiers, 0)
+        sizes = {name: size for name, size in (("dram", dram), ("ssd", ssd)) if name in over}
+        for pool in self:
+            for name, left in (await pool.cache.resize(**sizes)).items():
+                over[name] += left
+        return over
+
+    async def resize(self, **capacity_bytes: int) -> dict[str, int]:
+        """Change what all pools together may hold, in equal parts.
+
+        Returns
+        -------
+        dict
+            For each tier that was named, bytes still to be given back once leases end.
+
+        Raises
+        ------
+        UnknownNameError
+            If there is no such tier.
+        TierError
+            If a capacity cannot be had.
+        """
+        for name in capacity_bytes:
+            if name not in self.tiers:
+                raise UnknownNameError("tier", name, self.tiers)
+        async with self._changing:
+            before = self._options
+            self._options = replace(
+                before,
+                dram_bytes=capacity_bytes.get("dram", before.dram_bytes),
+                ssd_bytes=capacity_bytes.get("ssd", before.ssd_bytes),
+            )
+            try:
+                over = await self._resize_all(*self._shares(len(self)))
+            except BaseException:
+                self._options = before
+                raise
+        return {name: over[name] for name in capacity_bytes}
+
+    async def flush(self) -> None:
+        """Write what waits, and make it outlast a loss of power."""
+        for pool in self:
+            await pool.cache.flush()
+
+
+def _sizes_in(folder: Path) -> list[int]:
+    """Sizes of blocks that an earlier run stored."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = [path.name for path in folder.iterdir()]
+    return sorted(int(name) for name in names if name.isdecimal() and int(name))
