@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from greencache.bench.accounting import COMPONENTS
 from greencache.bench.outcome import TIERS
 from greencache.bench.replay import Measured, PlanResult, Replay
 from greencache.bench.simulation import BIN_S
+from greencache.ledger import COMPONENTS
 from greencache.quantities import GIB, HOUR_S, TB
 
 __all__ = [

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from greencache.errors import InputError
-from greencache.traces.grid import GridSeries, parse_utc, read_grid
-from greencache.traces.samples import grid_zones, sample_grid
+from greencache.traces.grid import GridSeries, parse_utc
+from greencache.traces.samples import named_grid
 
 __all__ = ["find_grid"]
 
@@ -21,17 +19,7 @@ def find_grid(text: str, start: str | None) -> GridSeries:
     GridError
         If the file is not usable.
     """
-    name, _, zone = text.rpartition(":")
-    if text in grid_zones():
-        series = sample_grid(text)
-    elif text and Path(text).exists():
-        series = read_grid(text)
-    elif name and Path(name).exists():
-        series = read_grid(name, zone)
-    elif "/" in text or ".csv" in text:
-        series = read_grid(name or text, zone if name else None)
-    else:
-        series = sample_grid(text)  # which says what zones there are
+    series = named_grid(text)
     if start is None:
         return series
     time = parse_utc(start)

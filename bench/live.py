@@ -15,137 +15,52 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
+from greencache.bench.live_result import LiveRun
 from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import prepare, steering_of
 from greencache.bench.simulation import SimulatedRun, simulate
-from greencache.bench.storage import StorageSetup, block_costs, block_prices, load_flops
+from greencache.bench.storage import StorageSetup
+from greencache.controller.storage_prices import block_costs, block_prices, load_flops
 from greencache.errors import InputError
-from greencache.tiers import CacheLease, DramTier, KeyDirectory, SsdTier, TieredCache, TierIndex
+from greencache.tiers import CacheLease, DramTier, SsdTier, TieredCache, TierIndex
 from greencache.tiers.admission import Admission
-from greencache.tiers.learning import Learner
-from greencache.tiers.policies import Policy
+from greencache.tiers.rules import CacheRules
 from greencache.tiers.state import EVICTED, EVICTED_AGE_S, HELD, USED
 from greencache.traces.requests import RequestTrace
 
 __all__ = [
     "LIVE_BLOCK_BYTES",
-    "LIVE_COLUMNS",
-    "LiveRun",
+    "Player",
+    "new_cache",
+    "note_written",
     "plans_to_play",
     "run_live",
     "run_live_plans",
+    "trace_keys",
 ]
 
 LIVE_BLOCK_BYTES = 64 << 10
 """Bytes of a block, if nothing else is said: 16 TB of a 70B model's KV are then 6 GB."""
 
-LIVE_COLUMNS = (
-    "plan",
-    "starts",
-    "with other hits",
-    "blocks read",
-    "wrong",
-    "written to SSD",
-    "simulated",
-    "read GB/s",
-    "same",
-)
-
 _BATCHES_BETWEEN_REPORTS = 100
 
 
-@dataclass(slots=True)
-class LiveRun:
-    """What the real store did, and how that compares.
+class TraceClock(Protocol):
+    """The time of the trace, which is set by who plays it."""
 
-    Attributes
-    ----------
-    plan:
-        The plan.
-    block_bytes:
-        Bytes of a block here.
-    starts:
-        How often a request asked for its prefix.
-    different:
-        In how many of these DRAM or SSD found another number of blocks than in the simulation.
-    blocks_by_tier:
-        Blocks found in each, beyond those before it, by the real store.
-    read_blocks, wrong_blocks:
-        Read and compared, and those of them that were not as stored.
-    read_s, store_s:
-        Time spent reading; and storing, until all was on SSD.
-    written_blocks:
-        Written to SSD, and by the simulation.
-    failures:
-        What went wrong in a tier, by cause.
-    """
+    now_s: float
 
-    plan: str
-    block_bytes: int
-    starts: int = 0
-    different: int = 0
-    blocks_by_tier: dict[str, int] = field(default_factory=lambda: {"dram": 0, "ssd": 0})
-    read_blocks: int = 0
-    wrong_blocks: int = 0
-    read_s: float = 0.0
-    store_s: float = 0.0
-    written_blocks: int = 0
-    simulated_written_blocks: int = 0
-    failures: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def same(self) -> bool:
-        """Whether the real store did as the simulated one, without a wrong byte."""
-        written = self.written_blocks == self.simulated_written_blocks
-        return self.different == self.wrong_blocks == 0 and written and not self.failures
-
-    @property
-    def read_bytes_per_s(self) -> float | None:
-        """Bandwidth of reading; None if nothing was read."""
-        return self.read_blocks * self.block_bytes / self.read_s if self.read_s else None
-
-    def row(self) -> list[str]:
-        """The same for a table, as `LIVE_COLUMNS` names it."""
-        read = self.read_bytes_per_s
-        return [
-            self.plan,
-            f"{self.starts:,}",
-            f"{self.different:,}",
-            f"{self.read_blocks:,}",
-            f"{self.wrong_blocks:,}",
-            f"{self.written_blocks:,}",
-            f"{self.simulated_written_blocks:,}",
-            "-" if read is None else f"{read / 1e9:.2f}",
-            "yes" if self.same else "NO",
-        ]
-
-    def as_json(self) -> dict[str, Any]:
-        """The entry of this run in ``live``."""
-        return {
-            "plan": self.plan,
-            "block_bytes": self.block_bytes,
-            "starts": self.starts,
-            "starts_with_other_hits": self.different,
-            "hit_blocks_by_tier": self.blocks_by_tier,
-            "read_blocks": self.read_blocks,
-            "wrong_blocks": self.wrong_blocks,
-            "read_bytes_per_s": self.read_bytes_per_s,
-            "store_s": self.store_s,
-            "ssd_written_blocks": self.written_blocks,
-            "ssd_written_blocks_simulated": self.simulated_written_blocks,
-            "failures": self.failures,
-            "same_as_simulated": self.same,
-        }
+    def __call__(self) -> float:
+        """The same."""
 
 
 class _TraceClock:
@@ -170,7 +85,7 @@ class _Contents:
         return (first[:, None] + self._words).view(np.uint8)
 
 
-def _keys(ids: NDArray[np.int32]) -> list[bytes]:
+def trace_keys(ids: NDArray[np.int32]) -> list[bytes]:
     """Keys for ids of the trace, which name whole prefixes as keys do."""
     raw = np.zeros((len(ids), 2), "<u8")
     raw[:, 0] = ids
@@ -178,54 +93,68 @@ def _keys(ids: NDArray[np.int32]) -> list[bytes]:
     return [whole[at : at + 16] for at in range(0, len(whole), 16)]
 
 
-class _Player:
-    """Asks of a cache what the simulated engine asked."""
+class Player:
+    """Asks of a cache what the simulated engine asked.
+
+    Parameters
+    ----------
+    trace:
+        What the engine served.
+    cache, hbm:
+        The cache, and what stands for the engine's HBM.
+    clock:
+        Its clock, which is set to the time of each event.
+    result:
+        Where to note what came of it.
+    """
 
     def __init__(
         self,
         trace: RequestTrace,
-        run: SimulatedRun,
         cache: TieredCache,
         hbm: TierIndex,
-        clock: _TraceClock,
+        clock: TraceClock,
         result: LiveRun,
     ) -> None:
-        self._trace, self._run, self._cache = trace, run, cache
+        self._trace, self._cache = trace, cache
         self._hbm, self._clock, self._result = hbm, clock, result
         self._contents = _Contents(cache.block_bytes)
         self._leases: dict[int, CacheLease] = {}
         self._queue_bytes = cache.write_queue_bytes
 
-    async def play(self, on_progress: Callable[[float], None]) -> None:
-        """Everything, in its order."""
-        events = self._run.events
-        for place, event in enumerate(events):
-            self._clock.now_s = float(event["now_s"])
-            if event["kind"] == e.RESIZED:
-                await self._resize(event)
-            elif event["kind"] == e.STARTED:
-                await self._start(event)
-            elif event["kind"] == e.STORED:
-                await self._store(event)
-            else:
-                self._cache.release(self._leases.pop(int(event["request"])))
-            if place % _BATCHES_BETWEEN_REPORTS == 0:
-                on_progress(place / len(events))
+    async def play(self, event: np.void) -> CacheLease | None:
+        """Do what an event says; returns what a request that starts was given.
 
-    def _ids(self, event: np.void) -> NDArray[np.int32]:
-        request = self._run.requests[event["request"]]
-        return self._trace.block_ids[request["first_id"] : request["end_id"]]
+        Sizes are not changed.
+        """
+        self._clock.now_s = float(event["now_s"])
+        if event["kind"] == e.STARTED:
+            return await self._start(event)
+        if event["kind"] == e.STORED:
+            await self._store(event)
+        elif event["kind"] == e.PREEMPTED:
+            self._cache.release(self._leases.pop(int(event["request"])))
+        return None
 
-    async def _start(self, event: np.void) -> None:
+    def ids(self, request: int) -> NDArray[np.int32]:
+        """Full blocks of a prompt."""
+        first = int(self._trace.block_starts[request])
+        return self._trace.block_ids[first : first + int(self._trace.full_blocks[request])]
+
+    def reusable(self, request: int) -> int:
+        """Those of them that may hit."""
+        return int(self._trace.reusable_blocks[request])
+
+    async def _start(self, event: np.void) -> CacheLease:
         meta, weights = self._hbm.state.meta, self._hbm.state.weights
         meta[USED], meta[HELD] = event["hbm_used"], event["hbm_held"]
         meta[EVICTED], weights[EVICTED_AGE_S] = event["hbm_evicted"], event["hbm_evicted_age_s"]
         request, held = int(event["request"]), int(event["hbm_blocks"])
-        ids = self._ids(event)
+        ids = self.ids(request)
         lease = self._leases[request] = await self._cache.acquire(
-            _keys(ids),
+            trace_keys(ids),
             held=held,
-            reusable=int(self._run.requests[request]["reusable"]),
+            reusable=self.reusable(request),
             learn=not event["again"],
         )
         result, found = self._result, lease.found_by_tier(held)
@@ -242,22 +171,24 @@ class _Player:
             result.read_blocks += good
             expected = self._contents.of(ids[held : held + good])
             result.wrong_blocks += int((into[:good] != expected).any(axis=1).sum())
+        return lease
 
     async def _store(self, event: np.void) -> None:
-        ids = self._ids(event)
+        ids = self.ids(int(event["request"]))
         self._cache.write_queue_bytes = -1 if event["dropped"] else self._queue_bytes
         blocks = self._contents.of(ids)
         began_s = time.perf_counter()
-        await self._cache.store(_keys(ids), blocks)
+        await self._cache.store(trace_keys(ids), blocks)
         await self._cache.drain()
         self._result.store_s += time.perf_counter() - began_s
         self._cache.release(self._leases.pop(int(event["request"])))
 
-    async def _resize(self, event: np.void) -> None:
-        learner = self._cache.learner
-        if learner is not None and learner.prices is not None:
-            learner.prices = learner.prices._replace(wear_j=float(event["wear_j"]))
-        await _resize(self._cache, int(event["dram_blocks"]), int(event["ssd_blocks"]))
+
+async def _resize_as(cache: TieredCache, event: np.void) -> None:
+    learner = cache.learner
+    if learner is not None and learner.prices is not None:
+        learner.prices = learner.prices._replace(wear_j=float(event["wear_j"]))
+    await _resize(cache, int(event["dram_blocks"]), int(event["ssd_blocks"]))
 
 
 async def _resize(cache: TieredCache, dram_blocks: int, ssd_blocks: int) -> None:
@@ -267,39 +198,28 @@ async def _resize(cache: TieredCache, dram_blocks: int, ssd_blocks: int) -> None
     await cache.resize(dram=dram.bytes_for(dram_blocks), ssd=ssd.bytes_for(ssd_blocks))
 
 
-def _cache(
-    setup: ReplaySetup, storage: StorageSetup, folder: Path, block_bytes: int, clock: _TraceClock
+def rules_of(setup: ReplaySetup, storage: StorageSetup) -> CacheRules:
+    """What decides in the cache of a plan."""
+    hardware = setup.hardware
+    by_value = storage.admission is Admission.VALUE and storage.ssd_bytes > 0
+    return CacheRules(
+        policy=storage.policy,
+        prices=block_prices(hardware, storage.prices) if by_value else None,
+        endurance_per_s=storage.prices.endurance_per_s,
+        **block_costs(hardware, load_flops(hardware, storage.prices)),
+    )
+
+
+def new_cache(
+    setup: ReplaySetup, storage: StorageSetup, folder: Path, block_bytes: int, clock: TraceClock
 ) -> tuple[TieredCache, TierIndex]:
     """The cache of a plan, and what stands for the engine's HBM."""
-    hardware = setup.hardware
-    ranks = storage.policy is Policy.CARBON
-    by_value = storage.admission is Admission.VALUE and storage.ssd_bytes > 0
-    learner = None
-    if ranks or by_value:
-        learner = Learner(
-            block_prices(hardware, storage.prices) if by_value else None,
-            endurance_per_s=storage.prices.endurance_per_s,
-            ranks=ranks,
-        )
-    to_load = load_flops(hardware, storage.prices)
-    directory = KeyDirectory()
-    dram_index, ssd_index = (
-        TierIndex(0, storage.policy, **block_costs(hardware, flops), learner=learner)
-        for flops in (0.0, to_load)
-    )
-    hbm = TierIndex(int(hardware.kv_bytes // hardware.layout.block_bytes))
-    dram = DramTier(
-        block_bytes, 0, directory=directory, index=dram_index, clock=clock, prefault=False
-    )
-    ssd = SsdTier(folder, block_bytes, 0, directory=directory, index=ssd_index, clock=clock)
-    cache = TieredCache(
-        dram,
-        ssd,
-        learner=learner,
+    hbm = TierIndex(int(setup.hardware.kv_bytes // setup.hardware.layout.block_bytes))
+    cache = rules_of(setup, storage).cache(
+        block_bytes,
+        ssd_path=folder,
         hbm=hbm,
-        # Candidates are drawn by their places, which the leases of writes behind would change.
-        write_through=storage.policy is Policy.CARBON,
-        flush_s=None,
+        prefault=False,
         remembered_blocks=2**31 - 1,  # as the replay, which forgets none
         clock=clock,
     )
@@ -347,20 +267,48 @@ async def run_live(
         keep_events=True,
     )
     clock = _TraceClock()
-    cache, hbm = _cache(setup, storage, folder, block_bytes, clock)
+    cache, hbm = new_cache(setup, storage, folder, block_bytes, clock)
     result = LiveRun(plan.name, block_bytes)
     async with cache:
         block = setup.hardware.layout.block_bytes
         await _resize(cache, storage.dram_bytes // block, storage.ssd_bytes // block)
-        await _Player(admitted, run, cache, hbm, clock, result).play(on_progress)
-        tiers = cache.stats().tiers
-    result.written_blocks = tiers["ssd"].written_bytes // block_bytes
+        player = Player(admitted, cache, hbm, clock, result)
+        for place, event in enumerate(run.events):
+            await player.play(event)
+            if event["kind"] == e.RESIZED:
+                await _resize_as(cache, event)
+            if place % _BATCHES_BETWEEN_REPORTS == 0:
+                on_progress(place / len(run.events))
+        note_written(result, setup, run, cache)
+    return result
+
+
+def note_written(
+    result: LiveRun, setup: ReplaySetup, run: SimulatedRun, cache: TieredCache
+) -> None:
+    """Note what both wrote, and what failed in the real tiers."""
+    tiers = cache.stats().tiers
+    result.written_blocks = tiers["ssd"].written_bytes // cache.block_bytes
     written_bytes = float(run.bins["written_bytes"].sum())
     result.simulated_written_blocks = round(written_bytes / setup.hardware.layout.block_bytes)
     for name, stats in tiers.items():
         for cause, count in stats.failures.items():
             result.failures[f"{name}: {cause}"] = count
-    return result
+
+
+class Steered(Protocol):
+    """Plays a plan that is steered, as `run_live` does the others."""
+
+    async def __call__(
+        self,
+        setup: ReplaySetup,
+        plan: Plan,
+        *,
+        folder: Path,
+        block_bytes: int,
+        on_progress: Callable[[float], None],
+    ) -> LiveRun:
+        """As `run_live`."""
 
 
 def plans_to_play(
@@ -398,6 +346,7 @@ def run_live_plans(
     folder: Path | None = None,
     block_bytes: int = LIVE_BLOCK_BYTES,
     on_progress: Callable[[str, float], None],
+    steered: Steered | None = None,
 ) -> list[LiveRun]:
     """Play all plans that store anything, one after the other, each from an empty store.
 
@@ -408,6 +357,8 @@ def run_live_plans(
         for temporary files by default.
     setup, plans, block_bytes, on_progress:
         As in `run_live`; of plans in hindsight none is played.
+    steered:
+        Plays those that are steered; if nothing is given, as the replay steered them.
 
     Raises
     ------
@@ -421,7 +372,8 @@ def run_live_plans(
     for plan in playable:
         with tempfile.TemporaryDirectory(prefix="greencache-live-", dir=folder) as made:
             report = partial(on_progress, f"{plan.name}, live")
-            played = run_live(
+            play = steered if plan.steered and steered is not None else run_live
+            played = play(
                 setup, plan, folder=Path(made) / "ssd", block_bytes=block_bytes, on_progress=report
             )
             runs.append(asyncio.run(played))

@@ -15,6 +15,7 @@ from greencache.bench.plans import Plan
 from greencache.bench.simulation import BIN_S, SimulatedRun
 from greencache.bench.sizes import SizesOverTime
 from greencache.controller.loop import Decision
+from greencache.controller.slo import Slo
 from greencache.quantities import HOUR_S
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "Latency",
     "Outcome",
     "Served",
-    "Slo",
     "latencies_s",
     "outcome_of",
 ]
@@ -37,19 +37,6 @@ measured: what it evicts then makes up for what it stores."""
 _HOURS_OF_A_DAY = 24
 
 _QUANTILES = np.linspace(0.0, 1.0, 1001)
-
-
-@dataclass(frozen=True, slots=True)
-class Slo:
-    """Limits on latency, and the share of requests that must meet both."""
-
-    ttft_s: float
-    tpot_s: float
-    target: float
-
-    def kept(self, ttft_s: NDArray[np.float64], tpot_s: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Which requests meet both limits; a TPOT of NaN, of an answer of one token, does."""
-        return np.asarray((ttft_s <= self.ttft_s) & ~(tpot_s > self.tpot_s))
 
 
 @dataclass(frozen=True)

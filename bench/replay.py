@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.accounting import CarbonReport, account
+from greencache.bench.accounting import account
 from greencache.bench.outcome import Outcome, Served
 from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
@@ -23,6 +23,7 @@ from greencache.bench.sizes import SizesOverTime
 from greencache.carbon import sci_g
 from greencache.controller.loop import Decision
 from greencache.controller.sizes import Sizes
+from greencache.ledger import CarbonReport
 
 __all__ = ["Measured", "PlanResult", "Replay", "run_replay", "value"]
 

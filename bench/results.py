@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.accounting import COMPONENTS, CarbonReport
 from greencache.bench.outcome import Latency
 from greencache.bench.replay import Measured, PlanResult, Replay
 from greencache.bench.sensitivity import Sensitivity
 from greencache.bench.simulation import BIN_S
 from greencache.bench.workload_statistics import WorkloadComparison
 from greencache.carbon import Scope
+from greencache.ledger import COMPONENTS, CarbonReport
 
 if TYPE_CHECKING:
-    from greencache.bench.live import LiveRun
+    from greencache.bench.live_result import LiveRun
 
 __all__ = ["SCHEMA", "as_json", "run_summary"]
 

@@ -13,11 +13,10 @@ import numpy as np
 
 from greencache.bench.accounting import Installed
 from greencache.bench.grids import find_grid
-from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
-from greencache.bench.setup import ReplaySetup, control_over, prices_for, storage_of
+from greencache.bench.setup import ReplaySetup, control_over, storage_of
 from greencache.bench.simulation import BIN_S, Batching
-from greencache.bench.storage import StoragePrices, StorageSetup
+from greencache.bench.storage import StorageSetup
 from greencache.bench.workload import (
     LoadPoint,
     busiest_hour_rate,
@@ -29,12 +28,10 @@ from greencache.bench.workload import (
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.models import find_model
-from greencache.controller.performance import (
-    ServingHardware,
-    parse_hardware,
-    serving_hardware,
-)
+from greencache.controller.performance import ServingHardware, parse_hardware, serving_hardware
 from greencache.controller.sizes import Candidates, Sizes
+from greencache.controller.slo import Slo
+from greencache.controller.storage_prices import StoragePrices, prices_for
 from greencache.errors import InputError, UnknownNameError
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S, parse_bytes, parse_s

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench.accounting import Installed
-from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan
 from greencache.bench.simulation import BIN_S, Batching, deadline_s
-from greencache.bench.storage import StoragePrices, StorageSetup
+from greencache.bench.storage import StorageSetup
 from greencache.bench.workload import LoadPoint
-from greencache.carbon import G_PER_KG, J_PER_KWH, Scope
+from greencache.carbon import Scope
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Candidates, Sizes
+from greencache.controller.slo import Slo
+from greencache.controller.storage_prices import StoragePrices, prices_for
 from greencache.factors import Factors
-from greencache.quantities import HOUR_S, TB, YEAR_S
+from greencache.quantities import HOUR_S
 from greencache.settings import ControlSettings
 from greencache.tiers.admission import Admission
 from greencache.tiers.policies import Policy
@@ -27,7 +27,7 @@ from greencache.traces.compose import ComposedWorkload
 from greencache.traces.grid import GridSeries
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "control_over", "prices_for", "storage_of"]
+__all__ = ["SIMULATED_FACTORS", "ReplaySetup", "control_over", "storage_of"]
 
 _SHORT_S = 12 * HOUR_S
 _SHORT_INTERVAL_S = 300.0
@@ -45,10 +45,6 @@ SIMULATED_FACTORS = frozenset(
     }
 )
 """Factors that the simulation itself depends on; of the others only `value` does."""
-
-_PRICE_STEP = 2.0
-_LEAST_GCO2_PER_KWH = 1.0
-"""Cleaner than any grid: on one without carbon no wear would be worth anything."""
 
 
 @dataclass(frozen=True)
@@ -111,13 +107,7 @@ class ReplaySetup:
     @property
     def sizes_to_control(self) -> Candidates:
         """The same, less what the controller is told to leave as it is."""
-        fixed = (self.control.dram, self.control.ssd)
-        return Candidates(
-            *(
-                sizes if size is None else (size,)
-                for sizes, size in zip(self.sizes_to_try, fixed, strict=True)
-            )
-        )
+        return self.sizes_to_try.fixed(self.control.dram, self.control.ssd)
 
     @property
     def grid_offset_s(self) -> float:
@@ -167,35 +157,6 @@ class ReplaySetup:
         """Carbon intensity over the measured part of the trace, minute by minute."""
         measured_s = np.arange(self.warmup_s, float(self.trace.arrival_s[-1]) + 1.0, BIN_S)
         return float(self.gco2_per_kwh(measured_s).mean())
-
-
-def prices_for(
-    policy: Policy, admission: Admission, factors: Factors, gco2_per_kwh: float
-) -> StoragePrices:
-    """What storing KV costs in joules on a grid of such an intensity, as far as anything asks.
-
-    Grams of wear are as many joules as that much electricity. The figure is rounded to a power of
-    `_PRICE_STEP`, so that runs on grids that differ little decide alike and share simulations.
-    """
-    if admission is Admission.ALL and policy is not Policy.CARBON:
-        return StoragePrices()
-    busy_w = factors.host_active_w_per_gpu.value - factors.host_idle_w_per_gpu.value
-    energy = StoragePrices(
-        host_w_per_gpu=max(0.0, busy_w),
-        ssd_load_j_per_byte=factors.ssd_read_j_per_byte.value,
-        ssd_write_j_per_byte=factors.ssd_write_j_per_byte.value,
-    )
-    if admission is Admission.ALL:
-        return energy
-    drive_bytes = factors.ssd_drive_bytes.value
-    rated_bytes = factors.ssd_rated_write_bytes.value / factors.ssd_write_amplification.value
-    wear_g_per_byte = factors.ssd_kg_per_tb.value * G_PER_KG * drive_bytes / TB / rated_bytes
-    g_per_j = max(gco2_per_kwh, _LEAST_GCO2_PER_KWH) * factors.pue.value / J_PER_KWH
-    return replace(
-        energy,
-        wear_j_per_byte=_PRICE_STEP ** round(math.log(wear_g_per_byte / g_per_j, _PRICE_STEP)),
-        endurance_per_s=rated_bytes / (drive_bytes * factors.ssd_lifetime_years.value * YEAR_S),
-    )
 
 
 def storage_of(

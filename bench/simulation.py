@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from greencache.bench import engine_state as e
 from greencache.bench.cluster import advance, resize_tiers, settle
 from greencache.bench.sizes import SizesOverTime
-from greencache.bench.storage import StorageSetup, block_costs, block_prices, load_flops
+from greencache.bench.storage import StorageSetup
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Sizes
+from greencache.controller.storage_prices import block_costs, block_prices, load_flops
 from greencache.errors import InputError
 from greencache.tiers.admission import Admission, Storing, new_storing
 from greencache.tiers.policies import Policy

@@ -36,8 +36,8 @@ from greencache.bench.scenario import (
 )
 from greencache.bench.setup import SIMULATED_FACTORS, ReplaySetup
 from greencache.bench.simulated import Simulated, admit_measured, simulate_plans
-from greencache.bench.storage import StoragePrices
 from greencache.bench.sweep_rows import Row, failed_row, rows_of
+from greencache.controller.storage_prices import StoragePrices
 from greencache.errors import InputError, SweepError
 from greencache.settings import Settings
 from greencache.traces.loads import load_names

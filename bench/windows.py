@@ -6,9 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from greencache.bench import engine_state as e
-from greencache.bench.outcome import Slo, latencies_s
+from greencache.bench.outcome import latencies_s
 from greencache.bench.storage import StorageSetup
 from greencache.controller.prompts import Prompts
+from greencache.controller.slo import Slo
 from greencache.controller.telemetry import Spread, Window
 from greencache.quantities import HOUR_S
 from greencache.tiers.state import CAPACITY, USED

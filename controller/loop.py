@@ -7,7 +7,8 @@ plan over the coming day, made anew each interval: a receding horizon.
 Fallbacks, each said once and counted:
 
 ``learning``
-    Nothing is known at first: the largest sizes hold until enough intervals have passed.
+    Nothing is known at first: the largest sizes hold until enough intervals have passed; after a
+    restart those that were decided before it.
 ``infeasible``
     No sizes keep the SLO: the plan asks for as much of it as can be had, and for least carbon then.
 ``decomposition``
@@ -95,6 +96,9 @@ class Controller:
         What holds at first. The largest candidates are taken to be the safe ones.
     earlier_loads:
         As for `greencache.controller.telemetry.Telemetry`.
+    decided_before:
+        Whether ``sizes`` were decided by another controller that knew what there was to know: then
+        they hold while this one learns, instead of the largest.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Controller:
         sizes: Sizes,
         *,
         earlier_loads: NDArray[np.float64] | None = None,
+        decided_before: bool = False,
     ) -> None:
         self.telemetry = Telemetry(settings.interval, earlier_loads=earlier_loads)
         self.sizes = sizes
@@ -115,19 +120,22 @@ class Controller:
         self._choices = candidates.pairs()
         self._safe = Sizes(candidates.dram_bytes[-1], candidates.ssd_bytes[-1])
         self._last_plan: list[Sizes] = []
+        self._decided_before = decided_before
+        self._observed_s = 0.0
 
     def observe(self, window: Window) -> None:
         """Take note of an interval that has passed."""
         self.telemetry.add(window)
+        self._observed_s += window.duration_s
 
     def decide(self, now_s: float) -> Decision:
         """Choose the sizes that hold from ``now_s`` on."""
         view = None
         try:
-            if len(self.telemetry) * self._settings.interval >= self._settings.learn:
+            if self._observed_s >= self._settings.learn:
                 view = self._lookout.view(self.telemetry, now_s)
             if view is None:
-                return self._decided(now_s, self._safe, "learning at the largest sizes", "learning")
+                return self._learning(now_s)
             made, fallback, fault = self._plan(view.instance)
         except PlanningError as without:
             return self._without_plan(now_s, without, () if view is None else view.notices)
@@ -161,6 +169,12 @@ class Controller:
             fault=fault,
             notices=view.notices,
         )
+
+    def _learning(self, now_s: float) -> Decision:
+        if self._decided_before:
+            reason = "learning at the sizes that were decided before a restart"
+            return self._decided(now_s, self.sizes, reason, "learning")
+        return self._decided(now_s, self._safe, "learning at the largest sizes", "learning")
 
     def _plan(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         """A plan, the fallback it took, and what there is to say of that beside its reason."""

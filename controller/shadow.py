@@ -55,7 +55,7 @@ from greencache.errors import InputError
 from greencache.quantities import HOUR_S
 from greencache.tiers.admission import Prices
 from greencache.tiers.policies import Policy
-from greencache.tiers.reuse import grow_reuse, new_reuse
+from greencache.tiers.reuse import SEEN, grow_reuse, new_reuse
 from greencache.tiers.state import NONE
 
 __all__ = ["BUDGET_BLOCKS", "ShadowCaches", "ShadowSizes", "StoringRules"]
@@ -223,6 +223,22 @@ class ShadowCaches:
             prices=storing.prices,
             endurance_per_s=storing.endurance_per_s,
         )
+
+    def needed(self, ids: int) -> NDArray[np.bool_]:
+        """Which of the ids below ``ids`` stand for blocks that a miniature holds or waits for."""
+        collect(self._minis)
+        needed = np.zeros(ids, np.bool_)
+        known = self._minis.number_of[:ids]
+        needed[: len(known)] = known != NONE
+        needed[self._waiting.ids] = True
+        return needed
+
+    def forget(self, ids: NDArray[np.int32]) -> None:
+        """Forget blocks whose ids will be given to others; none of them may be `needed`.
+
+        Their running spells count on as ones that go without reuse, as they do.
+        """
+        self._model.seen[ids[ids < len(self._model.seen)]] = np.zeros(1, SEEN)
 
     def hold(self, blocks: float, now_s: float) -> None:
         """Set how much of HBM running requests keep from being a cache, in the mean.

@@ -49,6 +49,19 @@ class Candidates(NamedTuple):
             _candidates("SSD", installed.ssd_bytes, ssd_step_bytes),
         )
 
+    def fixed(self, dram_bytes: int | None, ssd_bytes: int | None) -> Candidates:
+        """The same, with only one size where one is given."""
+        return Candidates(
+            self.dram_bytes if dram_bytes is None else (dram_bytes,),
+            self.ssd_bytes if ssd_bytes is None else (ssd_bytes,),
+        )
+
+    def at_least(self, dram_bytes: int) -> Candidates:
+        """The same, with no DRAM smaller than this."""
+        return Candidates(
+            tuple(sorted({max(size, dram_bytes) for size in self.dram_bytes})), self.ssd_bytes
+        )
+
     def pairs(self) -> list[Sizes]:
         """All combinations, smallest first."""
         return [Sizes(dram, ssd) for dram in self.dram_bytes for ssd in self.ssd_bytes]

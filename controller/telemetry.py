@@ -60,7 +60,7 @@ class Window:
         Time in which engines stepped, and energy of all GPUs, idle power included.
     prefill_tokens, prefill_s, prefill_j:
         Prompt tokens computed, and the time and energy that they added to what else the engines
-        did.
+        did; 0 where nobody measures them: the models are not corrected by them then.
     read_bytes, written_bytes, declined_bytes:
         SSD traffic, and what was not written, by admission or because writes lagged.
     held_blocks:
@@ -105,6 +105,33 @@ class Window:
             raise InputError(
                 f"{self.within_slo} of {self.finished} finished requests within the SLO cannot be"
             )
+
+    @classmethod
+    def empty(cls, start_s: float, duration_s: float) -> Window:
+        """An interval in which nothing happened."""
+        none = Spread(np.nan, np.nan, np.nan, np.nan)
+        return cls(
+            start_s=start_s,
+            duration_s=duration_s,
+            arrivals=0,
+            prompt_tokens=0,
+            output_tokens=0,
+            hit_tokens={},
+            finished=0,
+            within_slo=0,
+            ttft=none,
+            tpot=none,
+            busy_s=0.0,
+            gpu_j=0.0,
+            prefill_tokens=0.0,
+            prefill_s=0.0,
+            prefill_j=0.0,
+            read_bytes=0.0,
+            written_bytes=0.0,
+            declined_bytes=0.0,
+            held_blocks=0.0,
+            backlog_s=0.0,
+        )
 
     @property
     def end_s(self) -> float:

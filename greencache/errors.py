@@ -21,6 +21,7 @@
     + UnavailableError    it does not run, ended, or did not answer in time
     + RefusedError        it does not serve this client: user, version, block size, limits
     + ProtocolError       what came over the socket is not what was agreed on
+  - SourceError           a service or device outside gave nothing that can be used
   - SweepError            a sweep stopped before its end; what was done is kept (exit 1)
   - BlockStateError       a transaction used out of order: commit twice, release twice
 """
@@ -46,6 +47,7 @@ __all__ = [
     "ServiceError",
     "SettingsError",
     "SolverError",
+    "SourceError",
     "SpecError",
     "StorageError",
     "SweepError",
@@ -209,6 +211,25 @@ class RefusedError(ServiceError):
 
 class ProtocolError(ServiceError):
     """What came over the daemon's socket is not what both sides agreed on."""
+
+
+class SourceError(GreenCacheError):
+    """A service or a device outside gave nothing that can be used.
+
+    Parameters
+    ----------
+    kind:
+        What was wrong, in a word that failures are counted by: ``down``, ``slow``, ``refused``.
+    reason:
+        The same in a sentence without secrets.
+    retry_after_s:
+        How long it asked not to be asked again, if it did.
+    """
+
+    def __init__(self, kind: str, reason: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.kind = kind
+        self.retry_after_s = retry_after_s
 
 
 class OutputError(GreenCacheError):

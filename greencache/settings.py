@@ -13,9 +13,18 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -30,6 +39,8 @@ from greencache.quantities import parse_bytes, parse_s
 __all__ = [
     "CONFIG_VARIABLE",
     "ControlSettings",
+    "EnergySettings",
+    "IntensitySettings",
     "Origin",
     "ServeSettings",
     "Settings",
@@ -56,8 +67,29 @@ def _seconds(text: Any) -> float:  # noqa: ANN401
         raise ValueError(str(fault)) from None
 
 
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        port_is_fine = parts.port != 0
+    except ValueError:
+        raise ValueError("this is no URL; write it like http://127.0.0.1:8000/metrics") from None
+    if parts.username is not None or parts.password is not None:
+        # Not quoted: settings are printed and logged.
+        raise ValueError("a URL here has no user or password in it; there are settings for them")
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
+        raise ValueError(f"{text!r} is no URL; write it like http://127.0.0.1:8000/metrics")
+    return text
+
+
+def _urls(text: str) -> str:
+    return ",".join(_url(each.strip()) for each in text.split(","))
+
+
 Bytes = Annotated[int, BeforeValidator(_bytes)]
 Seconds = Annotated[float, BeforeValidator(_seconds)]
+Url = Annotated[str, AfterValidator(_url)]
+Urls = Annotated[str, AfterValidator(_urls)]
+"""One or more, separated by commas."""
 
 
 class _Part(BaseModel):
@@ -73,6 +105,10 @@ class EngineSettings(_Part):
     kv_dtype: str = Field("bf16", description="type of the KV cache")
     max_batched_tokens: int = Field(2048, ge=1, description="most tokens in a step of the engine")
     max_running: int = Field(256, ge=1, le=65536, description="most requests in a step")
+    metrics_url: Urls | None = Field(
+        None, description="Prometheus page of the engine; several, separated by commas"
+    )
+    metrics_every: Seconds = Field(15.0, ge=1, le=600, description="time between two looks at it")
 
 
 class StorageSettings(_Part):
@@ -97,6 +133,69 @@ class GridSettings(_Part):
 
     zone: str = Field("CISO", description="zone that ships with GreenCache, or FILE[:ZONE]")
     start: str | None = Field(None, description="hour of the series at which a trace begins, UTC")
+
+
+class IntensitySettings(_Part):
+    """Where the daemon knows the grid's carbon intensity from."""
+
+    provider: Literal["file", "electricitymaps", "watttime", "gb"] = Field(
+        "file", description="source: file, electricitymaps, watttime, or gb"
+    )
+    zone: str | None = Field(
+        None, description="zone as the source calls it; grid.zone for a file, GB for gb"
+    )
+    url: Url | None = Field(None, description="where the source's API is, if not at its own place")
+    username: str | None = Field(None, description="user name, for watttime")
+    key: SecretStr | None = Field(
+        None, description="API key of electricitymaps, password of watttime; never printed"
+    )
+    signal: Literal["co2_moer", "co2_aoer"] = Field(
+        "co2_moer", description="of watttime: marginal (co2_moer) or average (co2_aoer)"
+    )
+    factors: Literal["lifecycle", "direct"] = Field(
+        "lifecycle", description="of electricitymaps: plants included, or burning only"
+    )
+    refresh: Seconds = Field(900.0, ge=60, description="time between two questions to the source")
+    timeout: Seconds = Field(10.0, gt=0, le=120, description="time that an answer may take")
+    stale: Seconds = Field(
+        6 * 3600.0, ge=3600, description="age of the newest value from which fallbacks are taken"
+    )
+    forecast: Literal["own", "provider"] = Field(
+        "own", description="whose forecast goes first, where the source has one"
+    )
+    fallback: str | None = Field(
+        None, description="recorded series to fall back on: shipped zone, or FILE[:ZONE]"
+    )
+    fallback_gco2_per_kwh: float = Field(
+        480.0, ge=0, le=5000, description="intensity to fall back on where nothing is known"
+    )
+    cache: Path | None = Field(
+        None, description="file that keeps what is known; in the daemon's directory if not set"
+    )
+
+
+class EnergySettings(_Part):
+    """Where the daemon knows energy from."""
+
+    source: Literal["auto", "nvml", "rapl", "prometheus", "model"] = Field(
+        "auto", description="meter: auto (what works), nvml, rapl, prometheus, or the power model"
+    )
+    sample: Seconds = Field(10.0, ge=1, le=300, description="time between two readings of meters")
+    gpus: str | None = Field(None, description="GPUs by number, as 0,1; all if not set")
+    rapl: Path = Field(Path("/sys/class/powercap"), description="where Linux shows RAPL's counters")
+    url: Url | None = Field(
+        None, description="Prometheus server (with a query), or a page with a counter in joules"
+    )
+    query: str | None = Field(None, description="PromQL that gives a counter in joules")
+    metric: str | None = Field(
+        None, description="counter on the page; not needed if it has one ..._joules_total"
+    )
+    component: Literal["gpu", "cpu", "dram", "host"] = Field(
+        "gpu", description="whose energy that counter is"
+    )
+    key: SecretStr | None = Field(
+        None, description="bearer token for the page or server; never printed"
+    )
 
 
 class CarbonSettings(_Part):
@@ -185,6 +284,17 @@ class ServeSettings(_Part):
         256 * 2**20, ge=2**20, description="least DRAM, which blocks on SSD are read through"
     )
     sessions: int = Field(4096, ge=1, le=65536, description="most clients at a time")
+    metrics: bool = Field(True, description="whether metrics are served to Prometheus")
+    metrics_address: str = Field(
+        "127.0.0.1", description="address for them; beyond loopback with a token only"
+    )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port for them, 0 for any; 19600 if not set and free"
+    )
+    metrics_token: SecretStr | None = Field(
+        None, description="what who asks has to know, needed beyond loopback; never printed"
+    )
+    log: Literal["text", "json"] = Field("text", description="form of the log's lines")
 
 
 class Settings(BaseSettings):
@@ -198,6 +308,8 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     slo: SloSettings = SloSettings()
     grid: GridSettings = GridSettings()
+    intensity: IntensitySettings = IntensitySettings()
+    energy: EnergySettings = EnergySettings()
     carbon: CarbonSettings = CarbonSettings()
     control: ControlSettings = ControlSettings()
     vllm: VllmSettings = VllmSettings()
@@ -284,10 +396,26 @@ def load_settings() -> Settings:
         problem = fault.errors()[0]
         variable = _variable(tuple(str(part) for part in problem["loc"]))
         reason = f"{problem['msg']}, not {problem['input']!r}"
+        if _is_secret(problem["loc"]):
+            reason = problem["msg"]
         if problem["type"] == "value_error":  # our own, which quote the input themselves
             reason = problem["msg"].removeprefix("Value error, ")
         where = f" (in {file})" if variable not in os.environ and file else ""
         raise SettingsError(f"{variable}{where}: {reason}") from None
+
+
+def _is_secret(path: tuple[str | int, ...]) -> bool:
+    """Whether a setting's value may not be shown."""
+    model: type[BaseModel] = Settings
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return False
+        kind = field.annotation
+        if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+            return SecretStr in (kind, *get_args(kind))
+        model = kind
+    return False
 
 
 def _unknown(variable: str, known: set[str]) -> str:

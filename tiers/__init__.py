@@ -29,6 +29,7 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 ``ssd``               ``SsdTier``: extent files, a manifest, warm restart
 ``cache``             ``TieredCache``: tiers as one cache
 ``cache_lease``       ``CacheLease``, ``CacheReservation``: what a request found and takes
+``rules``             what decides in a cache, and the cache made by it
 ``behind``            writes to SSD behind the engine
 ``promotion``         what is on SSD alone gets into DRAM
 ====================  ===========================================================
@@ -36,8 +37,9 @@ the same compiled functions on the same arrays. What moves bytes stands on it:
 
 from greencache.tiers.admission import Admission
 from greencache.tiers.base import Shareable, Tier, TierLease, TierReservation, TierStats
-from greencache.tiers.cache import CacheStats, TieredCache
+from greencache.tiers.cache import TieredCache
 from greencache.tiers.cache_lease import CacheLease, CacheReservation
+from greencache.tiers.cache_stats import CacheStats
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.dram import DramTier
 from greencache.tiers.index import Lease, Reservation, TierIndex

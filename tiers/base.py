@@ -20,11 +20,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from greencache.buffers import Blocks, check_blocks
+from greencache.durations import Durations
 
 __all__ = [
     "Addressable",
@@ -106,6 +110,9 @@ class TierStats:
         Given up for others, or to a smaller size.
     failures:
         What went wrong, by cause, and how often.
+    took:
+        How long the tier's ``read`` and ``write`` of a batch took, waiting for its threads and
+        failures included.
     """
 
     capacity_bytes: int = 0
@@ -118,6 +125,24 @@ class TierStats:
     written_bytes: int = 0
     evicted_blocks: int = 0
     failures: Counter[str] = field(default_factory=Counter)
+    took: dict[str, Durations] = field(
+        default_factory=lambda: {"read": Durations(), "write": Durations()}, compare=False
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; of durations, how many and their sum."""
+        took = {op: {"count": len(took), "total_s": took.total_s} for op, took in self.took.items()}
+        plain = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**plain, "failures": dict(self.failures), "took": took}
+
+    def copy(self, **changes: int) -> TierStats:
+        """The same with some values changed, which what is counted later does not change."""
+        return replace(
+            self,
+            failures=Counter(self.failures),
+            took={op: took.copy() for op, took in self.took.items()},
+            **changes,
+        )
 
 
 class Tier(ABC):

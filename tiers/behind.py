@@ -118,6 +118,8 @@ class WriteBehind:
 
     async def store(self, keys: Sequence[bytes], blocks: Blocks, first: int) -> None:
         """Store as much of a prompt as is worth it; ``blocks`` are those from ``first`` on."""
+        if self._slots() == 0:
+            return  # admission learns nothing of an SSD that is not there, as in the replay
         found = await self._ssd.match(keys)
         stop = self._admitted(keys, found)
         self.declined_blocks += len(keys) - max(found, stop)
@@ -137,8 +139,11 @@ class WriteBehind:
         if self._learner is None:
             return len(keys)
         ids = self._directory.intern(list(keys))
-        slots = self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else 0
-        return self._learner.admit(ids, found, slots, self._clock())
+        return self._learner.admit(ids, found, self._slots() or 0, self._clock())
+
+    def _slots(self) -> int | None:
+        """Blocks that the SSD may hold; None if it does not say."""
+        return self._ssd.index.capacity_blocks if isinstance(self._ssd, SlotTier) else None
 
     async def _queued(self, room: TierReservation, keys: Sequence[bytes]) -> bool:
         """Let the write wait, if DRAM has all of it."""

@@ -17,14 +17,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from greencache.errors import BlockStateError, GreenCacheError, InputError, UnknownNameError
-from greencache.tiers.base import Blocks, Tier, TierStats
+from greencache.tiers.base import Blocks, Tier
 from greencache.tiers.behind import WriteBehind, insert
 from greencache.tiers.cache_lease import CacheLease, CacheReservation, lease_each
+from greencache.tiers.cache_stats import CacheStats
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.forgetting import Remembered
 from greencache.tiers.index import TierIndex
@@ -34,7 +34,7 @@ from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import TierState
 from greencache.tiers.workers import ended, together
 
-__all__ = ["CacheLease", "CacheReservation", "CacheStats", "TieredCache"]
+__all__ = ["CacheLease", "CacheReservation", "TieredCache"]
 
 WRITE_QUEUE_BYTES = 1 << 30
 """What may wait to be written to SSD, if nothing else is said: it stays leased in DRAM until then.
@@ -44,31 +44,6 @@ FLUSH_S = 5.0
 """What is committed outlasts a loss of power after this long, if nothing else is said."""
 
 _log = logging.getLogger("greencache.tiers")
-
-
-@dataclass(frozen=True, slots=True)
-class CacheStats:
-    """What the tiers have, and what the cache did besides.
-
-    Attributes
-    ----------
-    tiers:
-        By name.
-    declined_blocks:
-        Not written to SSD because they were not worth it.
-    dropped_blocks:
-        Not written because too much was waiting, or the write failed.
-    promoted_blocks:
-        Read from SSD into DRAM by `TieredCache.prefetch` and `TieredCache.load`.
-    waiting_bytes:
-        Still to be written to SSD.
-    """
-
-    tiers: dict[str, TierStats]
-    declined_blocks: int = 0
-    dropped_blocks: int = 0
-    promoted_blocks: int = 0
-    waiting_bytes: int = 0
 
 
 class TieredCache:

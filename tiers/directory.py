@@ -192,10 +192,15 @@ class KeyDirectory:
         return live
 
     @staticmethod
-    def _split(keys: list[bytes]) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        if any(len(key) != KEY_BYTES for key in keys):
+    def _split(keys: list[bytes] | bytes) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        if isinstance(keys, bytes):
+            if len(keys) % KEY_BYTES:
+                raise InputError(f"block keys have {KEY_BYTES} bytes each")
+        elif any(len(key) != KEY_BYTES for key in keys):
             raise InputError(f"a block key has {KEY_BYTES} bytes")
-        halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
+        else:
+            keys = b"".join(keys)
+        halves = np.frombuffer(keys, "<u8").reshape(-1, 2)
         return halves[:, 0].copy(), halves[:, 1].copy()
 
     def find(self, keys: list[bytes]) -> NDArray[np.int32]:
@@ -204,12 +209,13 @@ class KeyDirectory:
         _find_all(self._state, *self._split(keys), ids)
         return ids
 
-    def intern(self, keys: list[bytes]) -> NDArray[np.int32]:
-        """Ids of the keys; those not known get the next ones."""
-        self._make_room(len(keys))
-        ids = np.empty(len(keys), np.int32)
+    def intern(self, keys: list[bytes] | bytes) -> NDArray[np.int32]:
+        """Ids of the keys, which may follow one another in one string; new ones get the next."""
+        high, low = self._split(keys)
+        self._make_room(len(low))
+        ids = np.empty(len(low), np.int32)
         self._count, self._left = _intern_all(
-            self._state, self._count, self._free, self._left, *self._split(keys), ids
+            self._state, self._count, self._free, self._left, high, low, ids
         )
         return ids
 

@@ -16,10 +16,8 @@ import asyncio
 import logging
 import time
 from abc import abstractmethod
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
@@ -225,7 +223,8 @@ class SlotTier(Tier):
         check_blocks(into, self.block_bytes)
         if len(ids) == 0:
             return 0
-        good = await self._read_slots(self.index.state.slot_of[ids], into)
+        with self._counts.took["read"].timing(self.clock):
+            good = await self._read_slots(self.index.state.slot_of[ids], into)
         if lease.released:
             raise BlockStateError("this lease was released while it was being read")
         if good.all():
@@ -276,7 +275,8 @@ class SlotTier(Tier):
         reservation.written = False
         self._writing.add(reservation)
         try:
-            await self._write_slots(reservation.handle.slots, blocks)
+            with self._counts.took["write"].timing(self.clock):
+                await self._write_slots(reservation.handle.slots, blocks)
             reservation.written = True
             self._counts.written_bytes += len(reservation) * self.block_bytes
         except TierError as fault:
@@ -346,14 +346,12 @@ class SlotTier(Tier):
 
     def stats(self) -> TierStats:
         """As `Tier.stats`."""
-        return replace(
-            self._counts,
+        return self._counts.copy(
             capacity_bytes=self._capacity_bytes,
             used_bytes=len(self.index) * self.stride_bytes,
             backed_bytes=len(self._backing) * self.stride_bytes + self._own_bytes(),
             blocks=len(self.index),
             evicted_blocks=self.index.evicted_blocks,
-            failures=Counter(self._counts.failures),
         )
 
     async def _in_threads(

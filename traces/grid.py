@@ -15,11 +15,11 @@ from greencache.errors import GridError, InputError, UnknownNameError
 from greencache.quantities import HOUR_S
 from greencache.traces.files import read_rows
 
-__all__ = ["GridSeries", "parse_utc", "read_grid"]
+__all__ = ["DIRTIEST_GCO2_PER_KWH", "GridSeries", "parse_utc", "read_grid"]
 
 _COLUMNS = ("zone", "utc_hour", "gco2_per_kwh", "kind")
 _KINDS = ("lifecycle", "direct")
-_DIRTIEST_GCO2_PER_KWH = 5000.0
+DIRTIEST_GCO2_PER_KWH = 5000.0
 """No grid comes near (oil and lignite alone emit 1,000 to 1,300): more is a mistake of units."""
 
 
@@ -138,8 +138,8 @@ def _value(path: Path, number: int, text: str) -> float:
         value = float(text)
     except ValueError:
         raise GridError(path, f"gco2_per_kwh is {text!r}, not a number", line=number) from None
-    if not 0 <= value <= _DIRTIEST_GCO2_PER_KWH:
-        reason = f"gco2_per_kwh is {text}; it must lie in 0..{_DIRTIEST_GCO2_PER_KWH:g}"
+    if not 0 <= value <= DIRTIEST_GCO2_PER_KWH:
+        reason = f"gco2_per_kwh is {text}; it must lie in 0..{DIRTIEST_GCO2_PER_KWH:g}"
         raise GridError(path, reason, line=number)
     return value
 

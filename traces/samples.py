@@ -11,6 +11,7 @@ from greencache.traces.grid import GridSeries, read_grid
 __all__ = [
     "DEFAULT_TRACE",
     "grid_zones",
+    "named_grid",
     "sample_grid",
     "sample_names",
     "sample_path",
@@ -99,3 +100,25 @@ def sample_grid(zone: str) -> GridSeries:
         if zone in zones:
             return read_grid(path, zone, source=source)
     raise UnknownNameError("zone", zone, grid_zones())
+
+
+def named_grid(text: str) -> GridSeries:
+    """The series that a user names: a zone that ships, or ``FILE[:ZONE]``.
+
+    Raises
+    ------
+    UnknownNameError
+        If it is neither a shipped zone nor a file.
+    GridError
+        If the file is not usable.
+    """
+    name, _, zone = text.rpartition(":")
+    if text in grid_zones():
+        return sample_grid(text)
+    if text and Path(text).exists():
+        return read_grid(text)
+    if name and Path(name).exists():
+        return read_grid(name, zone)
+    if "/" in text or ".csv" in text:
+        return read_grid(name or text, zone if name else None)
+    return sample_grid(text)  # which says what zones there are

@@ -18,7 +18,6 @@ from pydantic import ValidationError
 
 from greencache.bench.experiments.rows import Row, failed_row, hourly, row_of
 from greencache.bench.experiments.spec import Cell, ControlValue, ExperimentSpec, RunSpec
-from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans, runs_in_hindsight
 from greencache.bench.replay import PlanResult, Replay, value
 from greencache.bench.scenario import CarbonSide, build, carbon_side
@@ -26,6 +25,7 @@ from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import Simulated, simulate_plans
 from greencache.bench.storage import StorageSetup
 from greencache.controller.sizes import Candidates
+from greencache.controller.slo import Slo
 from greencache.errors import InputError
 from greencache.settings import ControlSettings, Settings
 from greencache.tiers.admission import Admission

@@ -14,8 +14,8 @@ from greencache.bench.experiments.checks import Check, checks_of
 from greencache.bench.experiments.rows import Row
 from greencache.bench.experiments.spec import Cell, ExperimentSpec
 from greencache.bench.experiments.tasks import Task, limits_of, run_task, tasks_of
-from greencache.bench.outcome import Slo
 from greencache.bench.sweep_runners import worker_pool
+from greencache.controller.slo import Slo
 from greencache.errors import InputError, OutputError, SweepError
 from greencache.settings import Settings
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.outcome import Slo, latencies_s
+from greencache.bench.outcome import latencies_s
 from greencache.bench.plans import parse_plans
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.simulated import prepare
 from greencache.bench.simulation import simulate
+from greencache.controller.slo import Slo
 from greencache.errors import InputError
 from greencache.quantities import DAY_S
 

@@ -20,8 +20,8 @@ from greencache.bench.experiments.parts import Part, digest_of
 from greencache.bench.experiments.rows import Row, failed_row
 from greencache.bench.experiments.slo import LOAD_FRACTION, SEED, full_keeps
 from greencache.bench.experiments.spec import Cell, ExperimentSpec
-from greencache.bench.outcome import Slo
 from greencache.bench.sweep_jobs import code_digest
+from greencache.controller.slo import Slo
 from greencache.errors import InputError
 from greencache.settings import Settings
 

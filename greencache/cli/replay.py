@@ -28,7 +28,7 @@ from greencache.quantities import format_bytes, parse_bytes
 from greencache.settings import load_settings
 
 if TYPE_CHECKING:
-    from greencache.bench.live import LiveRun
+    from greencache.bench.live_result import LiveRun
 
 __all__ = ["Live", "Outputs", "run"]
 
@@ -91,6 +91,7 @@ def _play(
     if live is None:
         return None
     from greencache.bench.live import run_live_plans
+    from greencache.service.rehearsal import rehearse
 
     return run_live_plans(
         setup,
@@ -98,6 +99,7 @@ def _play(
         folder=live.folder,
         block_bytes=parse_bytes(live.block),
         on_progress=report,
+        steered=rehearse,
     )
 
 
@@ -139,7 +141,7 @@ def _print(found: _Findings) -> None:
 
 
 def _live_table(runs: Sequence[LiveRun]) -> Table:
-    from greencache.bench.live import LIVE_COLUMNS
+    from greencache.bench.live_result import LIVE_COLUMNS
 
     blocks = format_bytes(runs[0].block_bytes)
     table = Table(title=f"Real store on this machine, blocks of {blocks}", title_justify="left")

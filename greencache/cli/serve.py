@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from greencache.errors import SettingsError
 from greencache.service.daemon import Daemon
+from greencache.service.logs import configure_logs
+from greencache.service.observation import Observation
 from greencache.settings import ServeSettings, Settings, load_settings
 
 __all__ = ["Options", "run"]
@@ -51,9 +51,12 @@ def run(options: Options) -> None:
     TierError
         If memory or files cannot be used.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
-    asyncio.run(_serve(with_options(load_settings(), options)))
+    settings = with_options(load_settings(), options)
+    configure_logs(settings.serve.log)
+    asyncio.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:
-    await Daemon(settings).run()
+    daemon = Daemon(settings)
+    Observation(daemon)
+    await daemon.run()

@@ -1,4 +1,4 @@
-"""Where the daemon listens, and how to get there."""
+"""Connecting to the daemon of this user, and of nobody else."""
 
 from __future__ import annotations
 
@@ -7,31 +7,13 @@ import socket
 import struct
 from pathlib import Path
 
+from greencache.client.place import SOCKET_VARIABLE
 from greencache.errors import RefusedError, UnavailableError
 
-__all__ = ["SOCKET_VARIABLE", "connect", "default_socket", "peer_of"]
+__all__ = ["connect"]
 
-SOCKET_VARIABLE = "GREENCACHE_SERVE__SOCKET"
-
-_CREDENTIALS = struct.Struct("3i")
-"""socket(7), SO_PEERCRED: process, user and group."""
-
-
-def default_socket() -> Path:
-    """The socket that is used if nobody names one; each user has one of their own."""
-    named = os.environ.get(SOCKET_VARIABLE)
-    if named:
-        return Path(named)
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    folder = Path(runtime) / "greencache" if runtime else Path(f"/tmp/greencache-{os.getuid()}")
-    return folder / "daemon.sock"
-
-
-def peer_of(connection: socket.socket) -> tuple[int, int]:
-    """Process and user at the other end of a Unix socket, as the kernel knows them."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    process, user, _ = _CREDENTIALS.unpack(raw)
-    return process, user
+_CREDENTIALS = struct.Struct("iII")
+"""``struct ucred`` of unix(7): pid, uid, gid."""
 
 
 def connect(path: Path) -> socket.socket:
@@ -47,9 +29,7 @@ def connect(path: Path) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         connection.connect(os.fspath(path))
-        _, user = peer_of(connection)
-        if user != os.getuid():
-            raise RefusedError(f"the daemon at {path} is of user {user}, not of this one")
+        _check_user(connection, path)
     except BlockingIOError:
         connection.close()
         raise UnavailableError(f"the daemon at {path} takes no connection now") from None
@@ -64,3 +44,10 @@ def connect(path: Path) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def _check_user(connection: socket.socket, path: Path) -> None:
+    packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, user, _ = _CREDENTIALS.unpack(packed)
+    if user != os.geteuid():
+        raise RefusedError(f"the daemon at {path} is of user {user}, not of this one")

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from greencache.buffers import Blocks, check_blocks
-from greencache.client.address import default_socket
 from greencache.client.arena import Part
 from greencache.client.backoff import Backoff
 from greencache.client.copies import Copiers, Copy, reading, writing
@@ -53,6 +52,7 @@ from greencache.client.messages import (
     StatusText,
     join_keys,
 )
+from greencache.client.place import default_socket
 from greencache.client.session import Call, Session
 from greencache.client.transactions import Lease, Reservation
 from greencache.errors import GreenCacheError, InputError, ProtocolError, UnavailableError

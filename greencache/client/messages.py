@@ -121,6 +121,8 @@ class Acquire(_Message, tag=3, frozen=True):
     """Leading blocks that may be loaded; all, if nothing is said."""
     learn: bool = True
     """Whether it counts as a request; not where the same one asks again."""
+    request: int = 0
+    """The client's number of it, by which `Seen` tells of the same; 0 if it has none."""
 
 
 class Fetch(_Message, tag=4, frozen=True):
@@ -168,7 +170,7 @@ class Delete(_Message, tag=10, frozen=True):
 
 
 class Resize(_Message, tag=11, frozen=True):
-    """Change tiers' capacities by hand; answered by `Resized`."""
+    """Change tiers' capacities by hand; answered by `Resized`. It needs no `Hello` before."""
 
     capacity_bytes: dict[str, int]
 
@@ -178,7 +180,7 @@ class Flush(_Message, tag=12, frozen=True):
 
 
 class Status(_Message, tag=13, frozen=True):
-    """What the daemon is and has; answered by `StatusText`."""
+    """What the daemon is and has; answered by `StatusText`. It needs no `Hello` before."""
 
 
 class Seen(msgspec.Struct, array_like=True, frozen=True):
@@ -196,6 +198,8 @@ class Seen(msgspec.Struct, array_like=True, frozen=True):
     started: bool = True
     """Whether this is the first message about it; a later one tells of its end."""
     ended: bool = True
+    request: int = 0
+    """The client's number of it, as in `Acquire`; 0 if it has none."""
 
 
 class Observe(_Message, tag=14, frozen=True):

@@ -58,7 +58,7 @@ from greencache.errors import (
     UnavailableError,
 )
 
-__all__ = ["Call", "Session"]
+__all__ = ["Call", "Session", "fault_of"]
 
 _log = logging.getLogger("greencache.client")
 
@@ -292,9 +292,12 @@ class Session:
     def _answered(self, answer: Answer, now_s: float) -> None:
         call = self._waiting.pop(answer.number, None)
         if call is None:
+            if isinstance(answer, Failed):  # about no question: the daemon ends the connection
+                self.lose(fault_of(answer))
+                return
             raise ProtocolError(f"an answer to question {answer.number}, which waits for none")
         if isinstance(answer, Failed):
-            fault = _FAULTS.get(answer.kind, ProtocolError)(answer.text)
+            fault = fault_of(answer)
             if call.abandoned:
                 _log.debug("%s failed: %s", type(call.question).__name__, answer.text)
             call.end(None, fault)
@@ -344,6 +347,11 @@ class Session:
         elif isinstance(answer, Reserved) and answer.reservation:
             joined = isinstance(question, Join)
             self.tell(Abort(0, answer.reservation, self.shard if joined else None), now_s)
+
+
+def fault_of(answer: Failed) -> GreenCacheError:
+    """What to raise for it."""
+    return _FAULTS.get(answer.kind, ProtocolError)(answer.text)
 
 
 def _uses(call: Call) -> bool:

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import array
 import asyncio
+import errno
+import fcntl
 import os
 import socket
+import termios
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +31,7 @@ __all__ = ["MOST_DESCRIPTORS", "Connection", "ConnectionLimits"]
 MOST_DESCRIPTORS = 100
 """With one message; the kernel takes 253 (``SCM_MAX_FD``)."""
 
+_AGAIN_S = 0.05
 _RECEIVED_BYTES = 64 << 10
 _IMPATIENT_BYTES = 256 << 10
 """Unread by the client; beyond that its questions wait."""
@@ -96,6 +100,8 @@ class Connection:
         self._waiting_since_s: float | None = self._loop.time()
         """Since when the rest of a message is waited for, the first one included."""
         self._unread_since_s = 0.0
+        self._handed_over_s: float | None = None
+        """When descriptors were sent that the client may not have received."""
         self.closed = False
         self._read_on()
 
@@ -108,6 +114,11 @@ class Connection:
             return f"no whole message within {limits.message_s:g} s"
         if self._outgoing and now_s - self._unread_since_s > limits.reading_s:
             return f"answers were not read for {limits.reading_s:g} s"
+        if self._handed_over_s is not None:
+            if _unread_bytes(self._socket) == 0:
+                self._handed_over_s = None
+            elif now_s - self._handed_over_s > limits.reading_s:
+                return f"memory was not taken for {limits.reading_s:g} s"
         return ""
 
     # In.
@@ -217,12 +228,19 @@ class Connection:
         self._turn_soon()
         self._read_on()
 
+    def _write_again(self) -> None:
+        if not self.closed:
+            self._unread_since_s = self._loop.time()  # it was not the client that did not read
+            self._write()
+
     def _write(self) -> None:
         try:
             while self._outgoing:
                 first = self._outgoing[0]
                 sent = _send(self._socket, first.bytes, first.descriptors)
-                _close_all(first.descriptors)
+                if first.descriptors:
+                    self._handed_over_s = self._loop.time()
+                    _close_all(first.descriptors)
                 self._unread_bytes -= sent
                 first.bytes, first.descriptors = first.bytes[sent:], ()
                 if first.bytes:
@@ -231,6 +249,10 @@ class Connection:
         except (BlockingIOError, InterruptedError):
             pass
         except OSError as fault:
+            if fault.errno == errno.ETOOMANYREFS:  # others do not take theirs, and are cut off
+                self._loop.remove_writer(self._socket)
+                self._loop.call_later(_AGAIN_S, self._write_again)
+                return
             self.close(f"{fault.strerror}")
             return
         if self._outgoing:
@@ -285,6 +307,13 @@ def _send(connected: socket.socket, data: memoryview, descriptors: Sequence[int]
         return connected.send(data)
     packed = array.array("i", descriptors)
     return connected.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)])
+
+
+def _unread_bytes(connected: socket.socket) -> int:
+    """Bytes that were sent and that the other side has not read."""
+    found = array.array("i", [0])
+    fcntl.ioctl(connected, termios.TIOCOUTQ, found)  # as unix(7) has it, SIOCOUTQ
+    return found[0]
 
 
 def _close_all(descriptors: Sequence[int]) -> None:

@@ -24,6 +24,7 @@ from greencache.service.pools import Pools
 from greencache.service.server import Server
 from greencache.service.session import Events, Held, Taken
 from greencache.service.sizes import pool_options
+from greencache.service.warming import warm_up
 from greencache.settings import Settings
 from greencache.version import VERSION
 
@@ -33,6 +34,12 @@ _log = logging.getLogger("greencache.service")
 
 _ANSWERED_WITHIN_S = 5.0
 """Questions that are being answered when the daemon is stopped are waited for so long."""
+
+
+_OTHER_DESCRIPTORS = 768
+"""Left for memory and files: twice 256 extents of DRAM, those of SSD, and what else there is."""
+
+_UNLIMITED = 1 << 20
 
 
 class Daemon:
@@ -96,7 +103,12 @@ class Daemon:
         TierError
             If memory or files cannot be used.
         """
-        _allow_descriptors()
+        possible, wanted = _clients_possible(), self.settings.serve.sessions
+        if possible < wanted:
+            _log.warning(
+                "at most %d clients instead of %d: `ulimit -n` allows no more", possible, wanted
+            )
+        await warm_up(self.pools.small())
         async with AsyncExitStack() as stack:
             endpoint = Endpoint(self.path)
             stack.callback(endpoint.close)
@@ -107,7 +119,7 @@ class Daemon:
                 self,
                 endpoint.socket,
                 limits=self._limits,
-                most=self.settings.serve.sessions,
+                most=min(possible, wanted),
                 who=self._who,
             )
             self._endpoint = endpoint
@@ -146,6 +158,16 @@ class Daemon:
         async with self:
             await wanted.wait()
 
+    @property
+    def serving(self) -> bool:
+        """Whether it takes questions: not while it starts or stops."""
+        return self._server is not None
+
+    @property
+    def connections(self) -> int:
+        """Clients connected."""
+        return self._server.connections if self._server else 0
+
     async def resize(self, **capacity_bytes: int) -> dict[str, int]:
         """Change what all pools together may hold; as `Pools.resize`."""
         return await self.pools.resize(**capacity_bytes)
@@ -177,8 +199,11 @@ class Daemon:
         }
 
 
-def _allow_descriptors() -> None:
-    """Each client takes a descriptor: let there be as many as may be."""
+def _clients_possible() -> int:
+    """How many there may be: each takes a descriptor, and its process another one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if hard == resource.RLIM_INFINITY:
+        return _UNLIMITED
+    return max(1, (hard - _OTHER_DESCRIPTORS) // 2)

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from greencache.errors import BlockStateError, InputError, RefusedError
+from greencache.service.effects import Effects
 
 __all__ = ["Effects", "Holdings", "Ledger"]
 
@@ -29,25 +30,6 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 MOST_SHARDS = 1024
-
-
-@dataclass(slots=True)
-class Effects(Generic[L, R]):
-    """What has to be done now.
-
-    Attributes
-    ----------
-    released:
-        Leases to release.
-    committed:
-        Reservations to commit: all their shards are in.
-    aborted:
-        Reservations to abort: nobody writes to them any more.
-    """
-
-    released: list[L] = field(default_factory=list)
-    committed: list[R] = field(default_factory=list)
-    aborted: list[R] = field(default_factory=list)
 
 
 class Holdings(NamedTuple):
@@ -125,6 +107,8 @@ class Ledger(Generic[L, R]):
         self._busy: dict[int, _Lease] = {}
         self._held: dict[Hashable, Holdings] = {}
         """Of each process that made transactions which have not ended."""
+        self._open: dict[type, dict[int, _Lease | _Reservation]] = {_Lease: {}, _Reservation: {}}
+        """All transactions, the oldest first."""
 
     # Sessions.
 
@@ -322,6 +306,16 @@ class Ledger(Generic[L, R]):
         """Leases and reservations."""
         return sum(held.transactions for held in self._held.values())
 
+    def leases(self) -> tuple[int, L | None]:
+        """How many there are, and the oldest."""
+        leases = self._open[_Lease]
+        return len(leases), next((each.handle for each in leases.values()), None)
+
+    def reservations(self) -> tuple[int, R | None]:
+        """How many there are, and the oldest."""
+        reservations = self._open[_Reservation]
+        return len(reservations), next((each.handle for each in reservations.values()), None)
+
     def holdings(self, process: Hashable) -> Holdings:
         """What sessions of a process leased and reserved."""
         return self._held.get(process, NOTHING)
@@ -361,11 +355,13 @@ class Ledger(Generic[L, R]):
     def _enter(self, transaction: _Lease | _Reservation) -> int:
         number = next(self._numbers)
         transaction.maker.group.transactions[number] = transaction
+        self._open[type(transaction)][number] = transaction
         self._count(transaction, 1)
         return number
 
     def _remove(self, number: int, transaction: _Lease | _Reservation) -> None:
         del transaction.maker.group.transactions[number]
+        del self._open[type(transaction)][number]
         self._count(transaction, -1)
 
     def _count(self, transaction: _Lease | _Reservation, sign: int) -> None:

@@ -10,13 +10,15 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from greencache.errors import RefusedError, UnknownNameError
+from greencache.errors import InputError, RefusedError, UnknownNameError
 from greencache.quantities import format_bytes
 from greencache.tiers import DramTier, KeyDirectory, SsdTier, TieredCache
+from greencache.tiers.slots import SlotTier
+from greencache.tiers.state import PINNED
 
 __all__ = ["Pool", "PoolOptions", "Pools"]
 
@@ -74,8 +76,13 @@ class Pool:
 
     def report(self) -> dict[str, Any]:
         """What it has, as plain values."""
-        stats = asdict(self.cache.stats())
-        return {"block_bytes": self.block_bytes, **stats}
+        pinned = {
+            name: int(tier.index.state.meta[PINNED])
+            for name, tier in self.cache.tiers.items()
+            if isinstance(tier, SlotTier)
+        }
+        stats = self.cache.stats().as_json()
+        return {"block_bytes": self.block_bytes, **stats, "pinned_blocks": pinned}
 
 
 def make_cache(block_bytes: int, dram_bytes: int, ssd_bytes: int, options: PoolOptions) -> Pool:
@@ -206,14 +213,16 @@ class Pools:
 
         Raises
         ------
-        UnknownNameError
-            If there is no such tier.
+        InputError
+            If there is no such tier, or a capacity is negative.
         TierError
-            If a capacity cannot be had.
+            If a capacity cannot be had; all are as before.
         """
-        for name in capacity_bytes:
+        for name, size in capacity_bytes.items():
             if name not in self.tiers:
                 raise UnknownNameError("tier", name, self.tiers)
+            if size < 0:
+                raise InputError(f"a capacity is 0 bytes or more, not {size}")
         async with self._changing:
             before = self._options
             self._options = replace(
@@ -224,9 +233,15 @@ class Pools:
             try:
                 over = await self._resize_all(*self._shares(len(self)))
             except BaseException:
-                self._options = before
+                self._options = before  # and pools that were resized are as before
+                await self._resize_all(*self._shares(len(self)))
                 raise
         return {name: over[name] for name in capacity_bytes}
+
+    def small(self) -> Pool:
+        """A pool like these, but apart, without SSD, and with room for eight blocks of 4 KiB."""
+        options = replace(self._options, ssd_dir=None, prefault=False)
+        return self._make(4096, 8 * 4096, 0, options)
 
     async def flush(self) -> None:
         """Write what waits, and make it outlast a loss of power."""

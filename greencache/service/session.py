@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import struct
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -33,21 +34,8 @@ MOST_TRANSACTIONS = 1 << 14
 
 GROUP_BYTES = 16
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Held:
-    """A lease and where it is."""
-
-    pool: Pool
-    lease: CacheLease
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Taken:
-    """A reservation and where it is."""
-
-    pool: Pool
-    reservation: CacheReservation
+_WITHOUT_HELLO = (m.Status, m.Resize)
+"""What a person asks, who stores no blocks of any size."""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,6 +55,32 @@ class Process:
     pid: int
     dead: bool = False
     connections: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """A lease: where it is, whose, and since when."""
+
+    pool: Pool
+    lease: CacheLease
+    process: Process
+    since_s: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.lease)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """A reservation: where it is, whose, and since when."""
+
+    pool: Pool
+    reservation: CacheReservation
+    process: Process
+    since_s: float = field(default_factory=time.monotonic)
+
+    def __len__(self) -> int:
+        return len(self.reservation)
 
 
 @dataclass(slots=True)
@@ -144,7 +158,7 @@ class Session:
         try:
             if isinstance(question, m.Hello):
                 return await self._hello(question)
-            if not self.id:
+            if not self.id and not isinstance(question, _WITHOUT_HELLO):
                 raise ProtocolError("the first message is Hello, and the next waits for Welcome")
             return await _ANSWERS[type(question)](self, question)
         except ProtocolError:
@@ -214,7 +228,7 @@ class Session:
         lease = await self._pool.cache.acquire(
             keys, held=question.held, reusable=reusable, learn=question.learn
         )
-        held = Held(self._pool, lease)
+        held = Held(self._pool, lease, self.process)
         for hear in self._service.events.acquired:
             hear(self._pool, question, lease)
         number = 0
@@ -269,7 +283,7 @@ class Session:
         if room == 0 or not ledger.may_reserve(self.id):
             return m.Reserved(question.number, 0, 0, m.Places())
         reservation = await pool.cache.reserve(keys[:room])
-        taken, number = Taken(pool, reservation), 0
+        taken, number = Taken(pool, reservation, self.process), 0
         try:
             if len(reservation):
                 number = ledger.reserve(self.id, taken, len(reservation))

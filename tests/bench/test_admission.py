@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 
 from greencache.bench.plans import Plan
-from greencache.bench.setup import prices_for, storage_of
+from greencache.bench.setup import storage_of
 from greencache.bench.simulation import SimulatedRun, simulate
-from greencache.bench.storage import StoragePrices, StorageSetup, block_prices
+from greencache.bench.storage import StorageSetup
 from greencache.catalog import Catalog
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware
+from greencache.controller.storage_prices import StoragePrices, block_prices, prices_for
 from greencache.factors import Factors
 from greencache.tiers import Admission, Policy
 from greencache.traces import RequestTrace

@@ -12,7 +12,6 @@ import pytest
 from markupsafe import escape
 
 from greencache.bench.accounting import Installed
-from greencache.bench.outcome import Slo
 from greencache.bench.plans import Plan, parse_plans
 from greencache.bench.replay import PlanResult, Replay, run_replay, value
 from greencache.bench.report import html_report
@@ -27,6 +26,7 @@ from greencache.controller.forecasts import Perfect
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware
 from greencache.controller.sizes import Candidates, Sizes
+from greencache.controller.slo import Slo
 from greencache.factors import Factors
 from greencache.quantities import HOUR_S, TB
 from greencache.settings import ControlSettings
@@ -185,7 +185,7 @@ def test_miniatures_that_admit_by_value_find_and_write_what_the_engine_does(
     (plan,) = parse_plans("greencache", Installed(0, TB // 2))
     controlled = Controlled(same, admitted, plan)
     run = simulate(admitted, same.hardware, same.storage(plan), steering=controlled)
-    shadow, telemetry = controlled.lookout.shadow, controlled.controller.telemetry
+    shadow, telemetry = controlled.pilot.lookout.shadow, controlled.pilot.controller.telemetry
     profile, windows = shadow.profile(), telemetry.windows
     # Sums in the profile fade by half in six hours: over two and a half they are about alike.
     prompt_tokens = sum(window.prompt_tokens for window in windows)
@@ -222,7 +222,7 @@ def test_intensities_that_are_no_numbers_are_filled_said_once_and_counted(
     controlled = steered(replace(setup, grid=replace(setup.grid, earlier_gco2_per_kwh=earlier)))
     said = [notice for decision in controlled.decisions for notice in decision.notices]
     assert sum("intensity" in notice for notice in said) == 1
-    assert controlled.controller.fallbacks["intensity"] == len(controlled.decisions) - 1
+    assert controlled.pilot.controller.fallbacks["intensity"] == len(controlled.decisions) - 1
     assert {decision.fallback for decision in controlled.decisions} == {"learning", None}
 
 
@@ -238,7 +238,7 @@ def test_hours_without_traffic_are_planned_through(setup: ReplaySetup) -> None:
     later = np.where(setup.trace.arrival_s > 4000.0, 3 * HOUR_S, 0.0)
     silent = replace(setup.trace, arrival_s=setup.trace.arrival_s + later)
     controlled = steered(replace(setup, trace=silent))
-    windows = controlled.controller.telemetry.windows
+    windows = controlled.pilot.controller.telemetry.windows
     assert sum(window.arrivals == 0 for window in windows) >= 17
     taken = {decision.fallback for decision in controlled.decisions}
     assert taken <= {"learning", "infeasible", None}
@@ -264,7 +264,10 @@ def test_the_load_before_a_composed_trace_is_known_and_is_none_of_its_own() -> N
 
 def test_several_engines_are_steered_together(setup: ReplaySetup) -> None:
     controlled = steered(replace(setup, replicas=2))
-    telemetry, profile = controlled.controller.telemetry, controlled.lookout.shadow.profile()
+    telemetry, profile = (
+        controlled.pilot.controller.telemetry,
+        controlled.pilot.lookout.shadow.profile(),
+    )
     tokens = sum(window.prompt_tokens for window in telemetry.windows)
     found = sum(window.hit_tokens["hbm"] for window in telemetry.windows) / tokens
     assert profile.found[0, 0, 0] == pytest.approx(found, abs=0.05)

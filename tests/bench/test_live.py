@@ -15,8 +15,8 @@ from hypothesis import event, given, settings, strategies as st
 
 from greencache.bench import live
 from greencache.bench.accounting import Installed
-from greencache.bench.live import LiveRun, run_live, run_live_plans
-from greencache.bench.outcome import Slo
+from greencache.bench.live import run_live, run_live_plans
+from greencache.bench.live_result import LiveRun
 from greencache.bench.plans import parse_plans
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.simulated import prepare
@@ -25,10 +25,11 @@ from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Candidates
+from greencache.controller.slo import Slo
 from greencache.errors import InputError
 from greencache.factors import Factors
 from greencache.settings import ControlSettings
-from greencache.tiers import Policy, SsdTier
+from greencache.tiers import Policy, SsdTier, rules
 from greencache.tiers.admission import Admission
 from greencache.traces import GridSeries, RequestTrace
 from greencache.traces.compose import compose
@@ -202,7 +203,7 @@ class Mixed(SsdTier):
 def test_a_flipped_bit_is_noticed(
     setup: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "SsdTier", Spoiled)
+    monkeypatch.setattr(rules, "SsdTier", Spoiled)
     run = play(setup, tmp_path)
     assert run.wrong_blocks == 0, "its checksum does not match, so it is not given out"
     assert run.failures["ssd: checksum"] > 0
@@ -215,7 +216,7 @@ def test_a_flipped_bit_is_noticed(
 def test_a_block_in_place_of_another_is_noticed(
     setup: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live, "SsdTier", Mixed)
+    monkeypatch.setattr(rules, "SsdTier", Mixed)
     run = play(setup, tmp_path)
     assert run.wrong_blocks > 0
     assert not run.same

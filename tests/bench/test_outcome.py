@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from greencache.bench.outcome import Slo, outcome_of
+from greencache.bench.outcome import outcome_of
 from greencache.bench.plans import Plan
 from greencache.bench.simulation import simulate
 from greencache.bench.storage import StorageSetup
 from greencache.controller.performance import ServingHardware
+from greencache.controller.slo import Slo
 from greencache.quantities import HOUR_S
 from greencache.traces import RequestTrace
 

@@ -14,7 +14,6 @@ from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from greencache.bench.accounting import Installed
-from greencache.bench.outcome import Slo
 from greencache.bench.plans import parse_plans
 from greencache.bench.replay import Replay, run_replay
 from greencache.bench.report import html_report, png_picture
@@ -24,6 +23,7 @@ from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.models import find_model
 from greencache.controller.performance import ServingHardware, serving_hardware
+from greencache.controller.slo import Slo
 from greencache.errors import InputError, QuantityError, UnknownNameError
 from greencache.factors import FACTOR_NAMES, Factors
 from greencache.tiers import Admission, Policy

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 from greencache.bench.accounting import Installed
-from greencache.bench.outcome import Slo
 from greencache.bench.plans import parse_plans
 from greencache.bench.replay import Replay, run_replay
 from greencache.bench.report import html_report
@@ -22,6 +21,7 @@ from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.controller.models import find_model
 from greencache.controller.performance import serving_hardware
+from greencache.controller.slo import Slo
 from greencache.factors import Factors
 from greencache.tiers import Admission, Policy
 from greencache.traces import RequestTrace, sample_grid

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from greencache.bench.outcome import Slo
 from greencache.bench.simulation import SimulatedRun, simulate
 from greencache.bench.storage import StorageSetup
 from greencache.bench.windows import Watched, prompts_between
 from greencache.controller.performance import ServingHardware
+from greencache.controller.slo import Slo
 from greencache.controller.telemetry import Window
 from greencache.traces import RequestTrace
 from tests.bench.traces import make_trace

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from greencache.bench import live
-from greencache.tiers import SsdTier
+from greencache.tiers import SsdTier, rules
 from tests.cli.test_commands import greencache
 
 LINE = '{"timestamp": %d, "input_length": 2600, "output_length": 5, "hash_ids": [%s]}\n'
@@ -57,7 +56,7 @@ def test_a_store_that_does_otherwise_exits_1_with_all_results(
         async def acquire(self, keys: Any) -> Any:
             return await super().acquire(keys[:-1])
 
-    monkeypatch.setattr(live, "SsdTier", Forgetful)
+    monkeypatch.setattr(rules, "SsdTier", Forgetful)
     out = tmp_path / "out.json"
     assert greencache("replay", trace, *OPTIONS, f"--json={out}") == 1
     printed = capsys.readouterr()

@@ -81,3 +81,42 @@ def test_a_missing_file_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GREENCACHE_CONFIG", "/nowhere/greencache.toml")
     with pytest.raises(SettingsError, match="GREENCACHE_CONFIG: cannot read"):
         load_settings()
+
+
+def test_secrets_are_never_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GREENCACHE_INTENSITY__KEY", "top-secret")
+    monkeypatch.setenv("GREENCACHE_ENERGY__KEY", "top-secret")
+    settings = load_settings()
+    assert settings.intensity.key is not None
+    assert settings.intensity.key.get_secret_value() == "top-secret"
+    assert "top-secret" not in repr(settings)
+    assert "top-secret" not in str([str(row.value) for row in origins(settings)])
+    monkeypatch.delenv("GREENCACHE_INTENSITY__KEY")
+    file = tmp_path / "greencache.toml"
+    file.write_text("[intensity]\nkey = 987654321\n")
+    monkeypatch.setenv("GREENCACHE_CONFIG", str(file))
+    with pytest.raises(SettingsError, match="GREENCACHE_INTENSITY__KEY") as fault:
+        load_settings()
+    assert "987654321" not in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://host/x", "http://", "http://host:99999/", "http://[::1", " "]
+)
+def test_what_is_no_url_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("GREENCACHE_ENGINE__METRICS_URL", url)
+    with pytest.raises(SettingsError, match=r"GREENCACHE_ENGINE__METRICS_URL.*no URL"):
+        load_settings()
+
+
+def test_a_password_in_a_url_is_refused_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENCACHE_ENERGY__URL", "https://me:pass-word@host/")
+    with pytest.raises(SettingsError, match="GREENCACHE_ENERGY__URL") as fault:
+        load_settings()
+    assert "pass-word" not in str(fault.value)
+
+
+def test_several_pages_of_engines_are_separated_by_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GREENCACHE_ENGINE__METRICS_URL", "http://a:8000/metrics, https://b/metrics")
+    urls = load_settings().engine.metrics_url
+    assert urls == "http://a:8000/metrics,https://b/metrics"

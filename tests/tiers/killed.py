@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.context import ForkServerContext
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -26,13 +24,6 @@ LONGEST = 10
 TASKS = 4
 
 EVERYTHING = CHAINS * LONGEST
-
-
-def process_context() -> ForkServerContext:
-    """Makes processes that have imported what they need already."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.tiers.warm"])
-    return context
 
 
 def hold_directory(path: Path, held: Event) -> None:

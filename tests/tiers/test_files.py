@@ -19,6 +19,7 @@ from greencache.tiers.files import (
     read_fully,
     write_fully,
 )
+from tests.processes import process_context
 from tests.tiers import killed
 from tests.tiers.disks import FaultyDisk
 
@@ -87,7 +88,7 @@ def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
 
 
 def test_two_processes_cannot_have_it_at_a_time(tmp_path: Path) -> None:
-    context = killed.process_context()
+    context = process_context()
     held = context.Event()
     other = context.Process(target=killed.hold_directory, args=(tmp_path / "tier", held))
     other.start()

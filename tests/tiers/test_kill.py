@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.conformance.prompts import load
+from tests.processes import process_context
 from tests.tiers import killed
 from tests.tiers.chains import chain
 
@@ -33,7 +34,7 @@ async def _check(path: Path, left: killed.Left) -> int:
 
 
 def _kill_often(tmp_path: Path, times: int, seed: int) -> None:
-    context = killed.process_context()
+    context = process_context()
     random = np.random.default_rng(seed)
     blocks = steps = demanding = 0
     tmp_path.chmod(0o700)

@@ -1,0 +1,353 @@
+"""``LiveControl``: the control loop inside the daemon, on real tiers.
+
+Once a minute it notes what the tiers have, what was read and written, and what meters say: the
+accounts. Once an interval it makes a telemetry window of that and of what clients and engines told,
+shows it to the same `greencache.controller.assembly.Pilot` that the replay runs, resizes the tiers
+as that decides, and lets admission weigh writes against the intensity that is expected.
+
+Nothing that fails here harms serving. A model's fault, a provider that is down, a size that cannot
+be had: it is said once, counted (`LiveControl.failures`), and the tiers stay as they are. Deciding
+takes some milliseconds to a second and is done in a thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from greencache.controller.assembly import ControlledEngine, Course, Pilot
+from greencache.controller.forecasts import Forecaster
+from greencache.controller.lookout import IntensitySource
+from greencache.controller.loop import Decision
+from greencache.controller.naming import BlockNames
+from greencache.controller.prompts import Prompts
+from greencache.controller.sizes import Sizes
+from greencache.controller.storage_prices import StoragePrices
+from greencache.controller.telemetry import Window
+from greencache.durations import Durations
+from greencache.errors import GreenCacheError
+from greencache.service.accounts import Accounts
+from greencache.service.clocks import Clock
+from greencache.service.control_state import ControlState, read_state, write_state
+from greencache.service.requests import Requests
+from greencache.service.sources import EnergySource, EngineSource
+from greencache.service.stores import Store
+from greencache.service.windows import Span, told_window
+
+__all__ = ["LiveControl", "Parts"]
+
+_log = logging.getLogger("greencache.control")
+
+MINUTE_S = 60.0
+"""Between two entries of the accounts."""
+
+KEPT_DECISIONS = 64
+
+_TRUSTED_S = 7 * 24 * 3600.0
+"""What was known longer ago says nothing any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the loop is connected to.
+
+    Attributes
+    ----------
+    store:
+        What is sized.
+    intensity:
+        The grid.
+    load:
+        Forecasts the load, interval by interval.
+    clock:
+        Whose time everything is in, that of clients' requests too.
+    usual_gco2_per_kwh:
+        What wear is weighed against while nothing is known of the grid.
+    energy:
+        Meters; None to have energy modelled.
+    engines:
+        What engines say of themselves; None if nothing.
+    state:
+        File that keeps what is known over a restart; None for none.
+    named_blocks:
+        As for `greencache.controller.naming.BlockNames`.
+    earlier_loads:
+        As for `greencache.controller.telemetry.Telemetry`.
+    """
+
+    store: Store
+    intensity: IntensitySource
+    load: Forecaster
+    clock: Clock
+    usual_gco2_per_kwh: float
+    energy: EnergySource | None = None
+    engines: EngineSource | None = None
+    state: Path | None = None
+    named_blocks: int | None = None
+    earlier_loads: NDArray[np.float64] | None = None
+
+
+class LiveControl:
+    """Sizes the tiers of a store.
+
+    Parameters
+    ----------
+    engine:
+        What is controlled, of blocks as the store has them.
+    parts:
+        What the loop is connected to.
+    sizes:
+        What the tiers have when it begins.
+    requests:
+        What clients told so far; its own if nothing is given.
+    """
+
+    def __init__(
+        self,
+        engine: ControlledEngine,
+        parts: Parts,
+        sizes: Sizes,
+        *,
+        requests: Requests | None = None,
+    ) -> None:
+        self.engine, self._parts, self._clock = engine, parts, parts.clock
+        self.requests = requests or Requests(engine.slo)
+        self.requests.block_tokens = engine.hardware.layout.block_tokens
+        self.failures: Counter[str] = Counter()
+        """How often what failed, by what it was."""
+        self.decisions: deque[Decision] = deque(maxlen=KEPT_DECISIONS)
+        """The last ones, the newest at the end."""
+        self.decided = 0
+        """How many there were."""
+        self.prices: StoragePrices | None = None
+        """What storing costs since the last decision; None before it."""
+        self.took = Durations()
+        """How long each of them took, on the host's clock."""
+        self.window: Window | None = None
+        """The last interval."""
+        self._held = parts.store.held()
+        """What tiers had done when the interval began."""
+        self.accounts = Accounts(engine, self._held)
+        kept = self._kept()
+        settled = kept is not None and kept.decided and kept.sizes in engine.candidates.pairs()
+        self.sizes = kept.sizes if kept is not None and settled else sizes
+        """What tiers should have."""
+        self.pilot = Pilot(
+            engine,
+            parts.intensity,
+            parts.load,
+            self.sizes,
+            usual=engine.prices(parts.usual_gco2_per_kwh),
+            earlier_loads=parts.earlier_loads,
+            decided_before=settled,
+        )
+        if kept is not None:
+            self.pilot.controller.telemetry.extend(kept.windows)
+            self.pilot.lookout.calibration = kept.calibration
+        self.names = BlockNames(self.pilot.lookout.shadow, parts.named_blocks)
+        self._settled = settled
+        self._interval_began_s = self._minute_began_s = self._clock()
+        self._gpu_j: float | None = 0.0
+        """Of this interval so far; None if some of it was not measured."""
+        self._earlier: list[Callable[[BlockNames], Prompts]] = []
+        """Prompts of before the first whole interval."""
+        self._task: asyncio.Task[None] | None = None
+
+    # Running.
+
+    async def __aenter__(self) -> LiveControl:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def start(self) -> None:
+        """Take up the sizes that held before a restart, and go on in the background."""
+        if self._settled:
+            await self._guarded("resize", self._parts.store.resize(self.sizes))
+        self._task = asyncio.create_task(self._run(), name="control")
+
+    async def close(self) -> None:
+        """Stop, and keep what is known. Twice does nothing more."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        task.cancel()
+        await asyncio.wait([task])
+        await self._guarded("accounts", self._account())
+        await self._guarded("interval", self._observe(self._clock()))
+        await self._guarded("state", self._write_state())
+
+    async def _run(self) -> None:
+        while True:
+            await self._clock.sleep_until(min(self._next_minute_s(), self.ends_s))
+            await self.tick()
+
+    def _next_minute_s(self) -> float:
+        return (math.floor(self._minute_began_s / MINUTE_S) + 1) * MINUTE_S
+
+    @property
+    def ends_s(self) -> float:
+        """When the interval ends: at a whole one since the clock's zero."""
+        interval_s = self.engine.control.interval
+        return (math.floor(self._interval_began_s / interval_s + 1e-9) + 1) * interval_s
+
+    async def tick(self) -> None:
+        """Do what is due. Raises nothing but when it is cancelled."""
+        await self._guarded("accounts", self._account())
+        ends_s = self.ends_s
+        if self._clock() >= ends_s:
+            await self._guarded("interval", self._end_interval(ends_s))
+            # Intervals that were slept through are missing in telemetry.
+            interval_s = self.engine.control.interval
+            self._interval_began_s = max(ends_s, self._clock() // interval_s * interval_s)
+            self._held, self._gpu_j = self._parts.store.held(), 0.0
+
+    async def _guarded(self, what: str, work: Awaitable[object]) -> None:
+        """Do something that may fail."""
+        try:
+            await work
+        except Exception as fault:  # whatever it is, serving goes on
+            self._failed(what, fault)
+
+    def _failed(self, what: str, fault: Exception) -> None:
+        """Say it once, and count it."""
+        self.failures[what] += 1
+        if self.failures[what] == 1:
+            expected = isinstance(fault, GreenCacheError | OSError)
+            _log.warning(
+                "%s failed, the tiers stay as they are: %s; counted from now on",
+                what,
+                fault if expected else repr(fault),
+                exc_info=None if expected else fault,
+            )
+
+    def account_anew(self) -> None:
+        """Begin the accounts again, from now on."""
+        self.accounts = Accounts(self.engine, self._parts.store.held())
+
+    # What has happened.
+
+    async def _account(self) -> None:
+        """Enter the time since the last entry."""
+        now_s, since_s = self._clock(), self._minute_began_s
+        if now_s <= since_s:
+            return
+        self._minute_began_s = now_s
+        joules: dict[str, float] = {}
+        sources: dict[str, str] = {}
+        if self._parts.energy is not None:
+            taken = await self._parts.energy.take()
+            joules, sources = dict(taken.joules), dict(taken.sources)
+        if "gpu" not in joules:
+            self._gpu_j = None
+        elif self._gpu_j is not None:
+            self._gpu_j += joules["gpu"]
+        seconds = now_s - since_s
+        gco2 = self._parts.intensity.past(Window.empty(since_s, seconds))
+        self.accounts.minute(seconds, gco2, self._parts.store.held(), joules, sources)
+
+    async def _observe(self, ends_s: float) -> tuple[Window, Callable[[BlockNames], Prompts]]:
+        """What the interval was, up to ``ends_s``, which goes into the accounts."""
+        began_s = self._interval_began_s
+        span = Span(began_s, ends_s - began_s, self._held, self._parts.store.held(), self._gpu_j)
+        asked, prompts = self.requests.take(began_s, ends_s)
+        window = told_window(self.engine, asked, span)
+        if self._parts.engines is not None:
+            try:
+                window = await self._parts.engines.window(window)
+            except Exception as fault:
+                self._failed("engine", fault)
+        gco2 = self._parts.intensity.past(window)
+        self.accounts.interval(span.duration_s, gco2, window.gpu_j, window.busy_s)
+        self.window = window
+        return window, prompts
+
+    async def _end_interval(self, ends_s: float) -> None:
+        window, prompts = await self._observe(ends_s)
+        self._earlier = [*self._earlier[-1:], prompts]  # of one before, at the most
+        if window.duration_s < self.engine.control.interval * (1 - 1e-6):
+            return  # the daemon began in the middle of it
+        await self._follow(await asyncio.to_thread(self._steer, window, self._earlier))
+
+    # What is done about it.
+
+    def _steer(self, window: Window, prompts: list[Callable[[BlockNames], Prompts]]) -> Course:
+        """Show the pilot an interval; in a thread."""
+        self._earlier = []
+        began_s = time.perf_counter()
+        asked = Prompts.none()
+        for made in prompts:
+            asked = asked.followed_by(made(self.names))
+        course = self.pilot.steer(window, asked)
+        self.names.forget()
+        self.took.add(time.perf_counter() - began_s)
+        return course
+
+    async def _follow(self, course: Course) -> None:
+        """Make of a decision what the tiers have."""
+        decision = course.decision
+        self.decisions.append(decision)
+        self.decided += 1
+        self.prices = course.prices
+        self._settled = self._settled or decision.fallback != "learning"
+        for notice in decision.notices:
+            _log.warning("%s; counted from now on", notice)
+        _log.info("%s", decision.reason)
+        self._parts.store.charge(self.engine.storing(course.prices).prices)
+        if not self.engine.control.dry_run:
+            try:
+                await self._parts.store.resize(decision.sizes)
+                self.sizes = decision.sizes
+            except Exception:
+                self.pilot.controller.sizes = self.sizes  # it would take others for the present
+                raise
+        await self._write_state()
+
+    # What outlasts the daemon.
+
+    def _kept(self) -> ControlState | None:
+        """What an earlier daemon knew."""
+        path, control = self._parts.state, self.engine.control
+        if path is None:
+            return None
+        try:
+            kept = read_state(path, self._name, control.interval)
+        except Exception as fault:
+            self._failed("state", fault)
+            return None
+        if kept is None or not 0 <= self._clock() - kept.saved_s <= _TRUSTED_S:
+            return None
+        # A clock that was set back, or another phase of intervals, would not go on from these.
+        kept.windows = [each for each in kept.windows if each.end_s <= self._clock()]
+        return kept
+
+    async def _write_state(self) -> None:
+        path = self._parts.state
+        if path is not None:
+            state = ControlState(
+                self._name,
+                self.engine.control.interval,
+                self._clock(),
+                self.sizes,
+                self._settled,
+                self.pilot.lookout.calibration,
+                self.pilot.controller.telemetry.windows,
+            )
+            await asyncio.to_thread(write_state, path, state)
+
+    @property
+    def _name(self) -> str:
+        """What is controlled, as far as telemetry of it depends on that."""
+        hardware = self.engine.hardware
+        return f"{hardware.model.name} on {hardware.name}, {hardware.layout.block_tokens} tokens"
