@@ -21,13 +21,13 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import (
 )
 from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
-from greencache.adapters.vllm.attach import attach
+from greencache.adapters.paged.attach import attach
+from greencache.adapters.paged.jobs import Report, Step
+from greencache.adapters.paged.planning import Planning
+from greencache.adapters.paged.statistics import COUNTED, Counts
+from greencache.adapters.paged.telling import Telling
+from greencache.adapters.paged.transfers import Transfers
 from greencache.adapters.vllm.engine import check_version, pages_of, shape_of, shard_bytes_of
-from greencache.adapters.vllm.jobs import Report, Step
-from greencache.adapters.vllm.planning import Planning
-from greencache.adapters.vllm.statistics import COUNTED, Counts
-from greencache.adapters.vllm.telling import Telling
-from greencache.adapters.vllm.transfers import Transfers
 from greencache.settings import load_settings
 
 __all__ = ["GreenCacheConnector"]

@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from greencache.adapters.vllm.names import namespace_of
-from greencache.adapters.vllm.pages import DevicePages, HostPages, Pages
-from greencache.adapters.vllm.planning import Shape
+from greencache.adapters.paged.names import namespace_of
+from greencache.adapters.paged.pages import DevicePages, HostPages, Pages
+from greencache.adapters.paged.planning import Shape
 from greencache.errors import RefusedError
 
 __all__ = ["SUPPORTED", "check_version", "pages_of", "shape_of", "shard_bytes_of"]

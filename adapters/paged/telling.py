@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Sequence
 
-from greencache.adapters.vllm.statistics import Counts
+from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client, Seen
 from greencache.client.messages import MOST_SEEN
 from greencache.errors import GreenCacheError

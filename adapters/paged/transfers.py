@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-from greencache.adapters.vllm.jobs import Load, Report, Save, Step
-from greencache.adapters.vllm.pages import Pages
-from greencache.adapters.vllm.statistics import Counts
+from greencache.adapters.paged.jobs import Load, Report, Save, Step
+from greencache.adapters.paged.pages import Pages
+from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client
 from greencache.errors import GreenCacheError, StorageError
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from greencache.adapters.vllm.jobs import Load, Report, Save, Step
-from greencache.adapters.vllm.names import block_keys
-from greencache.adapters.vllm.statistics import Counts
+from greencache.adapters.paged.jobs import Load, Report, Save, Step
+from greencache.adapters.paged.names import block_keys
+from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client, Lease, Reservation, Seen
 from greencache.errors import GreenCacheError
 
@@ -48,7 +48,7 @@ class Shape:
     ranks:
         Workers, each with a shard of every block.
     namespace:
-        As of `greencache.adapters.vllm.names`.
+        As of `greencache.adapters.paged.names`.
     asynchronous:
         Whether loads run beside the engine's steps; otherwise a step waits for them.
     """
