@@ -83,12 +83,15 @@ class Report:
         Leases that are needed no more, whether or not all was loaded, and on how many ranks.
     saved:
         Reservations that ended, whether or not they were stored, and on how many ranks.
+    dropped:
+        Those of them that a rank did not write.
     failed:
         Requests of which blocks could not be loaded.
     """
 
     loaded: Counter[int] = field(default_factory=Counter)
     saved: Counter[int] = field(default_factory=Counter)
+    dropped: set[int] = field(default_factory=set)
     failed: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
@@ -97,5 +100,8 @@ class Report:
     def merged(self, other: Report) -> Report:
         """Two ranks' together."""
         return Report(
-            self.loaded + other.loaded, self.saved + other.saved, self.failed | other.failed
+            self.loaded + other.loaded,
+            self.saved + other.saved,
+            self.dropped | other.dropped,
+            self.failed | other.failed,
         )

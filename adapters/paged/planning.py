@@ -1,7 +1,12 @@
 """The scheduler's side of the connector: what to load and what to save, step by step.
 
 It runs in the engine's scheduler, so it only asks short questions of the daemon, each with a
-deadline; bytes are moved by the workers. Whatever the daemon fails to do is a miss, or a save less.
+deadline; bytes are moved by the workers. Whatever the daemon fails to do is a miss, or a save less:
+nothing that goes wrong here ends the engine.
+
+Blocks are saved as steps fill them. The store takes what follows a prefix only once that prefix is
+there, so what found no room while others, or an earlier step's saves, were being written is offered
+again with later blocks, and for the last time when the request has finished.
 
 One block of the store is ``per_block`` of the engine's: a prefix that the engine has may end within
 one of the store's, and is then completed from it.
@@ -19,7 +24,6 @@ from greencache.adapters.paged.jobs import Load, Report, Save, Step
 from greencache.adapters.paged.names import block_keys
 from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client, Lease, Reservation, Seen
-from greencache.errors import GreenCacheError
 
 __all__ = ["EngineRequest", "Planning", "Shape"]
 
@@ -72,6 +76,9 @@ class _Known:
     request: EngineRequest
     arrived_s: float
     keys: list[bytes] = field(default_factory=list)
+    """Of its leading blocks, as far as they were needed."""
+    last_hash: bytes = b""
+    """The engine's, of which the last key was made."""
     asked: bool = False
     held_tokens: int = 0
     """Tokens that the engine had when it asked first."""
@@ -79,10 +86,18 @@ class _Known:
     found: Mapping[str, int] = field(default_factory=dict)
     matched_from: int = 0
     """Tokens that it had when it asked last."""
-    saved: int = 0
+    filled: int = 0
+    """Leading blocks that are computed when the last planned step is over."""
+    offered: int = 0
     """Leading blocks that are stored, or were offered to be."""
-    saving: dict[int, Reservation] = field(default_factory=dict)
+    missing: bool = False
+    """Whether some of them found no room."""
+    last_blocks: Sequence[int] = ()
+    """The engine's blocks, when it has finished and some are to be offered again."""
+    saving: set[int] = field(default_factory=set)
+    """Reservations that are written from blocks which it has."""
     preemptions: int = 0
+    """How often it had been preempted when the first of them was planned."""
     first_token_s: float | None = None
 
 
@@ -116,7 +131,12 @@ class Planning:
         self._loaded: Counter[int] = Counter()
         self._saved: Counter[int] = Counter()
         """Ranks that are done with a lease, with a reservation."""
-        self._saving_of: dict[int, _Known] = {}
+        self._saving: dict[int, tuple[_Known, Reservation]] = {}
+        """What workers write, and for whom."""
+        self._dropped: set[int] = set()
+        """Reservations that a rank did not write."""
+        self._leaving: set[str] = set()
+        """Requests that have finished, whose last blocks are to be offered after their saves."""
         self._seen_since: list[Seen] = []
 
     # Requests as they come.
@@ -157,8 +177,8 @@ class Planning:
             return
         try:
             lease = self._client.acquire(keys, held=held_tokens // block_tokens, learn=first)
-        except GreenCacheError as fault:
-            self._counts.failed("lookup", fault)
+        except Exception as fault:
+            self._counts.failed("failed_lookups", fault)
             return
         known.found = lease.found
         known.lease = lease
@@ -177,13 +197,22 @@ class Planning:
         ids = list(block_ids[begin:end])
         self._step.loads.append(Load(request.request_id, lease.number, begin, ids))
         known.lease, self._loading[lease.number] = None, lease
-        known.saved = max(known.saved, end // self._shape.per_block)
-        self._counts.add("hit_tokens", loaded_tokens)
+        known.filled = known.offered = end // self._shape.per_block
+        known.missing = False
+        if request.num_preemptions == 0:  # as vLLM counts
+            self._counts.add("hit_tokens", loaded_tokens)
 
     def _let_go(self, known: _Known) -> None:
         lease, known.lease = known.lease, None
-        if lease is not None and not lease.ended:
-            lease.release()
+        if lease is not None:
+            self._release(lease)
+
+    def _release(self, lease: Lease) -> None:
+        try:
+            if not lease.ended:
+                lease.release()
+        except Exception as fault:
+            self._counts.failed("failed_lookups", fault)
 
     # Steps.
 
@@ -199,61 +228,74 @@ class Planning:
         block_ids:
             The engine's blocks of a request, from the start of its prompt.
         """
+        for known in {id(known): known for known, _ in self._saving.values()}.values():
+            self._note_preemption(known)
         for name, tokens in computed_tokens.items():
             known = self._known.get(name)
             if known is not None:
                 if known.first_token_s is None and known.request.num_output_tokens > 0:
                     known.first_token_s = self._clock()
-                self._plan_save(known, tokens, block_ids)
-        self._step.wait = self._taken_away()
+                filled = min(tokens // self._shape.engine_tokens, len(known.request.block_hashes))
+                known.filled = filled // self._shape.per_block
+                if known.filled > known.offered and not known.saving:
+                    self._plan_save(known, block_ids(name))
         step, self._step = self._step, Step()
         return step
 
-    def _plan_save(
-        self, known: _Known, tokens: int, block_ids: Callable[[str], Sequence[int]]
-    ) -> None:
-        """Save blocks that the step fills."""
-        filled = min(tokens // self._shape.engine_tokens, len(known.request.block_hashes))
-        blocks = filled // self._shape.per_block
-        if blocks <= known.saved:
-            return
-        known.saved = blocks
+    def _plan_save(self, known: _Known, block_ids: Sequence[int]) -> None:
+        """Save what is filled and not stored, as far as there is room."""
+        known.offered, known.missing = known.filled, True
         try:
-            room = self._client.reserve(self._keys(known, blocks))
-        except GreenCacheError as fault:
-            self._counts.failed("save", fault)
+            room = self._client.reserve(self._keys(known, known.filled))
+        except Exception as fault:
+            self._counts.failed("failed_saves", fault)
             return
+        known.missing = room.first + len(room) < known.filled
         if not len(room):
             return
         begin = room.first * self._shape.per_block
         end = begin + len(room) * self._shape.per_block
-        ids = list(block_ids(known.request.request_id)[begin:end])
-        self._step.saves.append(Save(known.request.request_id, room.number, ids))
-        known.saving[room.number] = room
-        self._saving_of[room.number] = known
+        self._step.saves.append(
+            Save(known.request.request_id, room.number, list(block_ids[begin:end]))
+        )
+        known.preemptions = known.request.num_preemptions
+        known.saving.add(room.number)
+        self._saving[room.number] = known, room
 
-    def _taken_away(self) -> list[int]:
-        """Reservations that are still being written from blocks which their request has lost."""
-        lost: list[int] = []
-        for known in {id(known): known for known in self._saving_of.values()}.values():
-            if known.request.num_preemptions > known.preemptions:
-                lost += known.saving
-            known.preemptions = known.request.num_preemptions
-        return lost
+    def _note_preemption(self, known: _Known) -> None:
+        """Have workers end what they write from blocks that their request has lost."""
+        if known.saving and known.request.num_preemptions > known.preemptions:
+            self._step.wait += known.saving
+            known.saving.clear()
 
     # What workers report.
 
     def reported(self, report: Report) -> None:
         """Take note of what workers did."""
+        self._dropped |= report.dropped
         for number in self._done(self._loaded, report.loaded):
-            self._loading.pop(number).release()
+            self._release(self._loading.pop(number))
         for number in self._done(self._saved, report.saved):
-            # Each rank has committed or aborted its part.
-            self._saving_of.pop(number).saving.pop(number).end(None)
+            known, room = self._saving.pop(number)
+            known.saving.discard(number)
+            self._end(room)
+            if known.request.request_id in self._leaving and not known.saving:
+                self._leave(known)
         for name in report.failed:
             known = self._known.get(name)
             if known is not None:
-                known.saved = 0  # what failed is computed, and can be stored, again
+                known.filled = known.offered = 0  # what failed is computed, and stored, again
+
+    def _end(self, room: Reservation) -> None:
+        """No rank writes any more. What one has not written, nobody is to find."""
+        try:
+            if room.number in self._dropped:
+                room.abort()
+            else:
+                room.end(None)  # each rank has committed its part
+        except Exception as fault:
+            self._counts.failed("failed_saves", fault)
+        self._dropped.discard(room.number)
 
     def _done(self, ranks: Counter[int], more: Counter[int]) -> list[int]:
         """What all ranks are done with."""
@@ -263,17 +305,35 @@ class Planning:
             del ranks[number]
         return done
 
-    def finished(self, request: EngineRequest) -> bool:
+    def finished(self, request: EngineRequest, block_ids: Sequence[int]) -> bool:
         """Forget a request; whether its blocks have to be kept until workers say it is saved."""
         known = self._known.pop(request.request_id, None)
         if known is None:
             return False
         self._let_go(known)
         self._seen_since.append(self._seen(known))
-        if not known.saving:
-            return False
-        self._step.finished.append(request.request_id)
-        return True
+        self._note_preemption(known)
+        per_block = self._shape.per_block
+        known.filled = min(known.filled, len(block_ids) // per_block)
+        if known.missing or known.filled > known.offered:
+            known.last_blocks = list(block_ids[: known.filled * per_block])
+        if known.saving:
+            self._leaving.add(request.request_id)
+            return True
+        return self._leave(known)
+
+    def _leave(self, known: _Known) -> bool:
+        """Offer a finished request's last blocks; whether workers will say that it is saved."""
+        name = known.request.request_id
+        if known.last_blocks:
+            self._plan_save(known, known.last_blocks)
+            known.last_blocks = ()
+        leaving = name in self._leaving
+        self._leaving.discard(name)
+        if leaving or known.saving:
+            self._step.finished.append(name)
+            return True
+        return False
 
     def _seen(self, known: _Known) -> Seen:
         request, now_s = known.request, self._clock()
@@ -302,13 +362,21 @@ class Planning:
     @property
     def idle(self) -> bool:
         """Whether workers have said of everything that it has ended."""
-        return not (self._saving_of or self._loading)
+        return not (self._saving or self._loading or self._leaving or self._step.finished)
 
     def _keys(self, known: _Known, blocks: int) -> list[bytes]:
         """Keys of leading blocks: as many as are asked for, or as the engine has hashes for."""
+        hashes, per_block = known.request.block_hashes, self._shape.per_block
+        last = len(known.keys) * per_block - 1
+        if known.keys and (len(hashes) <= last or bytes(hashes[last]) != known.last_hash):
+            known.keys.clear()  # tokens were taken back: as hashes are chained, the last one tells
         if len(known.keys) < blocks:
-            hashes: Sequence[Any] = known.request.block_hashes
             known.keys += block_keys(
-                self._shape.namespace, hashes, self._shape.per_block, first=len(known.keys)
+                self._shape.namespace,
+                hashes[: blocks * per_block],
+                per_block,
+                first=len(known.keys),
             )
+            if known.keys:
+                known.last_hash = bytes(hashes[len(known.keys) * per_block - 1])
         return known.keys[:blocks]

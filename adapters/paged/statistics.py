@@ -12,7 +12,7 @@ _log = logging.getLogger("vllm.greencache")
 
 COUNTED = {
     "lookup_tokens": "Prompt tokens of requests that asked the store",
-    "hit_tokens": "Prompt tokens that were to be loaded from the store",
+    "hit_tokens": "Prompt tokens that were to be loaded from the store; not of preempted requests",
     "loaded_bytes": "KV bytes copied to the engine, of this rank",
     "load_seconds": "Time of these copies and of waiting for the daemon",
     "saved_bytes": "KV bytes copied from the engine, of this rank",
@@ -20,10 +20,9 @@ COUNTED = {
     "failed_loads": "Requests of which blocks could not be loaded, and were computed",
     "failed_saves": "Saves that were dropped",
     "failed_lookups": "Questions that the daemon did not answer in time",
+    "untold_requests": "Requests of which the daemon's controller was not told",
 }
 """Name and meaning of each counter; on the page it is ``vllm:greencache_NAME_total``."""
-
-_FAILED = {"lookup": "failed_lookups", "release": "failed_lookups", "save": "failed_saves"}
 
 
 class Counts:
@@ -41,19 +40,22 @@ class Counts:
         with self._lock:
             self._counted[name] += amount  # type: ignore[assignment]  # seconds are counted, too
 
-    def failed(self, what: str, fault: Exception) -> None:
+    def failed(self, name: str, fault: Exception, amount: float = 1) -> None:
         """Count a failure of the daemon's, and say it if it is the first of its kind in a while."""
-        self.add(_FAILED.get(what, "failed_loads"))
-        self.failing = True
-        kind = f"{what}: {type(fault).__name__}"
-        if kind not in self._said:
+        self.add(name, amount)
+        kind = f"{name}: {type(fault).__name__}"
+        with self._lock:
+            self.failing = True
+            news = kind not in self._said
             self._said.add(kind)
-            _log.warning("%s failed, the engine computes instead: %s", what, fault)
+        if news:
+            _log.warning("the engine goes on without the store (%s): %s", name, fault)
 
     def worked(self) -> None:
         """The daemon answers again: its next failure is said again."""
-        self.failing = False
-        self._said.clear()
+        with self._lock:
+            self.failing = False
+            self._said.clear()
 
     def take(self) -> dict[str, float]:
         """What was counted since it was asked last."""

@@ -54,7 +54,7 @@ class Telling:
         try:
             self._client.observe(seen)
         except GreenCacheError as fault:
-            self._counts.failed("telemetry", fault)
+            self._counts.failed("untold_requests", fault, len(seen))
 
     def _regained(self) -> bool:
         """Get to the daemon again: it may need longer than the engine's scheduler waits."""

@@ -16,7 +16,7 @@ from greencache.adapters.paged.jobs import Load, Report, Save, Step
 from greencache.adapters.paged.pages import Pages
 from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client
-from greencache.errors import GreenCacheError, StorageError
+from greencache.errors import StorageError
 
 __all__ = ["Transfers"]
 
@@ -39,8 +39,10 @@ class Transfers:
     ready:
         Called before a step's saves begin, and gives what is called in the thread before it reads
         the engine's memory: on a GPU, what waits until the step has written it.
+    load_deadline_s:
+        How long a load may wait for the daemon to have the blocks in memory.
     threads:
-        How many copies run at once.
+        How many loads run at once, and how many saves: neither waits for the other.
     """
 
     def __init__(
@@ -52,12 +54,15 @@ class Transfers:
         asynchronous: bool,
         counts: Counts,
         ready: Callable[[], Callable[[], None]] = lambda: lambda: None,
+        load_deadline_s: float = 5.0,
         threads: int = 2,
     ) -> None:
         self._client, self._pages, self._per_block = client, pages, per_block
         self._asynchronous, self._counts = asynchronous, counts
         self._ready = ready
-        self._threads = ThreadPoolExecutor(threads, "greencache")
+        self._load_deadline_s = load_deadline_s
+        self._loaders = ThreadPoolExecutor(threads, "greencache-load")
+        self._savers = ThreadPoolExecutor(threads, "greencache-save")
         self._loading: dict[Future[bool], Load] = {}
         self._saving: dict[Future[bool], Save] = {}
         self._finished: set[str] = set()
@@ -75,10 +80,11 @@ class Transfers:
 
     def load(self, loads: Sequence[Load]) -> None:
         """Begin loads; if the step needs them, end them."""
-        began = {self._threads.submit(self._load, load): load for load in loads}
+        began = {self._loaders.submit(self._load, load): load for load in loads}
         self._loading |= began
         if not self._asynchronous:
             wait(began)
+            # Until the next step: saves of this one may begin after `ended`.
             self._spoilt = not all(future.result() for future in began)
 
     def save(self, saves: Sequence[Save], finished: Sequence[str]) -> None:
@@ -91,7 +97,7 @@ class Transfers:
         work = self._drop if self._spoilt else self._save
         ready = self._ready()
         for save in saves:
-            self._saving[self._threads.submit(work, save, ready)] = save
+            self._saving[self._savers.submit(work, save, ready)] = save
 
     def ended(self) -> tuple[set[str], set[str]]:
         """Requests that are saved, of those that wait for it, and requests that are loaded."""
@@ -106,8 +112,8 @@ class Transfers:
         for future in [each for each in self._saving if each.done()]:
             save = self._saving.pop(future)
             self._report.saved[save.reservation] += 1
-            future.result()
-        self._spoilt = False
+            if not future.result():
+                self._report.dropped.add(save.reservation)
         saving = {save.request for save in self._saving.values()}
         saved = self._finished - saving
         self._finished -= saved
@@ -124,8 +130,10 @@ class Transfers:
         return report
 
     def close(self) -> None:
-        """End all copies."""
-        self._threads.shutdown(wait=True)
+        """End all copies; those that have not begun are dropped."""
+        for threads in (self._loaders, self._savers):
+            threads.shutdown(wait=False, cancel_futures=True)
+        self._savers.shutdown(wait=True)
 
     # In threads.
 
@@ -135,12 +143,12 @@ class Transfers:
         count = -(-(load.first + len(load.block_ids)) // self._per_block) - first
         try:
             with self._client.join_lease(load.lease) as lease:
-                if self._client.fetch(lease) < first + count:
+                if self._client.fetch(lease, timeout_s=self._load_deadline_s) < first + count:
                     raise StorageError(f"{first + count} blocks were found, {lease.ready} are here")
                 blocks = lease.views()[first : first + count]
                 self._pages.load(blocks, load.first - first * self._per_block, load.block_ids)
         except Exception as fault:  # whatever it is, the engine computes instead
-            self._counts.failed("load", fault)
+            self._counts.failed("failed_loads", fault)
             return False
         self._counts.add("loaded_bytes", count * self._pages.shard_bytes)
         self._counts.add("load_seconds", time.perf_counter() - began_s)
@@ -154,7 +162,7 @@ class Transfers:
                 self._pages.save(save.block_ids, room.views())
                 self._client.commit(room)
         except Exception as fault:  # whatever it is, the engine goes on without
-            self._counts.failed("save", fault)
+            self._counts.failed("failed_saves", fault)
             return False
         size = len(save.block_ids) // self._per_block * self._pages.shard_bytes
         self._counts.add("saved_bytes", size)
@@ -162,9 +170,6 @@ class Transfers:
         return True
 
     def _drop(self, save: Save, ready: Callable[[], None]) -> bool:
-        try:
-            self._client.join_reservation(save.reservation).abort()
-        except GreenCacheError as fault:
-            self._counts.failed("save", fault)
+        """Write nothing: the scheduler's side gives the room back when it hears of it."""
         self._counts.add("failed_saves")
         return False

@@ -182,7 +182,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, None]:
         """As vLLM's."""
-        keep = self._plans.finished(request)
+        keep = self._plans.finished(request, block_ids)
         if self._telling is not None:
             self._telling.tell(self._plans.take_seen())
         return keep, None
@@ -191,7 +191,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
         self, request: Any, block_ids: tuple[list[int], ...]
     ) -> tuple[bool, None]:
         """As vLLM's."""
-        return self.request_finished(request, block_ids[0])
+        return self.request_finished(request, block_ids[self._group])
 
     def has_pending_push_work(self) -> bool:
         """As vLLM's: steps go on until workers have said what they ended."""
