@@ -14,12 +14,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
-from urllib.parse import urlsplit
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -32,9 +29,9 @@ from pydantic_settings import (
 )
 
 from greencache.carbon import Scope
-from greencache.errors import QuantityError, SettingsError
+from greencache.errors import SettingsError
 from greencache.factors import FACTOR_NAMES
-from greencache.quantities import parse_bytes, parse_s
+from greencache.setting_types import Bytes, Seconds, Url, Urls
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -51,45 +48,6 @@ __all__ = [
 PREFIX = "GREENCACHE_"
 CONFIG_VARIABLE = f"{PREFIX}CONFIG"
 """Names the TOML file; the one variable that is not part of the tree."""
-
-
-def _bytes(text: Any) -> int:  # noqa: ANN401 - whatever the environment or a file holds
-    try:
-        return parse_bytes(text)
-    except QuantityError as fault:
-        raise ValueError(str(fault)) from None
-
-
-def _seconds(text: Any) -> float:  # noqa: ANN401
-    try:
-        return parse_s(text)
-    except QuantityError as fault:
-        raise ValueError(str(fault)) from None
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        port_is_fine = parts.port != 0
-    except ValueError:
-        raise ValueError("this is no URL; write it like http://127.0.0.1:8000/metrics") from None
-    if parts.username is not None or parts.password is not None:
-        # Not quoted: settings are printed and logged.
-        raise ValueError("a URL here has no user or password in it; there are settings for them")
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port_is_fine:
-        raise ValueError(f"{text!r} is no URL; write it like http://127.0.0.1:8000/metrics")
-    return text
-
-
-def _urls(text: str) -> str:
-    return ",".join(_url(each.strip()) for each in text.split(","))
-
-
-Bytes = Annotated[int, BeforeValidator(_bytes)]
-Seconds = Annotated[float, BeforeValidator(_seconds)]
-Url = Annotated[str, AfterValidator(_url)]
-Urls = Annotated[str, AfterValidator(_urls)]
-"""One or more, separated by commas."""
 
 
 class _Part(BaseModel):
@@ -258,6 +216,9 @@ class VllmSettings(_Part):
     )
     deadline: Seconds = Field(
         0.1, gt=0, description="most time that the engine's scheduler waits for an answer"
+    )
+    load_deadline: Seconds = Field(
+        5.0, gt=0, description="most time that a load waits for the store; then it is computed"
     )
     autostart: bool = Field(
         True, description="start a daemon for this engine alone where none runs"

@@ -1,4 +1,4 @@
-"""What connectors of engines with paged KV share: vLLM's, and whoever keeps KV in blocks as it does.
+"""What connectors of engines share that keep KV in blocks, as vLLM does.
 
 ======================  ==========================================================
 ``planning``            in the scheduler: what to load and what to save
@@ -8,6 +8,7 @@
 ``attach``              getting to the daemon, or starting one
 ``telling``             what became of requests, for the controller
 ``statistics``          what is counted
+``versions``            which versions of an engine are supported
 ======================  ==========================================================
 
 Nothing here imports an engine, or anything heavy.

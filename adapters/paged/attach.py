@@ -16,8 +16,11 @@ from greencache.settings import Settings
 
 __all__ = ["attach"]
 
-_START_S = 30.0
-"""A daemon that has to compile first takes some seconds."""
+_START_S = 60.0
+"""A daemon that has to compile first takes half a minute, once after an installation."""
+
+_AGAIN_S = 0.1
+"""A client that was refused does not try again before that."""
 
 _log = logging.getLogger("vllm.greencache")
 
@@ -30,10 +33,18 @@ def attach(
     shard: int | None,
     group: bytes,
     name: str,
+    timeout_s: float,
 ) -> Client:
     """A client of the host's daemon, which is started if there is none and settings allow it.
 
     Where there is none in the end, the engine runs without: the client goes on to look for one.
+
+    Parameters
+    ----------
+    settings:
+        Where the daemon is, and whether one may be started.
+    block_bytes, shards, shard, group, name, timeout_s:
+        As of `Client`.
 
     Raises
     ------
@@ -47,37 +58,48 @@ def attach(
         shard=shard,
         group=group,
         name=name,
-        timeout_s=settings.vllm.deadline,
+        timeout_s=timeout_s,
     )
+    fault = _tried(client)
+    if fault is not None and settings.vllm.autostart and _start(client.socket):
+        time.sleep(_AGAIN_S)
+        fault = _tried(client)
+    if fault is not None:
+        _log.warning("the engine runs without a store for now: %s", fault)
+    return client
+
+
+def _tried(client: Client) -> UnavailableError | None:
+    """Why a client's daemon cannot be had, if it cannot."""
     try:
         client.prefetch([], timeout_s=_START_S)  # nothing, but within the time that a start takes
     except UnavailableError as fault:
-        if not settings.vllm.autostart:
-            _log.warning("the engine runs without a store for now: %s", fault)
-            return client
-        if _start(client.socket):
-            client.prefetch([], timeout_s=_START_S)
-    return client
+        return fault
+    return None
 
 
 def _start(socket: Path) -> bool:
     """Start a daemon that ends when its last client has; whether one listens then."""
-    socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "greencache", "serve", "--socket", str(socket)]
-    with (socket.parent / "starting.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # several ranks begin at once
-        if _listens(socket):
-            return True
-        _log.info("no daemon runs: starting one with this engine")
-        process = subprocess.Popen(
-            [*command, "--while-used"], stdin=subprocess.DEVNULL, start_new_session=True
-        )
-        end_s = time.monotonic() + _START_S
-        while not _listens(socket):
-            if process.poll() is not None or time.monotonic() > end_s:
-                _log.warning("no daemon could be started: the engine runs without a store")
-                return False
-            time.sleep(0.05)
+    try:
+        socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (socket.parent / "starting.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several ranks begin at once
+            return _listens(socket) or _started(socket)
+    except OSError as fault:
+        _log.warning("no daemon can be started: %s", fault)
+        return False
+
+
+def _started(socket: Path) -> bool:
+    _log.info("no daemon runs: starting one with this engine")
+    command = [sys.executable, "-m", "greencache", "serve", "--socket", str(socket), "--while-used"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    end_s = time.monotonic() + _START_S
+    while not _listens(socket):
+        if process.poll() is not None or time.monotonic() > end_s:
+            _log.warning("no daemon could be started; try `%s`", " ".join(command))
+            return False
+        time.sleep(0.05)
     return True
 
 

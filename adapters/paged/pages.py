@@ -99,7 +99,12 @@ class DevicePages:
         What the copies run on; None for the current one (which is also for tests without a GPU).
     """
 
-    def __init__(self, layers: Sequence[Any], per_block: int, stream: Any = None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        per_block: int,
+        stream: Any = None,  # noqa: ANN401
+    ) -> None:
         self._layers = list(layers)
         self._layout = _Layout([layer.shape[1] for layer in layers], per_block)
         self._stream = stream

@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from greencache.adapters.paged.jobs import Load, Report, Save, Step
 from greencache.adapters.paged.names import block_keys
@@ -31,12 +31,29 @@ __all__ = ["EngineRequest", "Planning", "Shape"]
 class EngineRequest(Protocol):
     """What is used of vLLM's ``Request``."""
 
-    request_id: str
-    block_hashes: Sequence[Any]
-    num_tokens: int
-    num_prompt_tokens: int
-    num_output_tokens: int
-    num_preemptions: int
+    @property
+    def request_id(self) -> str:
+        """Its name."""
+
+    @property
+    def block_hashes(self) -> Sequence[bytes]:
+        """Of its full blocks, chained."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt and what was said."""
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of the prompt."""
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Of what was said."""
+
+    @property
+    def num_preemptions(self) -> int:
+        """How often its blocks were taken away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,16 +248,20 @@ class Planning:
         for known in {id(known): known for known, _ in self._saving.values()}.values():
             self._note_preemption(known)
         for name, tokens in computed_tokens.items():
-            known = self._known.get(name)
-            if known is not None:
-                if known.first_token_s is None and known.request.num_output_tokens > 0:
-                    known.first_token_s = self._clock()
-                filled = min(tokens // self._shape.engine_tokens, len(known.request.block_hashes))
-                known.filled = filled // self._shape.per_block
-                if known.filled > known.offered and not known.saving:
-                    self._plan_save(known, block_ids(name))
+            planned = self._known.get(name)
+            if planned is not None:
+                self._plan(planned, tokens, block_ids)
         step, self._step = self._step, Step()
         return step
+
+    def _plan(self, known: _Known, tokens: int, block_ids: Callable[[str], Sequence[int]]) -> None:
+        request = known.request
+        if known.first_token_s is None and request.num_output_tokens > 0:
+            known.first_token_s = self._clock()
+        filled = min(tokens // self._shape.engine_tokens, len(request.block_hashes))
+        known.filled = filled // self._shape.per_block
+        if known.filled > known.offered and not known.saving:
+            self._plan_save(known, block_ids(request.request_id))
 
     def _plan_save(self, known: _Known, block_ids: Sequence[int]) -> None:
         """Save what is filled and not stored, as far as there is room."""
@@ -282,9 +303,9 @@ class Planning:
             if known.request.request_id in self._leaving and not known.saving:
                 self._leave(known)
         for name in report.failed:
-            known = self._known.get(name)
-            if known is not None:
-                known.filled = known.offered = 0  # what failed is computed, and stored, again
+            failed = self._known.get(name)
+            if failed is not None:
+                failed.filled = failed.offered = 0  # what failed is computed, and stored, again
 
     def _end(self, room: Reservation) -> None:
         """No rank writes any more. What one has not written, nobody is to find."""

@@ -27,10 +27,14 @@ from greencache.adapters.paged.planning import Planning
 from greencache.adapters.paged.statistics import COUNTED, Counts
 from greencache.adapters.paged.telling import Telling
 from greencache.adapters.paged.transfers import Transfers
-from greencache.adapters.vllm.engine import check_version, pages_of, shape_of, shard_bytes_of
+from greencache.adapters.paged.versions import check_version
+from greencache.adapters.vllm.engine import SUPPORTED, pages_of, shape_of, shard_bytes_of
 from greencache.settings import load_settings
 
 __all__ = ["GreenCacheConnector"]
+
+_WORKER_DEADLINE_S = 1.0
+"""For an answer to a worker, which waits in a thread of its own."""
 
 
 class StepMetadata(KVConnectorMetadata):
@@ -54,6 +58,8 @@ class WorkerReport(KVConnectorWorkerMetadata):
 
 class Statistics(KVConnectorStats):
     """What was counted, as vLLM carries it."""
+
+    data: dict[str, float]
 
     def reset(self) -> None:
         """Count from nothing."""
@@ -112,7 +118,9 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
         super().__init__(vllm_config, role, kv_cache_config)
         settings = load_settings()
         own = settings.vllm
-        check_version(vllm.__version__, any_version=own.any_version)
+        check_version("vLLM", vllm.__version__, SUPPORTED, any_version=own.any_version)
+        # The scheduler reads it after this: otherwise what cannot be loaded ends its request.
+        self._kv_transfer_config.kv_load_failure_policy = "recompute"
         self._asynchronous = own.load == "async"
         self._shape = shape_of(
             vllm_config, kv_cache_config, own.block_tokens, asynchronous=self._asynchronous
@@ -127,7 +135,10 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
             shard=rank if role is KVConnectorRole.WORKER else None,
             group=hashlib.sha256(engine_id.encode()).digest()[:16],
             name=f"vllm {vllm_config.model_config.served_model_name} {role.name.lower()}",
+            timeout_s=own.deadline if role is KVConnectorRole.SCHEDULER else _WORKER_DEADLINE_S,
         )
+        (self._group,) = kv_cache_config.transfer_group_ids
+        self._load_deadline_s = own.load_deadline
         self._planning: Planning | None = None
         self._telling: Telling | None = None
         self._transfers: Transfers | None = None
@@ -155,8 +166,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """As vLLM's."""
-        (group,) = self._kv_cache_config.transfer_group_ids
-        ids = blocks.get_block_ids()[group] if num_external_tokens else []
+        ids = blocks.get_block_ids()[self._group] if num_external_tokens else []
         self._plans.allocated(request, ids, num_external_tokens)
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
@@ -170,9 +180,10 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
             name: computed[name] + tokens
             for name, tokens in scheduler_output.num_scheduled_tokens.items()
         }
-        (group,) = self._kv_cache_config.transfer_group_ids
         state = scheduler_output.kv_connector_block_state
-        return StepMetadata(self._plans.step(after, lambda name: state.get_block_ids(name)[group]))
+        return StepMetadata(
+            self._plans.step(after, lambda name: state.get_block_ids(name)[self._group])
+        )
 
     def update_connector_output(self, connector_output: Any) -> None:
         """As vLLM's."""
@@ -214,6 +225,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
             asynchronous=self._asynchronous,
             counts=self._counts,
             ready=_computed(next(iter(kv_caches.values())).device),
+            load_deadline_s=self._load_deadline_s,
         )
 
     def handle_preemptions(self, kv_connector_metadata: KVConnectorMetadata) -> None:
@@ -305,6 +317,7 @@ def _computed(device: torch.device) -> Callable[[], Callable[[], None]]:
     def note() -> Callable[[], None]:
         event = torch.cuda.Event()
         event.record()
-        return event.synchronize
+        wait: Callable[[], None] = event.synchronize
+        return wait
 
     return note

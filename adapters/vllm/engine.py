@@ -5,7 +5,6 @@ All that depends on vLLM's own structures, beside the connector's methods, stand
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from greencache.adapters.paged.names import namespace_of
@@ -13,37 +12,11 @@ from greencache.adapters.paged.pages import DevicePages, HostPages, Pages
 from greencache.adapters.paged.planning import Shape
 from greencache.errors import RefusedError
 
-__all__ = ["SUPPORTED", "check_version", "pages_of", "shape_of", "shard_bytes_of"]
+__all__ = ["SUPPORTED", "pages_of", "shape_of", "shard_bytes_of"]
 
 SUPPORTED = ("0.32.0", "0.33")
-"""Versions of vLLM that the connector was run with: from the first up to, not including, the last.
-Its interface for connectors calls itself experimental."""
-
-_log = logging.getLogger("vllm.greencache")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    parts = version.split("+")[0].split(".")
-    return tuple(int("".join(filter(str.isdigit, part)) or 0) for part in parts)
-
-
-def check_version(version: str, *, any_version: bool = False) -> None:
-    """Refuse an engine that the connector was never run with.
-
-    Raises
-    ------
-    RefusedError
-        If it is not of `SUPPORTED`; with ``any_version``, that is only said.
-    """
-    if _numbers(SUPPORTED[0]) <= _numbers(version) < _numbers(SUPPORTED[1]):
-        return
-    text = (
-        f"this GreenCache supports vLLM from {SUPPORTED[0]} up to, not including, {SUPPORTED[1]}:"
-        f" this is {version}"
-    )
-    if not any_version:
-        raise RefusedError(f"{text}; set GREENCACHE_VLLM__ANY_VERSION=true to try it all the same")
-    _log.warning("%s; it may fail in ways that no test has seen", text)
+"""Versions of vLLM: from the first, which is tested with, up to, not including, the second. Its
+interface for connectors calls itself experimental."""
 
 
 def _the_group(kv_cache_config: Any) -> Any:
@@ -90,7 +63,7 @@ def _layer_specs(group: Any) -> dict[str, Any]:
 def shard_bytes_of(kv_cache_config: Any, per_block: int) -> int:
     """Bytes that one rank keeps of a block of the store."""
     specs = _layer_specs(_the_group(kv_cache_config)).values()
-    return per_block * sum(spec.page_size_bytes for spec in specs)
+    return per_block * sum(int(spec.page_size_bytes) for spec in specs)
 
 
 def shape_of(
@@ -110,6 +83,11 @@ def shape_of(
         )
     if not cache.enable_prefix_caching:
         raise RefusedError("GreenCache needs vLLM's prefix caching: leave it on")
+    if not asynchronous and vllm_config.scheduler_config.async_scheduling:
+        raise RefusedError(
+            "GREENCACHE_VLLM__LOAD=sync needs --no-async-scheduling: after a load has failed, vLLM"
+            " goes on with what the step already planned computes from it"
+        )
     group = _the_group(kv_cache_config)
     engine_tokens = cache.block_size
     per_block = max(1, block_tokens // engine_tokens)
@@ -134,6 +112,8 @@ def _identity(vllm_config: Any, group: Any, per_block: int) -> dict[str, object]
         "format": 1,
         "model": model.model,
         "revision": model.revision,
+        "config": model.hf_config.to_json_string(),
+        "load_format": vllm_config.load_config.load_format,
         "quantization": model.quantization,
         "dtype": model.dtype,
         "kv_dtype": cache.cache_dtype,
@@ -166,6 +146,10 @@ def pages_of(kv_caches: dict[str, Any], kv_cache_config: Any, per_block: int) ->
     ----------
     kv_caches:
         Of each layer its tensor, whose first dimension is blocks (or the kernel's parts of them).
+    kv_cache_config:
+        How vLLM divides it.
+    per_block:
+        Engine blocks in one of the store's.
     """
     import torch
     from vllm.v1.kv_cache_interface import group_kernel_blocks

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from greencache.errors import SettingsError
 from greencache.service.daemon import Daemon
+from greencache.service.lifetime import WhileUsed
 from greencache.service.logs import configure_logs
 from greencache.service.observation import Observation
 from greencache.settings import ServeSettings, Settings, load_settings
@@ -23,6 +24,7 @@ class Options:
     dram: str | None = None
     ssd_dir: Path | None = None
     ssd: str | None = None
+    while_used: bool = False
 
 
 def with_options(settings: Settings, options: Options) -> Settings:
@@ -34,6 +36,7 @@ def with_options(settings: Settings, options: Options) -> Settings:
         If one cannot be used.
     """
     given = {name: value for name, value in asdict(options).items() if value is not None}
+    del given["while_used"]
     try:
         serve = ServeSettings(**{**settings.serve.model_dump(), **given})
     except ValueError as fault:
@@ -53,10 +56,12 @@ def run(options: Options) -> None:
     """
     settings = with_options(load_settings(), options)
     configure_logs(settings.serve.log)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, options.while_used))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, while_used: bool) -> None:
     daemon = Daemon(settings)
     Observation(daemon)
+    if while_used:
+        WhileUsed(daemon)
     await daemon.run()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import secrets
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -58,7 +60,7 @@ def nothing_is_held(daemon: RunningDaemon) -> bool:
         return settled(lambda: client.status()["transactions"] == 0)
 
 
-WAYS = [
+WAYS: list[dict[str, Any]] = [
     {"asynchronous": True},
     {"asynchronous": True, "ahead": True},
     {"asynchronous": False},
@@ -72,7 +74,7 @@ WAYS = [
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_a_fresh_engine_finds_what_another_stored_and_says_the_same(
-    daemon: RunningDaemon, namespace: bytes, way: dict[str, int]
+    daemon: RunningDaemon, namespace: bytes, way: dict[str, Any]
 ) -> None:
     long = tokens(90)
     prompts = [long, long[:40], long[:41] + tokens(30, 1), tokens(7, 2), tokens(64, 3)]
@@ -116,7 +118,7 @@ def test_prompts_that_share_prefixes_of_any_length(
                 engine.add(*requests)
                 for _ in range(data.draw(st.integers(0, 6))):
                     engine.step()
-                gone = data.draw(st.sampled_from([None, *requests]))
+                gone: Request | None = data.draw(st.sampled_from([None, *requests]))
                 if gone is not None and gone.state != "finished":
                     engine.abort(gone)
                 engine.settle()
@@ -159,7 +161,7 @@ def test_other_salts_and_namespaces_find_nothing(daemon: RunningDaemon, namespac
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_a_daemon_that_dies_between_finding_and_loading(
-    own_daemon: RunningDaemon, namespace: bytes, way: dict[str, int]
+    own_daemon: RunningDaemon, namespace: bytes, way: dict[str, Any]
 ) -> None:
     prompt = tokens(90)
     with MiniatureEngine(own_daemon.socket, namespace=namespace, deadline_s=2.0, **way) as engine:
@@ -201,7 +203,7 @@ def test_what_is_computed_behind_a_failed_synchronous_load_is_not_stored(
 ) -> None:
     """The step computes on garbage before anybody hears of it; its blocks have good names."""
     prompt = tokens(60)
-    way = {"asynchronous": False, "drafting": drafting, "ranks": ranks}
+    way: dict[str, Any] = {"asynchronous": False, "drafting": drafting, "ranks": ranks}
     with MiniatureEngine(daemon.socket, namespace=namespace, **way) as engine:
         check(engine, Request("first", prompt[:40]))
         engine.forget()
@@ -211,7 +213,7 @@ def test_what_is_computed_behind_a_failed_synchronous_load_is_not_stored(
 
         loads = [worker._pages.load for worker in engine.workers]
         for worker in engine.workers:
-            worker._pages.load = fail  # type: ignore[method-assign]
+            worker._pages.load = fail  # type: ignore[assignment,method-assign]
         request = Request("second", prompt)
         request_said = said(request, ranks)
         engine.add(request)
@@ -253,7 +255,7 @@ def test_blocks_of_a_finished_request_are_kept_until_saved(
 ) -> None:
     with MiniatureEngine(daemon.socket, namespace=namespace) as engine:
         own = engine.workers[0]._pages
-        save, may = own.save, []
+        save, may = own.save, list[bool]()
 
         def when_told(block_ids: object, blocks: object) -> None:
             assert settled(lambda: bool(may))
@@ -285,7 +287,7 @@ def test_a_request_that_is_aborted_while_it_loads(
         work, step = engine._schedule()
         assert request.state == "loading"
         engine.abort(request)
-        engine._outputs.append(engine._execute(work, __import__("pickle").dumps(step)))
+        engine._outputs.append(engine._execute(work, pickle.dumps(step)))
         engine.settle()
         engine.forget()
         check(engine, Request("third", prompt))
