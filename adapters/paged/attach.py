@@ -24,6 +24,9 @@ _AGAIN_S = 0.1
 
 _log = logging.getLogger("vllm.greencache")
 
+_daemons: list[subprocess.Popen[bytes]] = []
+"""Started by this process, which does not wait for their end: they outlast it by some seconds."""
+
 
 def attach(
     settings: Settings,
@@ -94,6 +97,7 @@ def _started(socket: Path) -> bool:
     _log.info("no daemon runs: starting one with this engine")
     command = [sys.executable, "-m", "greencache", "serve", "--socket", str(socket), "--while-used"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    _daemons.append(process)
     end_s = time.monotonic() + _START_S
     while not _listens(socket):
         if process.poll() is not None or time.monotonic() > end_s:

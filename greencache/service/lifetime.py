@@ -57,10 +57,11 @@ class WhileUsed:
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()
-        end_s = loop.time() + self._first_s
+        end_s, asked = loop.time() + self._first_s, 0
         while loop.time() < end_s:
             await asyncio.sleep(_LOOK_EVERY_S)
-            if self._daemon.connections:
-                end_s = loop.time() + self._unused_s
+            questions = self._daemon.counts.total()  # also of who came and went meanwhile
+            if self._daemon.connections or questions != asked:
+                end_s, asked = loop.time() + self._unused_s, questions
         _log.info("ending, as no engine uses this daemon any more")
         self._daemon.end()

@@ -59,7 +59,9 @@ def _stored(
         kv_transfer_config=connector(),
     ) as first:
         assert one_by_one(first) == expected
-        assert first.metrics()[OUR_HITS] == 0
+        hits = first.metrics()
+        # Its own memory has all of the last prompt but the block of its last token.
+        assert hits[OUR_HITS] == hits[EXTERNAL_HITS] <= 128
 
 
 def one_by_one(engine: Engine) -> list[list[int]]:
@@ -147,7 +149,7 @@ def test_ranks_store_and_find_their_shards(
     cores = {"VLLM_CPU_OMP_THREADS_BIND": "0|1"}
     first = engine(daemon, cores, **two)
     alone = one_by_one(first)
-    assert first.metrics()[EXTERNAL_HITS] == 0
+    assert first.metrics()[EXTERNAL_HITS] <= 128
     first.close()
     second = engine(daemon, cores, **two)
     assert one_by_one(second) == alone
@@ -159,7 +161,9 @@ def test_an_engine_starts_a_daemon_of_its_own_which_ends_with_it(
     engine: StartEngine, tmp_path: Path
 ) -> None:
     socket = tmp_path / "own" / "daemon.sock"
-    own = engine(None, {"GREENCACHE_SERVE__SOCKET": str(socket)}, kv_transfer_config=connector())
+    settings = {"SOCKET": str(socket), "DRAM": "256MiB", "METRICS": "false"}
+    environment = {f"GREENCACHE_SERVE__{name}": value for name, value in settings.items()}
+    own = engine(None, environment, kv_transfer_config=connector())
     own.generate([prompts()[0]])
     own.ask(do="reset")
     assert own.generate([prompts()[0]])["cached"][0] > 0
