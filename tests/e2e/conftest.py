@@ -14,7 +14,8 @@ from tests.e2e.engines import Engine, connector
 from tests.service.daemons import MIB, RunningDaemon
 
 ROOT = Path(__file__).parent.parent.parent
-BLOCK_TOKENS = 256
+EXTERNAL_HITS = "vllm:external_prefix_cache_hits"
+OUR_HITS = "vllm:greencache_hit_tokens"
 
 StartEngine = Callable[..., Engine]
 
@@ -43,6 +44,26 @@ def model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One of the same shape with other weights."""
     return _model(vllm_python, tmp_path_factory.mktemp("other"), 1)
+
+
+@pytest.fixture(scope="session")
+def expected(
+    vllm_python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[list[int]]:
+    """What the engine says to each prompt by itself."""
+    log = tmp_path_factory.mktemp("alone") / "engine.log"
+    with Engine(
+        vllm_python,
+        log,
+        {},
+        model=str(model),
+        dtype="float32",
+        enforce_eager=True,
+        max_model_len=8192,
+        max_num_seqs=8,
+        enable_prefix_caching=False,
+    ) as alone:
+        return one_by_one(alone)
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +129,16 @@ def prompts(seed: int = 7) -> list[list[int]]:
     long = tokens(2048)
     shared = [long[:length] + tokens(150) for length in (255, 256, 257, 640, 1500, 2047)]
     return [long, tokens(1999), tokens(700), tokens(100), *shared, long[:1024]]
+
+
+def one_by_one(engine: Engine) -> list[list[int]]:
+    """Tokens after each prompt, one after another: in batches, sums differ in their last bits."""
+    return [engine.generate([prompt])["tokens"][0] for prompt in prompts()]
+
+
+def check_hits(engine: Engine) -> None:
+    """The engine found KV outside, and counts as we do."""
+    hits = engine.metrics()
+    assert hits[EXTERNAL_HITS] > 0
+    assert hits[EXTERNAL_HITS] == hits[OUR_HITS]
+    assert hits.get("vllm:greencache_failed_loads", 0) == 0

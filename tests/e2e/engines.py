@@ -77,6 +77,10 @@ class Engine:
         """Tokens that follow prompts, and how many of theirs were cached."""
         return self.ask(do="generate", prompts=prompts, **more)
 
+    def ask_for(self, prompt: list[int]) -> None:
+        """Begin with a prompt; nobody is going to hear what follows it."""
+        self._tell({"do": "generate", "prompts": [prompt]})
+
     def metrics(self) -> dict[str, float]:
         """What vLLM counted."""
         return self.ask(do="metrics")

@@ -6,34 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import StartEngine, prompts
+from tests.e2e.conftest import (
+    EXTERNAL_HITS,
+    OUR_HITS,
+    StartEngine,
+    check_hits,
+    one_by_one,
+    prompts,
+)
 from tests.e2e.engines import Engine, connector
 from tests.service.daemons import RunningDaemon, settled
 
 pytestmark = pytest.mark.e2e
-
-EXTERNAL_HITS = "vllm:external_prefix_cache_hits"
-OUR_HITS = "vllm:greencache_hit_tokens"
-
-
-@pytest.fixture(scope="module")
-def expected(
-    vllm_python: Path, model: Path, tmp_path_factory: pytest.TempPathFactory
-) -> list[list[int]]:
-    """What the engine says to each prompt by itself."""
-    log = tmp_path_factory.mktemp("alone") / "engine.log"
-    with Engine(
-        vllm_python,
-        log,
-        {},
-        model=str(model),
-        dtype="float32",
-        enforce_eager=True,
-        max_model_len=8192,
-        max_num_seqs=8,
-        enable_prefix_caching=False,
-    ) as alone:
-        return one_by_one(alone)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,19 +46,6 @@ def _stored(
         hits = first.metrics()
         # Its own memory has all of the last prompt but the block of its last token.
         assert hits[OUR_HITS] == hits[EXTERNAL_HITS] <= 128
-
-
-def one_by_one(engine: Engine) -> list[list[int]]:
-    """Tokens after each prompt, one after another: in batches, sums differ in their last bits."""
-    return [engine.generate([prompt])["tokens"][0] for prompt in prompts()]
-
-
-def check_hits(engine: Engine) -> None:
-    """The engine found KV outside, and counts as we do."""
-    hits = engine.metrics()
-    assert hits[EXTERNAL_HITS] > 0
-    assert hits[EXTERNAL_HITS] == hits[OUR_HITS]
-    assert hits.get("vllm:greencache_failed_loads", 0) == 0
 
 
 @pytest.mark.parametrize("load", ["async", "sync"])
