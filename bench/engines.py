@@ -69,7 +69,7 @@ class _Sides:
         self._model = make_model(python, folder / "model", 0)
         socket = _daemon(stack, folder)
         self._start(NONE, {})
-        ours = {"kv_transfer_config": connector()}
+        ours: dict[str, object] = {"kv_transfer_config": connector()}
         self._start(OURS, ours, {"GREENCACHE_SERVE__SOCKET": str(socket)})
         for name, extra in OTHERS.items() if others else ():
             transfer = {

@@ -152,6 +152,8 @@ class Planning:
         """What workers write, and for whom."""
         self._dropped: set[int] = set()
         """Reservations that a rank did not write."""
+        self._silent: dict[str, _Known] = {}
+        """Requests without a first token."""
         self._leaving: set[str] = set()
         """Requests that have finished, whose last blocks are to be offered after their saves."""
         self._seen_since: list[Seen] = []
@@ -166,6 +168,7 @@ class Planning:
         known = self._known.get(request.request_id)
         if known is None:
             known = self._known[request.request_id] = _Known(request, self._clock())
+            self._silent[request.request_id] = known
         return known
 
     def match(self, request: EngineRequest, held_tokens: int) -> int:
@@ -256,8 +259,6 @@ class Planning:
 
     def _plan(self, known: _Known, tokens: int, block_ids: Callable[[str], Sequence[int]]) -> None:
         request = known.request
-        if known.first_token_s is None and request.num_output_tokens > 0:
-            known.first_token_s = self._clock()
         filled = min(tokens // self._shape.engine_tokens, len(request.block_hashes))
         known.filled = filled // self._shape.per_block
         if known.filled > known.offered and not known.saving:
@@ -290,6 +291,13 @@ class Planning:
             known.saving.clear()
 
     # What workers report.
+
+    def stepped(self) -> None:
+        """Note which requests have their first token, as a step's outcome is known."""
+        for name, known in list(self._silent.items()):
+            if known.request.num_output_tokens > 0:
+                known.first_token_s = self._clock()
+                del self._silent[name]
 
     def reported(self, report: Report) -> None:
         """Take note of what workers did."""
@@ -329,6 +337,7 @@ class Planning:
     def finished(self, request: EngineRequest, block_ids: Sequence[int]) -> bool:
         """Forget a request; whether its blocks have to be kept until workers say it is saved."""
         known = self._known.pop(request.request_id, None)
+        self._silent.pop(request.request_id, None)
         if known is None:
             return False
         self._let_go(known)

@@ -8,6 +8,7 @@ that fails is dropped.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,6 +20,47 @@ from greencache.client import Client
 from greencache.errors import StorageError
 
 __all__ = ["Transfers"]
+
+
+_PATIENCE_S = 0.1
+"""How long a step waits for saves to begin whose blocks it takes: for those before them to end, and
+for the daemon."""
+
+
+class _Saving:
+    """A save, whose blocks may be taken away before they are copied."""
+
+    def __init__(self, save: Save) -> None:
+        self.save = save
+        self._lock = threading.Lock()
+        self._begun = self._taken = False
+        self._over = threading.Event()
+
+    def begin(self) -> None:
+        """Begin to copy.
+
+        Raises
+        ------
+        StorageError
+            If the blocks are another's by now.
+        """
+        with self._lock:
+            if self._taken:
+                raise StorageError("its blocks were taken away before they were saved")
+            self._begun = True
+
+    def end(self) -> None:
+        """Nothing is copied any more."""
+        self._over.set()
+
+    def take_away(self, by_s: float) -> None:
+        """Return when nothing of it is read any more: what begins later than that, never begins."""
+        if self._over.wait(max(0.0, by_s - time.monotonic())):
+            return
+        with self._lock:
+            self._taken = not self._begun
+        if self._begun:
+            self._over.wait()
 
 
 class Transfers:
@@ -64,7 +106,7 @@ class Transfers:
         self._loaders = ThreadPoolExecutor(threads, "greencache-load")
         self._savers = ThreadPoolExecutor(threads, "greencache-save")
         self._loading: dict[Future[bool], Load] = {}
-        self._saving: dict[Future[bool], Save] = {}
+        self._saving: dict[Future[bool], _Saving] = {}
         self._finished: set[str] = set()
         """Requests of which the engine keeps the blocks until they are saved."""
         self._bad: set[int] = set()
@@ -76,7 +118,10 @@ class Transfers:
 
     def before(self, step: Step) -> None:
         """Finish saves of blocks that the step may overwrite."""
-        wait([each for each, save in self._saving.items() if save.reservation in step.wait])
+        by_s = time.monotonic() + _PATIENCE_S
+        for saving in self._saving.values():
+            if saving.save.reservation in step.wait:
+                saving.take_away(by_s)
 
     def load(self, loads: Sequence[Load]) -> None:
         """Begin loads; if the step needs them, end them."""
@@ -96,8 +141,8 @@ class Transfers:
         # would poison the store.
         work = self._drop if self._spoilt else self._save
         ready = self._ready()
-        for save in saves:
-            self._saving[self._savers.submit(work, save, ready)] = save
+        for saving in map(_Saving, saves):
+            self._saving[self._savers.submit(work, saving, ready)] = saving
 
     def ended(self) -> tuple[set[str], set[str]]:
         """Requests that are saved, of those that wait for it, and requests that are loaded."""
@@ -110,11 +155,11 @@ class Transfers:
                 self._bad.update(load.block_ids)
             loaded.add(load.request)
         for future in [each for each in self._saving if each.done()]:
-            save = self._saving.pop(future)
+            save = self._saving.pop(future).save
             self._report.saved[save.reservation] += 1
             if not future.result():
                 self._report.dropped.add(save.reservation)
-        saving = {save.request for save in self._saving.values()}
+        saving = {each.save.request for each in self._saving.values()}
         saved = self._finished - saving
         self._finished -= saved
         return saved, loaded if self._asynchronous else set()
@@ -154,22 +199,27 @@ class Transfers:
         self._counts.add("load_seconds", time.perf_counter() - began_s)
         return True
 
-    def _save(self, save: Save, ready: Callable[[], None]) -> bool:
-        began_s = time.perf_counter()
+    def _save(self, saving: _Saving, ready: Callable[[], None]) -> bool:
+        began_s, save = time.perf_counter(), saving.save
         try:
             with self._client.join_reservation(save.reservation) as room:
                 ready()
+                saving.begin()
                 self._pages.save(save.block_ids, room.views())
+                saving.end()
                 self._client.commit(room)
         except Exception as fault:  # whatever it is, the engine goes on without
             self._counts.failed("failed_saves", fault)
             return False
+        finally:
+            saving.end()
         size = len(save.block_ids) // self._per_block * self._pages.shard_bytes
         self._counts.add("saved_bytes", size)
         self._counts.add("save_seconds", time.perf_counter() - began_s)
         return True
 
-    def _drop(self, save: Save, ready: Callable[[], None]) -> bool:
+    def _drop(self, saving: _Saving, ready: Callable[[], None]) -> bool:
         """Write nothing: the scheduler's side gives the room back when it hears of it."""
+        saving.end()
         self._counts.add("failed_saves")
         return False

@@ -33,9 +33,6 @@ from greencache.settings import load_settings
 
 __all__ = ["GreenCacheConnector"]
 
-_WORKER_DEADLINE_S = 1.0
-"""For an answer to a worker, which waits in a thread of its own."""
-
 
 class StepMetadata(KVConnectorMetadata):
     """A `Step`, as vLLM carries it."""
@@ -72,7 +69,7 @@ class Statistics(KVConnectorStats):
 
     def reduce(self) -> dict[str, int | float]:
         """For vLLM's log."""
-        return dict(self.data)
+        return {name: round(amount, 3) for name, amount in self.data.items()}
 
     def is_empty(self) -> bool:
         """Whether nothing was counted."""
@@ -135,7 +132,8 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
             shard=rank if role is KVConnectorRole.WORKER else None,
             group=hashlib.sha256(engine_id.encode()).digest()[:16],
             name=f"vllm {vllm_config.model_config.served_model_name} {role.name.lower()}",
-            timeout_s=own.deadline if role is KVConnectorRole.SCHEDULER else _WORKER_DEADLINE_S,
+            # A worker waits in a thread of its own.
+            timeout_s=own.deadline if role is KVConnectorRole.SCHEDULER else own.load_deadline,
         )
         (self._group,) = kv_cache_config.transfer_group_ids
         self._load_deadline_s = own.load_deadline
@@ -187,6 +185,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def update_connector_output(self, connector_output: Any) -> None:
         """As vLLM's."""
+        self._plans.stepped()
         report = connector_output.kv_connector_worker_meta
         if isinstance(report, WorkerReport):
             self._plans.reported(report.report)

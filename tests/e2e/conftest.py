@@ -96,6 +96,7 @@ def engine(
             {
                 **({} if daemon is None else {"GREENCACHE_SERVE__SOCKET": str(daemon.socket)}),
                 "GREENCACHE_VLLM__DEADLINE": "5s",  # others may have the machine meanwhile
+                "GREENCACHE_VLLM__LOAD_DEADLINE": "30s",
                 "PYTHONPATH": str(ROOT),
                 **(environment or {}),
             },

@@ -525,6 +525,7 @@ class MiniatureEngine:
             if request.ends(request.outputs):
                 (self.running if request in self.running else self.waiting).remove(request)
                 self._finish(request)
+        self.planning.stepped()
         if output.report:
             self.planning.reported(output.report)
         for name in output.received:

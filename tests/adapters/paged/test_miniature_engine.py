@@ -6,6 +6,7 @@ import pickle
 import random
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -346,3 +347,57 @@ def test_a_save_that_one_rank_cannot_join_is_given_up_for_all(
         engine.forget()
         check(engine, Request("second", tokens(60)))
         assert stored(engine, tokens(60)) == 56
+
+
+def test_requests_are_told_of_with_their_times_and_hits(
+    daemon: RunningDaemon, namespace: bytes
+) -> None:
+    prompt = tokens(60)
+    with MiniatureEngine(daemon.socket, namespace=namespace) as engine:
+        check(engine, Request("first", prompt))
+        (first,) = engine.planning.take_seen()
+        engine.forget()
+        check(engine, Request("second", prompt, max_tokens=1))
+        check(engine, Request("third", prompt[:30]))
+        second, third = engine.planning.take_seen()
+        assert engine.planning.take_seen() == []
+    assert (first.prompt_tokens, first.output_tokens) == (60, 3)
+    assert first.ttft_s is not None
+    assert first.ttft_s > 0
+    assert first.tpot_s is not None
+    assert first.tpot_s > 0
+    assert first.hit_tokens == {"hbm": 0, "dram": 0}
+    assert second.tpot_s is None
+    assert second.hit_tokens == {"hbm": 0, "dram": 56}
+    assert third.hit_tokens["hbm"] == 28
+
+
+def test_a_step_does_not_wait_for_a_frozen_daemon_to_take_blocks_away(
+    own_daemon: RunningDaemon, namespace: bytes
+) -> None:
+    with MiniatureEngine(own_daemon.socket, namespace=namespace) as engine:
+        own = engine.clients[1]
+        own.timeout_s = 3.0
+        own.lookup([])
+        request = Request("first", tokens(60), max_tokens=8)
+        engine.add(request)
+
+        def freeze(step: Step) -> None:
+            if step.saves:
+                own_daemon.pause()
+
+        engine.planned = freeze
+        engine.step()
+        engine.clients[0].timeout_s = 0.1
+        engine._preempt(request)
+        work, step = engine._schedule()
+        assert step.wait
+        began_s = time.monotonic()
+        engine.workers[0].before(step)
+        assert time.monotonic() - began_s < 2.0
+        engine.planned = lambda step: None
+        engine._outputs.append(engine._execute(work, pickle.dumps(step)))
+        own_daemon.resume()
+        engine.settle()
+        assert request.outputs == said(request)
+    assert nothing_is_held(own_daemon)
