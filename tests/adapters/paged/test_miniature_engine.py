@@ -219,6 +219,10 @@ def test_what_is_computed_behind_a_failed_synchronous_load_is_not_stored(
         request_said = said(request, ranks)
         engine.add(request)
         engine.step()
+        # Before the next step writes what is right where garbage is.
+        assert settled(
+            lambda: all(each.done() for worker in engine.workers for each in worker._saving)
+        )
         assert engine.counts.take()["failed_loads"] == ranks
         for worker, load in zip(engine.workers, loads, strict=True):
             worker._pages.load = load  # type: ignore[method-assign]
@@ -231,19 +235,24 @@ def test_what_is_computed_behind_a_failed_synchronous_load_is_not_stored(
         check(engine, Request("fourth", prompt))
 
 
+def _slow_saves(engine: MiniatureEngine) -> None:
+    own = engine.workers[0]._pages
+    save = own.save
+
+    def slowly(block_ids: object, blocks: object) -> None:
+        settled(lambda: False, 0.01)
+        save(block_ids, blocks)  # type: ignore[arg-type]
+
+    own.save = slowly  # type: ignore[method-assign]
+
+
 def test_preempted_requests_lose_blocks_only_when_these_are_saved(
     daemon: RunningDaemon, namespace: bytes
 ) -> None:
     """Saves are slow here, and memory is little: blocks change hands while they are written."""
     prompts = [tokens(60, seed) for seed in range(4)]
     with MiniatureEngine(daemon.socket, namespace=namespace, blocks=30) as engine:
-        save = engine.workers[0]._pages.save
-
-        def slowly(block_ids: object, blocks: object) -> None:
-            settled(lambda: False, 0.01)
-            save(block_ids, blocks)  # type: ignore[arg-type]
-
-        engine.workers[0]._pages.save = slowly  # type: ignore[method-assign]
+        _slow_saves(engine)
         check(engine, *(Request(f"{n}", each, max_tokens=24) for n, each in enumerate(prompts)))
         assert engine.preemptions > 0
     with MiniatureEngine(daemon.socket, namespace=namespace) as fresh:
@@ -303,6 +312,7 @@ def test_a_request_is_aborted_that_loads_after_it_was_preempted_while_saving(
         prompt = tokens(20)
         check(engine, Request("first", prompt + tokens(40, 1)))
         engine.forget()
+        _slow_saves(engine)
         request = Request("second", prompt + tokens(40, 2), max_tokens=8)
         engine.add(request)
         while request.state != "running":
