@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.engines import Engine, connector
+from greencache.bench.vllm_engine import Engine, connector, make_model
 from tests.service.daemons import MIB, RunningDaemon
 
 ROOT = Path(__file__).parent.parent.parent
@@ -28,22 +27,16 @@ def vllm_python() -> Path:
     return python
 
 
-def _model(python: Path, folder: Path, seed: int) -> Path:
-    made = Path(__file__).parent / "tiny_model.py"
-    subprocess.run([python, made, folder, str(seed)], check=True, capture_output=True)
-    return folder
-
-
 @pytest.fixture(scope="session")
 def model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model."""
-    return _model(vllm_python, tmp_path_factory.mktemp("model"), 0)
+    return make_model(vllm_python, tmp_path_factory.mktemp("model"), 0)
 
 
 @pytest.fixture(scope="session")
-def other_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def othermake_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One of the same shape with other weights."""
-    return _model(vllm_python, tmp_path_factory.mktemp("other"), 1)
+    return make_model(vllm_python, tmp_path_factory.mktemp("other"), 1)
 
 
 @pytest.fixture(scope="session")

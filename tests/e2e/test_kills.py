@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from greencache.bench.vllm_engine import Engine
 from greencache.client import Client
 from tests.e2e.conftest import StartEngine, check_hits, one_by_one, prompts
-from tests.e2e.engines import Engine
 from tests.service.daemons import RunningDaemon, settled
 
 pytestmark = pytest.mark.e2e

@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from greencache.bench.vllm_engine import Engine
 from greencache.client import Client
 from greencache.errors import GreenCacheError
 from tests.e2e.conftest import EXTERNAL_HITS, StartEngine
-from tests.e2e.engines import Engine
 from tests.service.daemons import MIB, RunningDaemon
 
 pytestmark = pytest.mark.soak_vllm

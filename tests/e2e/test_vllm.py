@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from greencache.bench.vllm_engine import Engine, connector
 from tests.e2e.conftest import (
     EXTERNAL_HITS,
     OUR_HITS,
@@ -14,7 +15,6 @@ from tests.e2e.conftest import (
     one_by_one,
     prompts,
 )
-from tests.e2e.engines import Engine, connector
 from tests.service.daemons import RunningDaemon, settled
 
 pytestmark = pytest.mark.e2e
