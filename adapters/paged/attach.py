@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -24,8 +25,13 @@ _AGAIN_S = 0.1
 
 _log = logging.getLogger("vllm.greencache")
 
-_daemons: list[subprocess.Popen[bytes]] = []
-"""Started by this process, which does not wait for their end: they outlast it by some seconds."""
+_DETACHED = """
+import subprocess, sys
+options = {"stdin": subprocess.DEVNULL, "stdout": 2, "start_new_session": True}
+print(subprocess.Popen(sys.argv[1:], **options).pid)
+"""
+"""Starts a process that is nobody's child: vLLM kills all that descends from its processes, and
+other engines may use the daemon by then."""
 
 
 def attach(
@@ -96,14 +102,25 @@ def _start(socket: Path) -> bool:
 def _started(socket: Path) -> bool:
     _log.info("no daemon runs: starting one with this engine")
     command = [sys.executable, "-m", "greencache", "serve", "--socket", str(socket), "--while-used"]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    _daemons.append(process)
+    started = subprocess.run(
+        [sys.executable, "-c", _DETACHED, *command], stdout=subprocess.PIPE, text=True, check=False
+    )
     end_s = time.monotonic() + _START_S
-    while not _listens(socket):
-        if process.poll() is not None or time.monotonic() > end_s:
-            _log.warning("no daemon could be started; try `%s`", " ".join(command))
-            return False
+    while started.returncode == 0 and time.monotonic() < end_s:
+        if _listens(socket):
+            return True
+        if not _runs(int(started.stdout)):
+            break
         time.sleep(0.05)
+    _log.warning("no daemon could be started; try `%s`", " ".join(command))
+    return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
     return True
 
 
