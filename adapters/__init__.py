@@ -6,6 +6,8 @@
 ``engine_metrics``      what an engine says of itself on its Prometheus page
 ``live_window``         all of it together: one telemetry window an interval
 ``web``                 HTTP with limits
+``paged``               what connectors of engines with paged KV share
+``vllm``                the connector that vLLM loads
 ======================  ==========================================================
 
 Nothing here raises into the control loop: what fails is logged once (logger

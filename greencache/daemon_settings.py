@@ -9,7 +9,13 @@ from pydantic import Field, SecretStr
 
 from greencache.setting_types import Bytes, Part, Seconds, Url
 
-__all__ = ["EnergySettings", "IntensitySettings", "RedisSettings", "ServeSettings"]
+__all__ = [
+    "EnergySettings",
+    "IntensitySettings",
+    "RedisSettings",
+    "ServeSettings",
+    "VllmSettings",
+]
 
 
 class RedisSettings(Part):
@@ -129,3 +135,26 @@ class ServeSettings(Part):
         None, description="what who asks has to know, needed beyond loopback; never printed"
     )
     log: Literal["text", "json"] = Field("text", description="form of the log's lines")
+
+
+class VllmSettings(Part):
+    """The connector inside vLLM."""
+
+    block_tokens: int = Field(
+        256, ge=1, description="tokens of a stored block: a multiple of the engine's own"
+    )
+    load: Literal["async", "sync"] = Field(
+        "async", description="whether loads run beside the engine's steps, or steps wait for them"
+    )
+    deadline: Seconds = Field(
+        0.1, gt=0, description="most time that the engine's scheduler waits for an answer"
+    )
+    load_deadline: Seconds = Field(
+        5.0, gt=0, description="most time that a load waits for the store; then it is computed"
+    )
+    autostart: bool = Field(
+        True, description="start a daemon for this engine alone where none runs"
+    )
+    any_version: bool = Field(
+        False, description="try versions of vLLM that the connector was never run with"
+    )

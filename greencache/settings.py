@@ -34,6 +34,7 @@ from greencache.daemon_settings import (
     IntensitySettings,
     RedisSettings,
     ServeSettings,
+    VllmSettings,
 )
 from greencache.errors import SettingsError
 from greencache.factors import FACTOR_NAMES
@@ -161,6 +162,7 @@ class Settings(BaseSettings):
     energy: EnergySettings = EnergySettings()
     carbon: CarbonSettings = CarbonSettings()
     control: ControlSettings = ControlSettings()
+    vllm: VllmSettings = VllmSettings()
     serve: ServeSettings = ServeSettings()
     catalog: Path | None = Field(None, description="TOML file laid over the catalog of parts")
 

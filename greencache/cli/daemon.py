@@ -35,6 +35,12 @@ def serve(
         str | None,
         typer.Option(help="Disk space there, e.g. 2TB; default a quarter of its filesystem."),
     ] = None,
+    while_used: Annotated[
+        bool,
+        typer.Option(
+            "--while-used", help="End some seconds after the last client has gone, as engines do."
+        ),
+    ] = False,
 ) -> None:
     """Run the store of this host, which engines attach to.
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from greencache.errors import SettingsError
 from greencache.service.daemon import Daemon
+from greencache.service.lifetime import WhileUsed
 from greencache.service.logs import configure_logs
 from greencache.service.observation import Observation
 from greencache.service.steering import Steering
@@ -26,6 +27,7 @@ class Options:
     dram: str | None = None
     ssd_dir: Path | None = None
     ssd: str | None = None
+    while_used: bool = False
 
 
 def with_options(settings: Settings, options: Options) -> Settings:
@@ -37,6 +39,7 @@ def with_options(settings: Settings, options: Options) -> Settings:
         If one cannot be used.
     """
     given = {name: value for name, value in asdict(options).items() if value is not None}
+    del given["while_used"]
     try:
         serve = ServeSettings(**{**settings.serve.model_dump(), **given})
     except ValidationError as fault:
@@ -59,11 +62,13 @@ def run(options: Options) -> None:
     """
     settings = with_options(load_settings(), options)
     configure_logs(settings.serve.log)
-    asyncio.run(_serve(settings))
+    asyncio.run(_serve(settings, options.while_used))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: Settings, while_used: bool) -> None:
     daemon = Daemon(settings)
     observation = Observation(daemon)
     observation.sources["control"] = Steering(daemon).samples
+    if while_used:
+        WhileUsed(daemon)
     await daemon.run()

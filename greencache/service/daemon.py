@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import resource
+import secrets
 import signal
 import socket
 import time
@@ -81,7 +82,7 @@ class Daemon:
         self.settings = settings
         self.path = settings.serve.socket or default_socket()
         self.pools = Pools(pool_options(settings))
-        self.ledger: Ledger[Held, Taken] = Ledger()
+        self.ledger: Ledger[Held, Taken] = Ledger(1 + secrets.randbits(62))
         self.events = Events()
         self.services: list[AbstractAsyncContextManager[Any]] = []
         self.reports: dict[str, Callable[[], Any]] = {}
@@ -91,6 +92,7 @@ class Daemon:
         self._server: Server | None = None
         self._open = AsyncExitStack()
         self._started_s = time.monotonic()
+        self._wanted_end = asyncio.Event()
 
     async def start(self) -> None:
         """Open the tiers, start what takes part, listen.
@@ -143,19 +145,25 @@ class Daemon:
         await self.stop()
 
     async def run(self) -> None:
-        """Start, serve until SIGTERM or SIGINT, stop. A second signal ends the process at once."""
-        loop = asyncio.get_running_loop()
-        wanted = asyncio.Event()
+        """Start, serve until `end`, SIGTERM or SIGINT, stop.
 
-        def end(number: int) -> None:
-            if wanted.is_set():
+        A second signal ends the process at once.
+        """
+        loop = asyncio.get_running_loop()
+
+        def signalled(number: int) -> None:
+            if self._wanted_end.is_set():
                 os._exit(128 + number)
-            wanted.set()
+            self.end()
 
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, end, number)
+            loop.add_signal_handler(number, signalled, number)
         async with self:
-            await wanted.wait()
+            await self._wanted_end.wait()
+
+    def end(self) -> None:
+        """Have `run` stop and return."""
+        self._wanted_end.set()
 
     @property
     def serving(self) -> bool:

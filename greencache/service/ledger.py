@@ -90,14 +90,20 @@ class _Reservation:
 class Ledger(Generic[L, R]):
     """Leases ``L`` and reservations ``R`` of all groups.
 
-    Sessions are named by who calls; leases and reservations are numbered from 1, and known only in
-    their group.
+    Sessions are named by who calls; leases and reservations are numbered, and known only in their
+    group.
+
+    Parameters
+    ----------
+    first:
+        Number of the first. A daemon's are to be others than an earlier daemon's: processes of a
+        group tell each other numbers, and one may have heard of the earlier daemon's end before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 1) -> None:
         self._sessions: dict[bytes, _Session] = {}
         self._groups: dict[bytes, _Group] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(first)
         self._busy: dict[int, _Lease] = {}
         self._held: dict[Hashable, Holdings] = {}
         """Of each process that made transactions which have not ended."""

@@ -1,0 +1,132 @@
+"""How an engine gets to the host's daemon: the one that runs, or one of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from greencache.client import Client
+from greencache.client.address import connect
+from greencache.errors import UnavailableError
+from greencache.settings import Settings
+
+__all__ = ["attach"]
+
+_START_S = 60.0
+"""A daemon that has to compile first takes half a minute, once after an installation."""
+
+_AGAIN_S = 0.1
+"""A client that was refused does not try again before that."""
+
+_log = logging.getLogger("vllm.greencache")
+
+_DETACHED = """
+import subprocess, sys
+options = {"stdin": subprocess.DEVNULL, "stdout": 2, "start_new_session": True}
+print(subprocess.Popen(sys.argv[1:], **options).pid)
+"""
+"""Starts a process that is nobody's child: vLLM kills all that descends from its processes, and
+other engines may use the daemon by then."""
+
+
+def attach(
+    settings: Settings,
+    *,
+    block_bytes: int,
+    shards: int,
+    shard: int | None,
+    group: bytes,
+    name: str,
+    timeout_s: float,
+) -> Client:
+    """A client of the host's daemon, which is started if there is none and settings allow it.
+
+    Where there is none in the end, the engine runs without: the client goes on to look for one.
+
+    Parameters
+    ----------
+    settings:
+        Where the daemon is, and whether one may be started.
+    block_bytes, shards, shard, group, name, timeout_s:
+        As of `Client`.
+
+    Raises
+    ------
+    RefusedError
+        If the daemon does not serve this engine; its text says why.
+    """
+    client = Client(
+        block_bytes,
+        socket=settings.serve.socket,
+        shards=shards,
+        shard=shard,
+        group=group,
+        name=name,
+        timeout_s=timeout_s,
+    )
+    fault = _tried(client)
+    if fault is not None and settings.vllm.autostart and _start(client.socket):
+        time.sleep(_AGAIN_S)
+        fault = _tried(client)
+    if fault is not None:
+        _log.warning("the engine runs without a store for now: %s", fault)
+    return client
+
+
+def _tried(client: Client) -> UnavailableError | None:
+    """Why a client's daemon cannot be had, if it cannot."""
+    try:
+        client.prefetch([], timeout_s=_START_S)  # nothing, but within the time that a start takes
+    except UnavailableError as fault:
+        return fault
+    return None
+
+
+def _start(socket: Path) -> bool:
+    """Start a daemon that ends when its last client has; whether one listens then."""
+    try:
+        socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (socket.parent / "starting.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # several ranks begin at once
+            return _listens(socket) or _started(socket)
+    except OSError as fault:
+        _log.warning("no daemon can be started: %s", fault)
+        return False
+
+
+def _started(socket: Path) -> bool:
+    _log.info("no daemon runs: starting one with this engine")
+    command = [sys.executable, "-m", "greencache", "serve", "--socket", str(socket), "--while-used"]
+    started = subprocess.run(
+        [sys.executable, "-c", _DETACHED, *command], stdout=subprocess.PIPE, text=True, check=False
+    )
+    end_s = time.monotonic() + _START_S
+    while started.returncode == 0 and time.monotonic() < end_s:
+        if _listens(socket):
+            return True
+        if not _runs(int(started.stdout)):
+            break
+        time.sleep(0.05)
+    _log.warning("no daemon could be started; try `%s`", " ".join(command))
+    return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _listens(socket: Path) -> bool:
+    try:
+        connect(socket).close()
+    except UnavailableError:
+        return False
+    return True

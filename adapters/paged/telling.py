@@ -1,0 +1,66 @@
+"""Tells the daemon what became of requests, and looks for it when it is lost, beside the steps."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+
+from greencache.adapters.paged.statistics import Counts
+from greencache.client import Client, Seen
+from greencache.client.messages import MOST_SEEN
+from greencache.errors import GreenCacheError
+
+__all__ = ["Telling"]
+
+_EVERY_S = 1.0
+"""How long requests are gathered: the daemon's intervals are minutes."""
+
+
+class Telling:
+    """A thread that sends what it is told in batches; more than one message's worth is dropped."""
+
+    def __init__(self, client: Client, counts: Counts) -> None:
+        self._client, self._counts = client, counts
+        self._queue: queue.Queue[Seen] = queue.Queue(MOST_SEEN)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="greencache-telling", daemon=True)
+        self._thread.start()
+
+    def tell(self, seen: Sequence[Seen]) -> None:
+        """Send these with the next batch."""
+        for each in seen:
+            try:
+                self._queue.put_nowait(each)
+            except queue.Full:
+                self._counts.add("untold_requests")
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._closed.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._closed.wait(_EVERY_S):
+            self._send()
+        self._send()
+
+    def _send(self) -> None:
+        if self._counts.failing and not self._regained():
+            return
+        seen = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        if not seen:
+            return
+        try:
+            self._client.observe(seen)
+        except GreenCacheError as fault:
+            self._counts.failed("untold_requests", fault, len(seen))
+
+    def _regained(self) -> bool:
+        """Get to the daemon again: it may need longer than the engine's scheduler waits."""
+        try:
+            self._client.prefetch([])
+        except GreenCacheError:
+            return False
+        self._counts.worked()
+        return True

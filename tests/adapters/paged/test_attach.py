@@ -1,0 +1,108 @@
+"""Engines get to the host's daemon, start one if there is none, or run without."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from greencache.adapters.paged.attach import attach
+from greencache.client import Client
+from greencache.errors import RefusedError, UnavailableError
+from greencache.settings import ServeSettings, Settings, VllmSettings
+from tests.service.daemons import RunningDaemon, settled
+
+
+def _attach(settings: Settings, *, shard: int | None = None, group: bytes = b"") -> Client:
+    return attach(
+        settings,
+        block_bytes=8192,
+        shards=2,
+        shard=shard,
+        group=group or secrets.token_bytes(16),
+        name="an engine",
+        timeout_s=20.0,
+    )
+
+
+def _settings(folder: Path, *, autostart: bool = True) -> Settings:
+    return Settings(
+        serve=ServeSettings(socket=folder / "own" / "daemon.sock"),
+        vllm=VllmSettings(autostart=autostart),
+    )
+
+
+def test_ranks_of_an_engine_start_one_daemon_which_ends_with_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, group = _settings(tmp_path), secrets.token_bytes(16)
+    # For the daemon.
+    monkeypatch.setenv("GREENCACHE_SERVE__DRAM", "16MiB")
+    monkeypatch.setenv("GREENCACHE_SERVE__METRICS", "false")
+    with ThreadPoolExecutor(3) as threads:
+        attached = [
+            threads.submit(_attach, settings, shard=shard, group=group) for shard in (None, 0, 1)
+        ]
+        clients = [each.result() for each in attached]
+    daemons = {client.status()["pid"] for client in clients}
+    assert len(daemons) == 1
+    (pid,) = daemons
+    # Nobody's child: vLLM kills all that descends from its processes.
+    parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+    assert int(parent) != os.getpid()
+    for client in clients:
+        client.close()
+    assert settled(lambda: not clients[0].socket.exists(), 60.0)
+
+
+def test_the_hosts_daemon_goes_before_one_of_its_own(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path / "own") as daemon, _attach(_settings(tmp_path)) as client:
+        assert client.status()["pid"] == daemon.pid
+
+
+def test_without_a_daemon_the_engine_runs_without_and_finds_one_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        client = _attach(_settings(tmp_path, autostart=False))
+    assert "runs without a store for now" in caplog.text
+    with client:
+        with pytest.raises(UnavailableError):
+            client.lookup([])
+        with RunningDaemon(tmp_path / "own"):
+            assert settled(lambda: _answers(client))
+
+
+def _answers(client: Client) -> bool:
+    try:
+        client.lookup([])
+    except UnavailableError:
+        return False
+    return True
+
+
+def test_a_daemon_that_cannot_be_started_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with caplog.at_level(logging.WARNING), _attach(_settings(tmp_path)):
+        assert "no daemon could be started" in caplog.text
+    caplog.clear()
+    blocked = tmp_path / "a file"
+    blocked.touch()
+    with caplog.at_level(logging.WARNING), _attach(_settings(blocked)):
+        assert "no daemon can be started" in caplog.text
+
+
+def test_a_daemon_that_refuses_an_engine_says_why(tmp_path: Path) -> None:
+    with RunningDaemon(tmp_path / "own"):
+        group = secrets.token_bytes(16)
+        with Client(8192, socket=tmp_path / "own" / "daemon.sock", shards=4, group=group) as other:
+            other.lookup([])
+            with pytest.raises(RefusedError, match="4 shards, not 2"):
+                _attach(_settings(tmp_path), group=group)
