@@ -49,6 +49,7 @@ __all__ = [
     "RedisSettings",
     "ServeSettings",
     "Settings",
+    "VllmSettings",
     "load_settings",
     "origins",
 ]

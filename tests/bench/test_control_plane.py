@@ -39,7 +39,9 @@ def test_memory_is_counted_by_part(prompts: list[list[bytes]]) -> None:
     assert parts["slots"] == 2 * 1000 * (SLOT.itemsize + np.dtype(np.int32).itemsize)
     assert parts["history"] == parts["reuse"] == 0
     room = parts["keys to ids"] - 1000 * 16
-    assert 1000 * 1.5 * 4 <= room <= 1000 * (3 * 4 + 16 / 16), "1.5 to 3 places for each, and growth"
+    assert 1000 * 1.5 * 4 <= room <= 1000 * (3 * 4 + 16 / 16), (
+        "1.5 to 3 places for each, and growth"
+    )
     assert parts["ids to slots"] >= 2 * 1000 * 4
     carbon = Ours(prompts, Policy.CARBON)
     assert carbon.bytes_by_part()["reuse"] >= 1000 * SEEN.itemsize
