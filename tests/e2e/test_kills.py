@@ -101,11 +101,12 @@ def test_a_daemon_killed_while_an_engine_saves_and_while_it_loads(
     daemon.start()
 
     def is_found() -> bool:
-        busy.ask(do="reset")
-        return int(busy.generate([first])["cached"][0]) > 0
+        # The engine forgets nothing while it saves.
+        forgotten = bool(busy.ask(do="reset")["reset"])
+        return int(busy.generate([first])["cached"][0]) > 0 and forgotten
 
     assert settled(is_found, SOON_S), "the engine does not find the new daemon"
-    busy.ask(do="reset")
+    assert settled(lambda: bool(busy.ask(do="reset")["reset"]), SOON_S)
     (slow._folder / "loading").unlink(missing_ok=True)
     thread, said = generate(busy, first)
     slow.await_midst_of("loading")
