@@ -79,8 +79,8 @@ class _Sides:
             }
             try:
                 self._start(name, {"kv_transfer_config": transfer})
-            except EngineError as fault:
-                self.missing[name] = _reason(str(fault))
+            except EngineError:
+                self.missing[name] = _reason((self._folder / f"{name}.log").read_text())
 
     def _start(
         self, name: str, more: dict[str, object], environment: dict[str, str] | None = None
@@ -95,9 +95,9 @@ class _Sides:
 
 
 def _reason(text: str) -> str:
-    """The last exception in a log."""
+    """The first exception in a log."""
     lines = [line for line in text.splitlines() if "Error: " in line]
-    return lines[-1].split("] ")[-1].strip() if lines else text.splitlines()[-1]
+    return lines[0].split("] ")[-1].strip() if lines else "see its log"
 
 
 def _daemon(stack: ExitStack, folder: Path) -> Path:
