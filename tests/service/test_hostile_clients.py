@@ -192,7 +192,7 @@ def test_sessions_that_cannot_be_are_refused(
 
 def test_who_asks_and_never_reads_is_bounded_and_cut_off(tmp_path: Path) -> None:
     """It asks for answers of many places; the daemon keeps few of them, then ends it."""
-    limits = ConnectionLimits(reading_s=1.5)
+    limits = ConnectionLimits(reading_s=5.0)
     keys = prompt("many", *range(250))
     question = encode(Acquire(2, join_keys(keys)))
     with (
