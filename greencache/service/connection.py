@@ -135,6 +135,8 @@ class Connection:
         self._was_over_budget = False
         self._handed_over_s: float | None = None
         """When descriptors were sent that the client may not have received."""
+        self._sent_after = 0
+        """Bytes sent after them."""
         self.closed = False
         self.read_on()
 
@@ -149,7 +151,8 @@ class Connection:
         if self._outgoing and now_s - self._unread_since_s > limits.reading_s:
             return f"answers were not read for {limits.reading_s:g} s"
         if self._handed_over_s is not None:
-            if _unread_bytes(self._socket) == 0:
+            # A busy client may always have something to read: what counts is that it is newer.
+            if _unread_bytes(self._socket) <= self._sent_after:
                 self._handed_over_s = None
             elif now_s - self._handed_over_s > limits.reading_s:
                 return f"memory was not taken for {limits.reading_s:g} s"
@@ -297,8 +300,9 @@ class Connection:
             while self._outgoing:
                 first = self._outgoing[0]
                 sent = _send(self._socket, first.bytes, first.descriptors)
+                self._sent_after += sent
                 if first.descriptors:
-                    self._handed_over_s = self._loop.time()
+                    self._handed_over_s, self._sent_after = self._loop.time(), 0
                     _close_all(first.descriptors)
                 self._unread_bytes -= sent
                 first.bytes, first.descriptors = first.bytes[sent:], ()
@@ -382,7 +386,7 @@ def _send(connected: socket.socket, data: memoryview, descriptors: Sequence[int]
 
 
 def _unread_bytes(connected: socket.socket) -> int:
-    """Bytes that were sent and that the other side has not read."""
+    """No less than was sent and the other side has not read: the kernel counts its own besides."""
     found = array.array("i", [0])
     fcntl.ioctl(connected, termios.TIOCOUTQ, found)  # as unix(7) has it, SIOCOUTQ
     return found[0]

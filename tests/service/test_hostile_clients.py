@@ -190,6 +190,30 @@ def test_sessions_that_cannot_be_are_refused(
         assert client.ended()
 
 
+def test_who_always_has_something_to_read_yet_is_not_cut_off(tmp_path: Path) -> None:
+    """It was handed memory, and has taken it; what waits for it came later."""
+    keys = prompt("busy", 1)
+    limits = ConnectionLimits(reading_s=0.3)
+    with (
+        RunningDaemon(tmp_path, limits=limits) as daemon,
+        Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=10.0) as client,
+        RawClient(daemon.socket, timeout_s=10.0) as busy,
+    ):
+        client.store(keys, the_bytes(keys, BLOCK_BYTES))
+        busy.hello(BLOCK_BYTES)
+        assert busy.ask(Acquire, keys=join_keys(keys)).blocks == 2
+        assert busy.extents
+        question = encode(Lookup(1000, join_keys(keys)))
+        busy.socket.sendall(question)
+        answer_bytes = len(busy.socket.recv(1 << 16))
+        busy.socket.sendall(question * 8)
+        end_s = time.monotonic() + 2.5
+        while time.monotonic() < end_s:
+            busy.socket.sendall(question)
+            assert len(busy.socket.recv(answer_bytes, socket.MSG_WAITALL)) == answer_bytes
+        assert client.status()["counts"].get("cut_off", 0) == 0
+
+
 def test_who_asks_and_never_reads_is_bounded_and_cut_off(tmp_path: Path) -> None:
     """It asks for answers of many places; the daemon keeps few of them, then ends it."""
     limits = ConnectionLimits(reading_s=5.0)
