@@ -122,18 +122,21 @@ class WriteBehind:
         source = await self._dram.hold(keys)  # so that it is there as long as this takes
         try:
             async with self._turn:  # what follows a prompt has to come after it
-                blocks = await bytes_of(self._dram, source, 0, len(source))
-                if blocks is not None:
-                    await self.store(source.keys, blocks, 0)
+                blocks = None
+                if self._through:  # else what waits reads it when its turn comes
+                    blocks = await bytes_of(self._dram, source, 0, len(source))
+                    if blocks is None:
+                        return
+                await self.store(source.keys, blocks, 0)
         finally:
             self._dram.release(source)
 
     async def store(
-        self, keys: Sequence[bytes], blocks: Blocks, first: int, *, drop: bool = False
+        self, keys: Sequence[bytes], blocks: Blocks | None, first: int, *, drop: bool = False
     ) -> None:
         """Store as much of a prompt as is worth it; ``blocks`` are those from ``first`` on.
 
-        What is worth it is dropped if ``drop``.
+        None for what DRAM alone has. What is worth it is dropped if ``drop``.
         """
         if self._slots() == 0:
             return  # admission learns nothing of an SSD that is not there, as in the replay
@@ -151,8 +154,10 @@ class WriteBehind:
             if await self._queued(room, keys[: room.first + len(room)], len(room)):
                 return
             # DRAM does not have all of it, so it is written while the caller waits.
-            written = await insert(self._ssd, room, blocks, first)
-            self.dropped_blocks += 0 if written else len(room)
+            if blocks is None:
+                self._ssd.abort(room)
+            if blocks is None or not await insert(self._ssd, room, blocks, first):
+                self.dropped_blocks += len(room)
             return
         self._ssd.abort(room)
         without = self._without_room(keys[found:stop])
