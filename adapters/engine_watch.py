@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from greencache.adapters.engine_metrics import EngineInterval, EnginePages
 from greencache.adapters.exposition import MOST_PAGE_BYTES, read_page
 from greencache.adapters.web import Web
 from greencache.errors import SourceError
+from greencache.waiting import stopped
 
 __all__ = ["EngineWatch"]
 
@@ -72,9 +72,7 @@ class EngineWatch:
         """Stop looking."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await stopped(task)
         for web in self._webs.values():
             await web.close()
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import TypeVar
 
-__all__ = ["ended"]
+__all__ = ["ended", "stopped"]
 
 T = TypeVar("T")
 
@@ -23,3 +23,10 @@ async def ended(work: Sequence[asyncio.Future[T]]) -> None:
         each.cancelled() or each.exception()  # so that it counts as seen, and is not logged
     if cancelled is not None:
         raise cancelled
+
+
+async def stopped(*tasks: asyncio.Task[T]) -> None:
+    """Cancel tasks and wait for their ends, as `ended` does."""
+    for task in tasks:
+        task.cancel()
+    await ended(tasks)

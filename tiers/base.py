@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from greencache.buffers import Blocks, check_blocks
 from greencache.durations import Durations
+from greencache.errors import BlockStateError
 
 __all__ = [
     "Addressable",
@@ -88,6 +89,32 @@ class TierReservation:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def check_running(self) -> None:
+        """Refuse what was committed or aborted before.
+
+        Raises
+        ------
+        BlockStateError
+            If it was.
+        """
+        if self.ended:
+            raise BlockStateError("this reservation was committed or aborted before")
+
+    def check_writable(self, blocks: Blocks, block_bytes: int) -> None:
+        """Refuse buffers that cannot be what was reserved.
+
+        Raises
+        ------
+        BlockStateError
+            If it was committed or aborted before, or there is not one buffer for each block.
+        InputError
+            As `check_blocks`.
+        """
+        self.check_running()
+        if len(blocks) != len(self):
+            raise BlockStateError(f"{len(self)} blocks are reserved, not {len(blocks)}")
+        check_blocks(blocks, block_bytes)
 
 
 @dataclass(slots=True)

@@ -37,7 +37,8 @@ from greencache.tiers.promotion import Promoter
 from greencache.tiers.sharing import SharedWrites
 from greencache.tiers.slots import SlotTier
 from greencache.tiers.state import TierState
-from greencache.tiers.workers import ended, together
+from greencache.tiers.workers import together
+from greencache.waiting import stopped
 
 __all__ = ["CacheLease", "CacheReservation", "TieredCache"]
 
@@ -178,9 +179,7 @@ class TieredCache:
             try:
                 await self.drain()
             finally:
-                for task in self._tasks:
-                    task.cancel()
-                await ended(self._tasks)
+                await stopped(*self._tasks)
 
     async def lookup(self, keys: Sequence[bytes]) -> dict[str, int]:
         """Length of the prefix that each tier has now; not counted as asked for."""

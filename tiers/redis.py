@@ -287,10 +287,7 @@ class RedisTier(Tier):
     async def write(self, reservation: TierReservation, blocks: Blocks) -> bool:
         """As `Tier.write`."""
         self._check_open()
-        self._check_running(reservation)
-        if len(blocks) != len(reservation):
-            raise BlockStateError(f"{len(reservation)} blocks are reserved, not {len(blocks)}")
-        check_blocks(blocks, self.block_bytes)
+        reservation.check_writable(blocks, self.block_bytes)
         if len(reservation) == 0:
             return True
         mine: _Writing = reservation.handle
@@ -310,7 +307,7 @@ class RedisTier(Tier):
     async def commit(self, reservation: TierReservation) -> None:
         """As `Tier.commit`; what fails is counted, and is as if it had been aborted."""
         self._check_open()
-        self._check_running(reservation)
+        reservation.check_running()
         if len(reservation) and not reservation.written:
             raise BlockStateError("these blocks were not written: nothing can be committed")
         reservation.ended = True
@@ -332,7 +329,7 @@ class RedisTier(Tier):
 
     def abort(self, reservation: TierReservation) -> None:
         """As `Tier.abort`."""
-        self._check_running(reservation)
+        reservation.check_running()
         mine: _Writing = reservation.handle
         if mine.under_way:
             raise BlockStateError("this reservation is being written: wait for the end of that")
@@ -401,8 +398,3 @@ class RedisTier(Tier):
     def _check_open(self) -> None:
         if not self._is_open:
             raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
-
-    @staticmethod
-    def _check_running(reservation: TierReservation) -> None:
-        if reservation.ended:
-            raise BlockStateError("this reservation was committed or aborted before")

@@ -267,10 +267,7 @@ class SlotTier(Tier):
     async def write(self, reservation: TierReservation, blocks: Blocks) -> bool:
         """As `Tier.write`."""
         self._check_open()
-        self._check_running(reservation)
-        if len(blocks) != len(reservation):
-            raise BlockStateError(f"{len(reservation)} blocks are reserved, not {len(blocks)}")
-        check_blocks(blocks, self.block_bytes)
+        reservation.check_writable(blocks, self.block_bytes)
         if len(reservation) == 0:
             return True
         reservation.written = False
@@ -290,7 +287,7 @@ class SlotTier(Tier):
 
     async def commit(self, reservation: TierReservation) -> None:
         """As `Tier.commit`."""
-        self._check_running(reservation)
+        reservation.check_running()
         if len(reservation) and not reservation.written:
             raise BlockStateError("only blocks that were written can be committed")
         reservation.ended = True
@@ -321,7 +318,7 @@ class SlotTier(Tier):
 
     def abort(self, reservation: TierReservation) -> None:
         """As `Tier.abort`."""
-        self._check_running(reservation)
+        reservation.check_running()
         if reservation in self._writing:
             raise BlockStateError("this reservation is being written: wait for the end of that")
         reservation.ended = True
@@ -441,8 +438,3 @@ class SlotTier(Tier):
     def _check_open(self) -> None:
         if self._pool is None:
             raise TierClosedError(f"tier {self.name} is not open: use it in `async with`")
-
-    @staticmethod
-    def _check_running(reservation: TierReservation) -> None:
-        if reservation.ended:
-            raise BlockStateError("this reservation was committed or aborted before")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import NamedTuple
 
 from greencache.adapters.energy.base import Meter
 from greencache.errors import SourceError
+from greencache.waiting import stopped
 
 __all__ = ["EnergyMonitor", "Taken"]
 
@@ -122,9 +122,7 @@ class EnergyMonitor:
         """Stop reading and close the meters."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await stopped(task)
         for read in self._reads:
             await read.meter.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import random
@@ -20,6 +19,7 @@ from greencache.controller.intensity import IntensityBook
 from greencache.controller.telemetry import Window
 from greencache.errors import SourceError
 from greencache.quantities import DAY_S, HOUR_S
+from greencache.waiting import stopped
 
 __all__ = ["FeedReport", "IntensityFeed"]
 
@@ -155,9 +155,7 @@ class IntensityFeed:
         """Stop asking, and keep what is known."""
         task, self._task = self._task, None
         if task is not None:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            await stopped(task)
         await self._keep()
         await self._provider.close()
 

@@ -6,7 +6,6 @@ import select
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -14,8 +13,6 @@ from greencache.buffers import Blocks
 from greencache.client.address import connect
 from greencache.client.base import (
     GOODBYE_S,
-    LONG_TIMEOUT_S,
-    TIMEOUT_S,
     Ask,
     BaseClient,
     CopyAll,
@@ -82,31 +79,6 @@ class Client(BaseClient):
     ...         print("no daemon: nothing is stored")
     no daemon: nothing is stored
     """
-
-    def __init__(
-        self,
-        block_bytes: int,
-        *,
-        socket: Path | str | None = None,
-        shards: int = 1,
-        shard: int | None = None,
-        group: bytes = b"",
-        name: str = "",
-        timeout_s: float = TIMEOUT_S,
-        long_timeout_s: float = LONG_TIMEOUT_S,
-        copy_threads: int = 2,
-    ) -> None:
-        super().__init__(
-            block_bytes,
-            socket=socket,
-            shards=shards,
-            shard=shard,
-            group=group,
-            name=name,
-            timeout_s=timeout_s,
-            long_timeout_s=long_timeout_s,
-            copy_threads=copy_threads,
-        )
 
     def __enter__(self) -> Self:
         return self

@@ -42,6 +42,7 @@ from greencache.service.requests import Requests
 from greencache.service.sources import EnergySource, EngineSource
 from greencache.service.stores import Store
 from greencache.service.windows import Span, told_window
+from greencache.waiting import stopped
 
 __all__ = ["LiveControl", "Parts"]
 
@@ -183,8 +184,7 @@ class LiveControl:
         task, self._task = self._task, None
         if task is None:
             return
-        task.cancel()
-        await asyncio.wait([task])
+        await stopped(task)
         await self._guarded("accounts", self._account())
         if self._clock() > self._interval_began_s:
             await self._guarded("interval", self._observe(self._clock()))

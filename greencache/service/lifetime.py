@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from greencache.service.daemon import Daemon
+from greencache.waiting import stopped
 
 __all__ = ["WhileUsed"]
 
@@ -52,8 +53,7 @@ class WhileUsed:
         trace: TracebackType | None,
     ) -> None:
         if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.wait([self._looking])
+            await stopped(self._looking)
 
     async def _look(self) -> None:
         loop = asyncio.get_running_loop()

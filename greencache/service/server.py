@@ -15,6 +15,7 @@ from greencache.errors import RefusedError
 from greencache.service.connection import Budget, Connection, ConnectionLimits
 from greencache.service.peers import Peer, peer_of
 from greencache.service.session import Process, Service, Session
+from greencache.waiting import stopped
 
 __all__ = ["Server"]
 
@@ -111,8 +112,7 @@ class Server:
             await asyncio.wait([asyncio.ensure_future(each) for each in waiting], timeout=within_s)
         for connection in list(self._sessions.values()):
             connection.close("the daemon stops")
-        self._ticking.cancel()
-        await asyncio.wait([self._ticking])
+        await stopped(self._ticking)
         for watched in list(self._watched.values()):
             self._forget(watched)
 

@@ -45,6 +45,7 @@ from greencache.settings import Settings
 from greencache.tiers import CacheLease, DramTier
 from greencache.tiers.cache import FLUSH_S
 from greencache.tiers.making import new_cache
+from greencache.waiting import stopped
 
 __all__ = ["Steering", "engine_for", "reason_off"]
 
@@ -151,8 +152,7 @@ class Steering:
     ) -> None:
         async with self._open:
             if self._task is not None:
-                self._task.cancel()
-                await asyncio.wait([self._task])
+                await stopped(self._task)
             if self.control is not None:
                 await self.control.close()
 
