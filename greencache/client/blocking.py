@@ -260,7 +260,8 @@ class Client(BaseClient):
         Returns
         -------
         int
-            How many blocks are new.
+            How many blocks are new. The daemon was told to commit them, which it does before it
+            answers anything that this client asks next; `commit` waits for that.
         """
         return self._run(self._store(keys, blocks, first), timeout_s)
 

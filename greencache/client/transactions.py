@@ -19,8 +19,11 @@ __all__ = ["Lease", "Reservation"]
 class Giver(Protocol):
     """Takes back what a session was given."""
 
-    def give_back(self, session: Session, question: Question | None) -> None:
-        """One use of a session is over; the daemon is told so by ``question``, if anything."""
+    def give_back(self, session: Session, question: Question | None) -> bool:
+        """One use of a session is over; the daemon is told so by ``question``, if anything.
+
+        Whether that could be said: not if the connection is lost.
+        """
 
 
 class _Transaction:
@@ -44,12 +47,13 @@ class _Transaction:
         if self.ended and self.number:
             raise BlockStateError(f"this {type(self).__name__.lower()} has ended before")
 
-    def end(self, question: Question | None) -> None:
-        """Give it back; raises as `check_running`."""
+    def end(self, question: Question | None) -> bool:
+        """Give it back; whether the daemon could be told. Raises as `check_running`."""
         self.check_running()
-        if not self.ended:
-            self.ended = True
-            self._giver.give_back(self.session, question)
+        if self.ended:
+            return True
+        self.ended = True
+        return self._giver.give_back(self.session, question)
 
     def __enter__(self) -> Self:
         return self

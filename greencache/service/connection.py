@@ -21,6 +21,7 @@ import termios
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from greencache.client.framing import Frames, decode_question, encode
 from greencache.client.messages import Answer, Failed, Question
@@ -136,7 +137,7 @@ class Connection:
         self._handed_over_s: float | None = None
         """When descriptors were sent that the client may not have received."""
         self._sent_after = 0
-        """Bytes sent after them."""
+        """Bytes sent after them, with what the kernel needs to keep them."""
         self.closed = False
         self.read_on()
 
@@ -151,7 +152,8 @@ class Connection:
         if self._outgoing and now_s - self._unread_since_s > limits.reading_s:
             return f"answers were not read for {limits.reading_s:g} s"
         if self._handed_over_s is not None:
-            # A busy client may always have something to read: what counts is that it is newer.
+            # A client may always have something to read, as it waits for no answer to a release
+            # or a commit: what counts is that it is newer.
             if _unread_bytes(self._socket) <= self._sent_after:
                 self._handed_over_s = None
             elif now_s - self._handed_over_s > limits.reading_s:
@@ -300,7 +302,7 @@ class Connection:
             while self._outgoing:
                 first = self._outgoing[0]
                 sent = _send(self._socket, first.bytes, first.descriptors)
-                self._sent_after += sent
+                self._sent_after += _kept_bytes(sent)
                 if first.descriptors:
                     self._handed_over_s, self._sent_after = self._loop.time(), 0
                     _close_all(first.descriptors)
@@ -385,8 +387,22 @@ def _send(connected: socket.socket, data: memoryview, descriptors: Sequence[int]
     return connected.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)])
 
 
+@lru_cache(maxsize=4096)
+def _kept_bytes(sent: int) -> int:
+    """What the kernel counts for so many bytes sent by one call, until they are read: all of it.
+
+    That is more than was sent, by its own structures (``truesize`` of a buffer), which no
+    interface tells; so the same is sent to nobody.
+    """
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setblocking(False)
+        ours.send(bytes(sent))
+        return _unread_bytes(ours)
+
+
 def _unread_bytes(connected: socket.socket) -> int:
-    """No less than was sent and the other side has not read: the kernel counts its own besides."""
+    """What the kernel counts for all that the other side has not read."""
     found = array.array("i", [0])
     fcntl.ioctl(connected, termios.TIOCOUTQ, found)  # as unix(7) has it, SIOCOUTQ
     return found[0]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from greencache.client import Reservation
+from greencache.client.messages import Question
 from greencache.errors import UnavailableError
 from tests.client.clients import KINDS, Face, open_client
 from tests.conformance.prompts import prompt, the_bytes
@@ -135,6 +137,26 @@ async def _settles(client: Face) -> None:
                 return
         await asyncio.sleep(0.01)
     raise AssertionError("something is still leased or reserved")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_the_daemon_could_not_be_told_of_is_not_said_to_be_stored(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It dies after the blocks were copied, before it can be told so."""
+    keys, blocks = KEYS[0], the_bytes(KEYS[0], BLOCK_BYTES)
+    with RunningDaemon(tmp_path) as daemon:
+        async with open_client(kind, BLOCK_BYTES, socket=daemon.socket) as client:
+            await client.lookup(keys)
+            told = Reservation.end
+
+            def after_a_kill(self: Reservation, question: Question | None) -> bool:
+                daemon.kill()
+                return told(self, question)
+
+            monkeypatch.setattr(Reservation, "end", after_a_kill)
+            with pytest.raises(UnavailableError, match="before the blocks were committed"):
+                await client.store(keys, blocks)
 
 
 async def test_ten_kills_in_mid_copy_never_give_a_wrong_byte(tmp_path: Path) -> None:

@@ -214,6 +214,22 @@ def test_who_always_has_something_to_read_yet_is_not_cut_off(tmp_path: Path) -> 
         assert client.status()["counts"].get("cut_off", 0) == 0
 
 
+def test_who_has_taken_its_memory_may_leave_answers_unread(tmp_path: Path) -> None:
+    """A client reads what became of a release or a commit when it asks something again."""
+    keys = prompt("idle", 1)
+    limits = ConnectionLimits(reading_s=0.3)
+    with (
+        RunningDaemon(tmp_path, limits=limits) as daemon,
+        Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=10.0) as writer,
+        Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=10.0) as reader,
+    ):
+        writer.store(keys, the_bytes(keys, BLOCK_BYTES))
+        reader.acquire(keys).release()
+        time.sleep(2.5)
+        assert reader.status()["counts"].get("cut_off", 0) == 0
+        assert writer.lookup(keys)["dram"] == len(keys)
+
+
 def test_who_asks_and_never_reads_is_bounded_and_cut_off(tmp_path: Path) -> None:
     """It asks for answers of many places; the daemon keeps few of them, then ends it."""
     limits = ConnectionLimits(reading_s=5.0)
