@@ -346,9 +346,8 @@ class BaseClient:
             begin = reservation.first - first
             given = blocks[begin : begin + count]
             yield CopyAll(writing(reservation.standing, given), count * self.block_bytes)
-            # Not waited for, as nothing is to be done with the answer: it comes after the daemon's
-            # code was crowded out of the processor's cache by the copy, and would take a tenth as
-            # long as that.
+            # The answer is not waited for, as nothing depends on it: it would take a tenth as long
+            # as a copy of 64 MiB, which has crowded the daemon's code out of the processor's cache.
             if not reservation.end(Commit(0, reservation.number)):
                 raise UnavailableError("the connection was lost before the blocks were committed")
             return count
