@@ -38,6 +38,8 @@ _LONGEST_PAST_H = 24 * 7 * 53
 
 
 _SEED = 0
+import os
+TICKS = int(os.environ.get("TICKS", "6"))
 
 
 @lru_cache(maxsize=64)
@@ -231,7 +233,10 @@ class Controlled:
     """Steers by the controller, which sees what a real one would, an interval at a time."""
 
     def __init__(self, setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> None:
-        self.interval_s = setup.control.interval
+        self.interval_s = setup.control.interval / TICKS
+        self._whole_s = setup.control.interval
+        self._ticks = 0
+        self._storage = None
         self.decisions: list[Decision] = []
         """All decisions so far."""
         self._setup, self._admitted, self._plan = setup, admitted, plan
@@ -259,7 +264,10 @@ class Controlled:
 
     def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
         """Tell the controller of the interval that ends, and do as it decides."""
-        since_s = now_s - self.interval_s
+        self._ticks += 1
+        if self._ticks % TICKS:
+            return self._react(now_s, engines)
+        since_s = now_s - self._whole_s
         window = window_of(engines, since_s, now_s, self._setup.slo)
         self.lookout.see(window, prompts_between(self._admitted, engines.requests, since_s, now_s))
         self.controller.observe(window)
@@ -268,4 +276,24 @@ class Controlled:
         plan = replace(self._plan, **decision.sizes._asdict())
         storage = self._setup.storage(plan, self._expected_gco2_per_kwh(now_s))
         self.lookout.follow(decision.sizes, _storing_rules(self._setup, storage))
+        self._storage = storage
+        self._began = self.lookout._backlog_s
+        return storage
+
+    def _react(self, now_s, engines):
+        storage = self._storage
+        if storage is None:
+            storage = self._storage = self._setup.storage(replace(self._plan, **self.controller.sizes._asdict()))
+            self._began = 0.0
+        from greencache.bench.windows import waiting_s, content_bytes
+        backlog_s = waiting_s(engines)
+        node = self.lookout.node(content_bytes(engines), backlog_s)
+        if backlog_s > self._began:
+            decision = self.controller.react(now_s, node)
+            if decision is not None:
+                self.decisions.append(decision)
+                plan = replace(self._plan, **decision.sizes._asdict())
+                storage = self._setup.storage(plan, self._expected_gco2_per_kwh(now_s))
+                self.lookout.follow(decision.sizes, _storing_rules(self._setup, storage))
+                self._storage = storage
         return storage

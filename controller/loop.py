@@ -115,6 +115,7 @@ class Controller:
         self._choices = candidates.pairs()
         self._safe = Sizes(candidates.dram_bytes[-1], candidates.ssd_bytes[-1])
         self._last_plan: list[Sizes] = []
+        self._instance: Instance | None = None
 
     def observe(self, window: Window) -> None:
         """Take note of an interval that has passed."""
@@ -131,6 +132,7 @@ class Controller:
             made, fallback, fault = self._plan(view.instance)
         except PlanningError as without:
             return self._without_plan(now_s, without, () if view is None else view.notices)
+        self._instance = view.instance
         planned = [self._choices[choice] for choice in made.choices]
         self._last_plan = planned[1:]
         kept = self._keeping(view.instance)
@@ -161,6 +163,21 @@ class Controller:
             fault=fault,
             notices=view.notices,
         )
+
+    def react(self, now_s: float, node: int) -> Decision | None:
+        """Grow within an interval that goes worse than it began; None if nothing changes."""
+        instance = self._instance
+        if instance is None or self._settings.dry_run:
+            return None
+        try:
+            made, fallback, fault = self._plan(replace(instance, start_node=node))
+        except PlanningError:
+            return None
+        wanted = self._choices[int(made.choices[0])]
+        sizes = Sizes(*(max(each) for each in zip(wanted, self.sizes, strict=True)))
+        if sizes == self.sizes:
+            return None
+        return self._decided(now_s, sizes, "work has piled up within the interval", fallback)
 
     def _plan(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         """A plan, the fallback it took, and what there is to say of that beside its reason."""

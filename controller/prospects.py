@@ -175,7 +175,7 @@ class ProspectsModel:
             content_bytes = np.linspace(0, self.ssd_bytes[-1], 4 * (len(self.ssd_bytes) - 1) + 1)
         if backlog_s is None:
             interval_s = service.limits.interval_s
-            backlog_s = np.array([0.0, interval_s / 16, interval_s / 4])
+            backlog_s = np.array([0.0, 1 / 64, 1 / 16, 1 / 4]) * interval_s
         self.content_bytes = np.unique(np.asarray(content_bytes, np.float64))
         self.backlog_s = np.asarray(backlog_s, np.float64)
         for levels in (self.content_bytes, self.backlog_s):
@@ -235,7 +235,7 @@ class ProspectsModel:
         calibration = calibration or Calibration()
         costs = self._costs(profile, calibration)
         content, mean_content, written = self._contents(costs, outlook.requests)
-        limits, count = self.service.limits, len(outlook.requests)
+        count = len(outlook.requests)
         states = States(
             ssd_bytes=self.ssd_bytes,
             dram=self.choices[:, 0].copy(),
@@ -244,8 +244,6 @@ class ProspectsModel:
             backlog_s=self.backlog_s,
             # Another part of the sequence than the content's: they are not to round in step.
             thresholds=thresholds(count, 0.5),
-            late_s=limits.ttft_s,
-            interval_s=limits.interval_s,
         )
         unfolded = unfold(self._tables(profile, costs, outlook, calibration), states)
         grams = self._grams(unfolded.joules, written, outlook.gco2_per_kwh)
@@ -256,7 +254,7 @@ class ProspectsModel:
             unfolded.next_node,
             self.node(content_bytes, backlog_s),
             self.choices,
-            self._withstood(profile, costs, outlook, calibration, states),
+            self._withstood(profile, outlook, calibration, states),
         )
 
     def _costs(self, profile: ReuseProfile, calibration: Calibration) -> PairCosts:
@@ -324,11 +322,11 @@ class ProspectsModel:
         scenarios = np.maximum(outlook.scenarios, _NO_LOAD)
         rates = scenarios / service.limits.interval_s
         loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
-        at_loads = service.attained(profile, calibration.work, loads, self._usual_most_s)
+        at_loads = service.attained(profile, calibration.work, loads, self.backlog_s)
         shares = calibration.shifted(at_loads.share)
         # A busy hour has more requests as well: shares are averaged over requests, not hours.
         weights = scenarios / scenarios.sum(axis=0)
-        share = np.zeros((scenarios.shape[1], *shares.shape[1:]))
+        share = np.zeros((len(shares), scenarios.shape[1], *shares.shape[2:]))
         backlog_s = np.zeros_like(share)
         for rate, weight in zip(rates, weights, strict=True):
             share += weight[:, None, None] * _at(rate, loads, shares)
@@ -337,13 +335,11 @@ class ProspectsModel:
             self._serving_j(profile, costs, outlook.requests),
             outlook.requests[:, None, None] * share,
             backlog_s,
-            rates.mean(axis=0)[:, None, None] / service.replicas * costs.prefill_s,
         )
 
     def _withstood(
         self,
         profile: ReuseProfile,
-        costs: PairCosts,
         outlook: Outlook,
         calibration: Calibration,
         states: States,
@@ -352,21 +348,14 @@ class ProspectsModel:
         service = self.service
         rates = np.maximum(outlook.high_requests, _NO_LOAD) / service.limits.interval_s
         loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
-        at_loads = service.attained(profile, calibration.work, loads, self._usual_most_s)
+        at_loads = service.attained(profile, calibration.work, loads, self.backlog_s)
         share = _at(rates, loads, calibration.shifted(at_loads.share))
         tables = Tables(
-            np.zeros_like(share),
+            np.zeros_like(share[0]),
             outlook.requests[:, None, None] * share,
             _at(rates, loads, at_loads.backlog_s),
-            rates[:, None, None] / service.replicas * costs.prefill_s,
         )
         return unfold(tables, states).in_time
-
-    @property
-    def _usual_most_s(self) -> float:
-        """Work that an interval may begin with and still count as begun with none left over."""
-        levels = self.backlog_s
-        return float(levels[1] / 2) if len(levels) > 1 else self.service.limits.interval_s
 
     def expected(
         self,
@@ -377,6 +366,7 @@ class ProspectsModel:
         dram_bytes: float,
         content_bytes: float,
         ssd_bytes: float,
+        backlog_s: float = 0.0,
         calibration: Calibration | None = None,
     ) -> Expected:
         """One interval at sizes that ran, from mean contents: to hold against what was measured.
@@ -389,6 +379,8 @@ class ProspectsModel:
             Sizes of the tiers; DRAM one of the candidates.
         content_bytes:
             What the SSD held in the mean.
+        backlog_s:
+            Work that was left over at the start.
         calibration:
             Only its work and energy are used.
         """
@@ -405,9 +397,10 @@ class ProspectsModel:
 
         pair = np.arange(low, min(low + 2, len(self.ssd_bytes))) + dram * len(self.ssd_bytes)
         rates = np.maximum(count, _NO_LOAD) / interval_s
-        fates = self.service.pairs(profile, calibration.work, rates, self.backlog_s[-1], pair)
+        starts_s = np.array([backlog_s])
+        fates = self.service.pairs(profile, calibration.work, rates, starts_s, pair)
         in_time, ttft_s = (
-            float(np.interp(at, np.arange(low, low + len(pair)), row[0])) for row in fates[:2]
+            float(np.interp(at, np.arange(low, low + len(pair)), row[0, 0])) for row in fates[:2]
         )
         per_request = np.interp(held, self.ssd_bytes, costs.written_bytes)
         written_bytes = float(requests * per_request) if ssd_bytes > 0 else 0.0
@@ -432,8 +425,8 @@ class ProspectsModel:
 
 
 def _at(rates: Floats, loads: Floats, table: Floats) -> Floats:
-    """Rows of a table by load, at other loads between them."""
+    """Rows of tables by load, at other loads between them: loads are the second axis."""
     at = np.interp(rates, loads, np.arange(len(loads), dtype=np.float64))
     low = np.minimum(at.astype(np.int64), len(loads) - 2)
     share = (at - low)[:, None, None]
-    return np.asarray(table[low] * (1 - share) + table[low + 1] * share)
+    return np.asarray(table[:, low] * (1 - share) + table[:, low + 1] * share)
