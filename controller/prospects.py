@@ -234,12 +234,14 @@ class ProspectsModel:
                 raise InputError("forecasts are of equal length, and numbers of 0 or more")
         calibration = calibration or Calibration()
         costs = self._costs(profile, calibration)
-        content, mean_content, written = self._contents(costs, outlook.requests)
+        content, mean_content, settled, written = self._contents(costs, outlook.requests)
         count = len(outlook.requests)
         states = States(
             ssd_bytes=self.ssd_bytes,
             dram=self.choices[:, 0].copy(),
+            ssd=self.choices[:, 1].copy(),
             mean_bytes=mean_content,
+            settled=settled,
             next_content=dithered(content, self.content_bytes, 0.0),
             backlog_s=self.backlog_s,
             # Another part of the sequence than the content's: they are not to round in step.
@@ -265,8 +267,10 @@ class ProspectsModel:
             prefill_j=costs.prefill_j * calibration.energy,
         )
 
-    def _contents(self, costs: PairCosts, requests: Floats) -> tuple[Floats, Floats, Floats]:
-        """Content of one engine when an interval ends, the one that it hits by, and bytes written.
+    def _contents(
+        self, costs: PairCosts, requests: Floats
+    ) -> tuple[Floats, Floats, Floats, Floats]:
+        """Content of one engine: when an interval ends, in the mean, how settled; bytes written.
 
         Arrays (T, levels of content, K); bytes written are those of all engines.
         """
@@ -281,14 +285,15 @@ class ProspectsModel:
         written = np.broadcast_to(requests[:, None, None] * per_request, shape)
         if not self._fill:
             whole = np.broadcast_to(size, shape)
-            return whole, whole, written
+            return whole, whole, np.ones(shape), written
         each = written / self.service.replicas
         content, mean = grown(before, size, each)
         if not self._selective:
-            return content, mean, written
-        soon = each * (_SOON_S / self.service.limits.interval_s)
-        reached = np.divide(mean, soon, out=np.ones(shape), where=soon > 0)
-        return content, np.maximum(mean, size * np.minimum(reached, 1.0)), written
+            return content, mean, np.zeros(shape), written
+        soon = np.minimum(each * (_SOON_S / self.service.limits.interval_s), size)
+        _, reached = grown(np.minimum(before, soon), soon, each)
+        settled = np.divide(reached, soon, out=np.ones(shape), where=soon > 0)
+        return content, mean, settled, written
 
     def _grams(self, serving_j: Floats, written: Floats, gco2_per_kwh: Floats) -> Floats:
         """Grams of all engines, (T, levels of content, K)."""

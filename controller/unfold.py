@@ -44,8 +44,12 @@ class States(NamedTuple):
         SSD sizes of the tables.
     dram:
         By choice: its DRAM size, a position.
+    ssd:
+        By choice: its SSD size, a position.
     mean_bytes:
         (Intervals, levels of content, choices): what the SSD holds in the mean.
+    settled:
+        The same shape: how far it hits like one of its size, and not like one of ``mean_bytes``.
     next_content:
         The same shape: the level of content that follows.
     backlog_s:
@@ -56,7 +60,9 @@ class States(NamedTuple):
 
     ssd_bytes: Floats
     dram: Ints
+    ssd: Ints
     mean_bytes: Floats
+    settled: Floats
     next_content: Ints
     backlog_s: Floats
     thresholds: Floats
@@ -71,11 +77,11 @@ class Unfolded(NamedTuple):
 
 
 @inlined
-def _mixed(table: Floats, t: int, d: int, low: int, share: float) -> float:
-    below = float(table[t, d, low])
-    if share == 0:
-        return below
-    return float(below + share * (table[t, d, low + 1] - below))
+def _mixed(row: Floats, low: int, share: float, size: int, settled: float) -> float:
+    at = float(row[low])
+    if share > 0:
+        at += share * (row[low + 1] - at)
+    return float(at + settled * (row[size] - at))
 
 
 @kernel
@@ -85,14 +91,15 @@ def _unfold(tables: Tables, states: States, out: Unfolded) -> None:
     for t in range(intervals):
         for c in range(contents):
             for k in range(choices):
-                d = states.dram[k]
+                d, size, settled = states.dram[k], states.ssd[k], states.settled[t, c, k]
                 low, share = between(states.mean_bytes[t, c, k], states.ssd_bytes)
-                out.joules[t, c, k] = _mixed(tables.joules, t, d, low, share)
+                out.joules[t, c, k] = _mixed(tables.joules[t, d], low, share, size, settled)
                 for b in range(backlogs):
-                    left_s = _mixed(tables.left_s[b], t, d, low, share)
+                    left_s = _mixed(tables.left_s[b, t, d], low, share, size, settled)
                     level = level_of(left_s, states.backlog_s, states.thresholds[t])
                     n = c * backlogs + b
-                    out.in_time[t, n, k] = _mixed(tables.in_time[b], t, d, low, share)
+                    in_time = _mixed(tables.in_time[b, t, d], low, share, size, settled)
+                    out.in_time[t, n, k] = in_time
                     out.next_node[t, n, k] = states.next_content[t, c, k] * backlogs + level
 
 

@@ -95,7 +95,10 @@ BLOCKS = 3  # stored
 SECONDS = 4
 AGE_S = 5  # of blocks evicted, by their last access
 TURNOVER_S = 6  # what `_turnover_s` said when they went
-FLOW_LENGTH = 7
+OF_CAPACITY = 7  # what the tier could hold when last looked at
+FLOW_LENGTH = 8
+
+NEVER = -1.0
 
 # Positions in the rows of ``Storing.above``.
 ASKED = 0
@@ -161,11 +164,13 @@ class Storing(NamedTuple):
 
 def new_storing(tiers: int) -> Storing:
     """Nothing known, and no credit yet."""
+    flow = np.zeros((tiers, FLOW_LENGTH))
+    flow[:, OF_CAPACITY] = NEVER
     return Storing(
         odds=np.zeros((CLASSES, 2)),
         ahead=np.zeros((CLASSES, RATIOS)),
         above=np.zeros((BUCKETS, 2)),
-        flow=np.zeros((tiers, FLOW_LENGTH)),
+        flow=flow,
         pace=np.zeros(PACE_LENGTH),
     )
 
@@ -183,6 +188,12 @@ def _turnover_s(flow: NDArray[np.float64], capacity_blocks: float) -> float:
     return float(capacity_blocks * flow[SECONDS] / flow[BLOCKS])
 
 
+@inlined
+def resized(tier: TierState, flow: NDArray[np.float64]) -> bool:
+    """Whether the tier's capacity is another one than when `kept_s` was asked last."""
+    return bool(flow[OF_CAPACITY] != NEVER and flow[OF_CAPACITY] != tier.meta[CAPACITY])
+
+
 @subroutine
 def kept_s(tier: TierState, flow: NDArray[np.float64], seconds: float) -> float:
     """How long a tier keeps a block that is not asked for; ``seconds`` since this was asked last.
@@ -193,6 +204,7 @@ def kept_s(tier: TierState, flow: NDArray[np.float64], seconds: float) -> float:
     over what it would be by that rule.
     """
     meta = tier.meta
+    flow[OF_CAPACITY] = meta[CAPACITY]
     capacity_blocks = float(meta[CAPACITY] - meta[HELD])
     if meta[CAPACITY] == 0:
         return 0.0
