@@ -13,7 +13,7 @@ from greencache.bench import engine_state as e
 from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup
 from greencache.bench.storage import StorageSetup, block_prices
-from greencache.bench.windows import prompts_between, window_of
+from greencache.bench.windows import content_bytes, prompts_between, waiting_s, window_of
 from greencache.controller.demand import EngineLimits, ServiceModel
 from greencache.controller.forecasts import Forecast, Forecaster, Perfect, Perturbed, SeasonalNaive
 from greencache.controller.lookout import Lookout, RollingForecast
@@ -38,8 +38,6 @@ _LONGEST_PAST_H = 24 * 7 * 53
 
 
 _SEED = 0
-import os
-TICKS = int(os.environ.get("TICKS", "6"))
 
 
 @lru_cache(maxsize=64)
@@ -233,15 +231,14 @@ class Controlled:
     """Steers by the controller, which sees what a real one would, an interval at a time."""
 
     def __init__(self, setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> None:
-        self.interval_s = setup.control.interval / TICKS
-        self._whole_s = setup.control.interval
-        self._ticks = 0
-        self._storage = None
+        self.interval_s = setup.control.interval / setup.control.looks
         self.decisions: list[Decision] = []
         """All decisions so far."""
         self._setup, self._admitted, self._plan = setup, admitted, plan
         candidates = setup.sizes_to_control
         self.largest = Sizes(plan.dram_bytes, plan.ssd_bytes)
+        self._storage = setup.storage(plan)
+        self._looks = 0
         kind = "perfect" if plan.name == "oracle" else setup.control.forecast
         intensity, load = _forecasters(setup, admitted, kind)
         self._intensity = GridForecast(setup, intensity, setup.control.interval)
@@ -263,37 +260,24 @@ class Controlled:
         return float(ahead.mean.mean())
 
     def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
-        """Tell the controller of the interval that ends, and do as it decides."""
-        self._ticks += 1
-        if self._ticks % TICKS:
-            return self._react(now_s, engines)
-        since_s = now_s - self._whole_s
+        """Do as the controller decides, at an interval's end and when it looks within one."""
+        self._looks += 1
+        if self._looks % self._setup.control.looks == 0:
+            decision: Decision | None = self._decide(now_s, engines)
+        else:
+            decision = self.controller.react(now_s, content_bytes(engines), waiting_s(engines))
+        if decision is None:
+            return self._storage
+        self.decisions.append(decision)
+        plan = replace(self._plan, **decision.sizes._asdict())
+        self._storage = self._setup.storage(plan, self._expected_gco2_per_kwh(now_s))
+        self.lookout.follow(decision.sizes, _storing_rules(self._setup, self._storage))
+        return self._storage
+
+    def _decide(self, now_s: float, engines: e.Engine) -> Decision:
+        """Tell the controller of the interval that ends, and ask it."""
+        since_s = now_s - self._setup.control.interval
         window = window_of(engines, since_s, now_s, self._setup.slo)
         self.lookout.see(window, prompts_between(self._admitted, engines.requests, since_s, now_s))
         self.controller.observe(window)
-        decision = self.controller.decide(now_s)
-        self.decisions.append(decision)
-        plan = replace(self._plan, **decision.sizes._asdict())
-        storage = self._setup.storage(plan, self._expected_gco2_per_kwh(now_s))
-        self.lookout.follow(decision.sizes, _storing_rules(self._setup, storage))
-        self._storage = storage
-        self._began = self.lookout._backlog_s
-        return storage
-
-    def _react(self, now_s, engines):
-        storage = self._storage
-        if storage is None:
-            storage = self._storage = self._setup.storage(replace(self._plan, **self.controller.sizes._asdict()))
-            self._began = 0.0
-        from greencache.bench.windows import waiting_s, content_bytes
-        backlog_s = waiting_s(engines)
-        node = self.lookout.node(content_bytes(engines), backlog_s)
-        if backlog_s > self._began:
-            decision = self.controller.react(now_s, node)
-            if decision is not None:
-                self.decisions.append(decision)
-                plan = replace(self._plan, **decision.sizes._asdict())
-                storage = self._setup.storage(plan, self._expected_gco2_per_kwh(now_s))
-                self.lookout.follow(decision.sizes, _storing_rules(self._setup, storage))
-                self._storage = storage
-        return storage
+        return self.controller.decide(now_s)

@@ -14,7 +14,7 @@ from greencache.quantities import HOUR_S
 from greencache.tiers.state import CAPACITY, USED
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["Watched", "prompts_between", "window_of"]
+__all__ = ["Watched", "content_bytes", "prompts_between", "waiting_s", "window_of"]
 
 
 def waiting_s(engines: e.Engine) -> float:
@@ -32,7 +32,8 @@ def content_bytes(engines: e.Engine) -> float:
 def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Window:
     """What can be seen at ``end_s`` of the time since ``start_s``: whole bins, all replicas.
 
-    Requests are those that arrived in the interval. Of what ended later nothing is known yet.
+    Arrivals and their prompts are those of the interval, latencies those of requests that ended in
+    it. Those that wait when it ends are in the next one's: left out of both, the late ones would be.
     """
     arrivals = engines.requests["arrival_s"]
     requests = engines.requests[slice(*np.searchsorted(arrivals, (start_s, end_s)))]

@@ -160,14 +160,13 @@ class Lookout:
         self.shadow.end_interval(window.start_s, window.duration_s)
 
     def node(self, content_bytes: float, backlog_s: float) -> int:
-        """The state that tiers and queue are in."""
+        """The state of views' instances that tiers and queue are in."""
         return self._model.node(content_bytes, backlog_s)
 
     def follow(self, sizes: Sizes, storing: StoringRules) -> None:
         """Take note of the sizes that hold from now on, and of what decides about storing."""
         self._chosen = self._model.choice(sizes.dram_bytes, sizes.ssd_bytes)
-        block_bytes = self._model.service.hardware.layout.block_bytes
-        self.shadow.follow(self._replicas * (sizes.dram_bytes // block_bytes), storing)
+        self.shadow.follow(storing)
 
     def _targets(
         self, requests: Floats, day: NDArray[np.int64], before: Floats, now_s: float

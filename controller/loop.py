@@ -45,6 +45,9 @@ class Lookouts(Protocol):
     def view(self, telemetry: Telemetry, now_s: float) -> View | None:
         """What is to be expected from ``now_s`` on; None if nothing is known yet."""
 
+    def node(self, content_bytes: float, backlog_s: float) -> int:
+        """The state of the views' instances that tiers and queue are in."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -116,6 +119,7 @@ class Controller:
         self._safe = Sizes(candidates.dram_bytes[-1], candidates.ssd_bytes[-1])
         self._last_plan: list[Sizes] = []
         self._instance: Instance | None = None
+        """What the present interval was planned with."""
 
     def observe(self, window: Window) -> None:
         """Take note of an interval that has passed."""
@@ -164,20 +168,36 @@ class Controller:
             notices=view.notices,
         )
 
-    def react(self, now_s: float, node: int) -> Decision | None:
-        """Grow within an interval that goes worse than it began; None if nothing changes."""
-        instance = self._instance
-        if instance is None or self._settings.dry_run:
+    def react(self, now_s: float, content_bytes: float, backlog_s: float) -> Decision | None:
+        """Look within an interval whether it goes worse than it began, and if so, grow.
+
+        Requests that are late are late behind the same burst, which an hourly look finds when it
+        is over. The interval's plan is made again from the state that it is in by now. Only what
+        that plan has larger is taken: what is to shrink waits for the next `decide`.
+
+        Parameters
+        ----------
+        now_s:
+            When.
+        content_bytes, backlog_s:
+            What an engine's SSD holds, and the work that waits for it in seconds.
+
+        Returns
+        -------
+        Decision
+            None if nothing changes.
+        """
+        latest, instance = self.telemetry.latest, self._instance
+        if latest is None or instance is None or backlog_s <= latest.backlog_s:
             return None
-        try:
-            made, fallback, fault = self._plan(replace(instance, start_node=node))
-        except PlanningError:
-            return None
-        wanted = self._choices[int(made.choices[0])]
-        sizes = Sizes(*(max(each) for each in zip(wanted, self.sizes, strict=True)))
+        node = self._lookout.node(content_bytes, backlog_s)
+        made, fallback, fault = self._plan(replace(instance, start_node=node))
+        planned = self._choices[made.choices[0]]
+        sizes = Sizes(*(max(each) for each in zip(planned, self.sizes, strict=True)))
         if sizes == self.sizes:
             return None
-        return self._decided(now_s, sizes, "work has piled up within the interval", fallback)
+        reason = f"{backlog_s:.0f} s of work wait, {latest.backlog_s:.0f} s did before"
+        return self._decided(now_s, sizes, reason, fallback, fault=fault)
 
     def _plan(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         """A plan, the fallback it took, and what there is to say of that beside its reason."""

@@ -104,6 +104,13 @@ class Prospects(NamedTuple):
     withstood: Floats
 
 
+class _Tables(NamedTuple):
+    """What is expected of the coming intervals, and what if each had the high load."""
+
+    expected: Tables
+    high: Tables
+
+
 class Expected(NamedTuple):
     """What one interval at fixed sizes should bring, over all engines.
 
@@ -247,7 +254,8 @@ class ProspectsModel:
             # Another part of the sequence than the content's: they are not to round in step.
             thresholds=thresholds(count, 0.5),
         )
-        unfolded = unfold(self._tables(profile, costs, outlook, calibration), states)
+        tables = self._tables(profile, costs, outlook, calibration)
+        unfolded = unfold(tables.expected, states)
         grams = self._grams(unfolded.joules, written, outlook.gco2_per_kwh)
         return Prospects(
             np.repeat(grams, len(self.backlog_s), axis=1),
@@ -256,7 +264,7 @@ class ProspectsModel:
             unfolded.next_node,
             self.node(content_bytes, backlog_s),
             self.choices,
-            self._withstood(profile, outlook, calibration, states),
+            unfold(tables.high, states).in_time,
         )
 
     def _costs(self, profile: ReuseProfile, calibration: Calibration) -> PairCosts:
@@ -321,12 +329,14 @@ class ProspectsModel:
 
     def _tables(
         self, profile: ReuseProfile, costs: PairCosts, outlook: Outlook, calibration: Calibration
-    ) -> Tables:
+    ) -> _Tables:
         """What each interval brings at each pair of sizes, the SSD full."""
         service = self.service
         scenarios = np.maximum(outlook.scenarios, _NO_LOAD)
         rates = scenarios / service.limits.interval_s
-        loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
+        high = np.maximum(outlook.high_requests, _NO_LOAD) / service.limits.interval_s
+        lowest, highest = min(rates.min(), high.min()), max(rates.max(), high.max())
+        loads = np.geomspace(lowest, highest * (1 + 1e-9), _LOADS)
         at_loads = service.attained(profile, calibration.work, loads, self.backlog_s)
         shares = calibration.shifted(at_loads.share)
         # A busy hour has more requests as well: shares are averaged over requests, not hours.
@@ -336,31 +346,11 @@ class ProspectsModel:
         for rate, weight in zip(rates, weights, strict=True):
             share += weight[:, None, None] * _at(rate, loads, shares)
             backlog_s += _at(rate, loads, at_loads.backlog_s) / len(rates)
-        return Tables(
-            self._serving_j(profile, costs, outlook.requests),
-            outlook.requests[:, None, None] * share,
-            backlog_s,
+        count, joules = outlook.requests, self._serving_j(profile, costs, outlook.requests)
+        return _Tables(
+            Tables(joules, count[:, None, None] * share, backlog_s),
+            Tables(joules, count[:, None, None] * _at(high, loads, shares), backlog_s),
         )
-
-    def _withstood(
-        self,
-        profile: ReuseProfile,
-        outlook: Outlook,
-        calibration: Calibration,
-        states: States,
-    ) -> Floats:
-        """Requests in time by interval, state and choice if all loads were high."""
-        service = self.service
-        rates = np.maximum(outlook.high_requests, _NO_LOAD) / service.limits.interval_s
-        loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
-        at_loads = service.attained(profile, calibration.work, loads, self.backlog_s)
-        share = _at(rates, loads, calibration.shifted(at_loads.share))
-        tables = Tables(
-            np.zeros_like(share[0]),
-            outlook.requests[:, None, None] * share,
-            _at(rates, loads, at_loads.backlog_s),
-        )
-        return unfold(tables, states).in_time
 
     def expected(
         self,
