@@ -33,7 +33,7 @@ def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Wind
     """What can be seen at ``end_s`` of the time since ``start_s``: whole bins, all replicas.
 
     Arrivals and their prompts are those of the interval, latencies those of requests that ended in
-    it: of those that wait when it ends, the next one tells. Left out of both, the late ones would be.
+    it. What still waits at its end is told of by the next one: often it is what came too late.
     """
     arrivals = engines.requests["arrival_s"]
     requests = engines.requests[slice(*np.searchsorted(arrivals, (start_s, end_s)))]
