@@ -30,7 +30,9 @@ draw on it::
     price = full price * (1 - credit / most credit)
 
 Where less is worth writing, the credit fills and the price falls; where more is, it empties and the
-price rises, to the full one at most: what is worth that much is written.
+price rises, to the full one at most: what is worth that much is written. A tier that is resized
+keeps its price: credit is scaled with the capacity. Else a tier that grew would be closed for hours,
+until it had earned what its new size has the right price at.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ RATE_HALF_LIFE_S = 3600.0
 # Positions in ``Storing.pace``.
 CREDIT = 0  # blocks that may be written for nothing
 EARNED_S = 1  # up to when it was earned
-PACE_LENGTH = 2
+BLOCKS_PER_S = 2  # at what rate
+PACE_LENGTH = 3
 
 # Positions in the rows of ``Storing.flow``: counts since the start when last looked at, then what
 # was added since, halved every half-life.
@@ -329,10 +332,17 @@ def admit_until(
 
 @inlined
 def earn(pace: NDArray[np.float64], blocks_per_s: float, now_s: float) -> None:
-    """Let credit fill up to now, at the rate that spends the capacity evenly over its life."""
+    """Let credit fill up to now, at the rate that spends the capacity evenly over its life.
+
+    Credit goes with the capacity: it is as much of the new one as it was of the old one.
+    """
+    if blocks_per_s == 0:
+        return
+    if pace[BLOCKS_PER_S] > 0 and not np.isinf(blocks_per_s):
+        pace[CREDIT] *= blocks_per_s / pace[BLOCKS_PER_S]
     earned = blocks_per_s * (now_s - pace[EARNED_S])
     pace[CREDIT] = min(pace[CREDIT] + earned, blocks_per_s * CREDIT_S)
-    pace[EARNED_S] = now_s
+    pace[EARNED_S], pace[BLOCKS_PER_S] = now_s, blocks_per_s
 
 
 @inlined
