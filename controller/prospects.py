@@ -9,18 +9,18 @@ to be full at once. With ``c`` bytes on SSD, a size ``s`` chosen and ``w`` bytes
 interval, the content goes from ``min(c, s)`` to ``min(s, min(c, s) + w)``. A tier of size ``s``
 that holds only ``f`` bytes hits like one of size ``f``: it holds what the last ``f`` bytes of
 storing left there, as a smaller tier would under lru. But where only what is worth it is written,
-``f`` bytes took long to gather, and most of them are past their reuse: such a tier hits as if full
-as soon as it holds what is written in half an hour, in which most reuse comes, if that is more. It
-is the mean content of the interval that counts; between the candidate sizes is interpolated.
+``f`` bytes took long to gather, and most of them are past their reuse: such a tier is *settled*
+and hits as if full as soon as it holds what is written in half an hour, in which most reuse comes,
+and in part before. Both are means over the interval; between the candidate sizes is interpolated.
 
 States are levels of both. Where a level lies between two, the interval decides which one it
 becomes: the fraction is compared with ``t * 0.618... mod 1``, which over the intervals lies below
 any fraction that often. Rounding to the nearest would never let a tier grow that is written to
 slowly.
 
-Left-over work ``b``, in seconds of one engine, with ``rho`` the share of its time that prompts
-take, falls by ``1 - rho`` each second, or rises. Until no more is left than the first-token limit
-allows, no request is in time.
+Left-over work is in seconds of one engine. Recent requests are queued behind each of its levels
+(`greencache.controller.queueing`), which says who is in time in an interval that begins so, and what
+is left over when it ends.
 """
 
 from __future__ import annotations

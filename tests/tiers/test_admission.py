@@ -247,6 +247,15 @@ def test_wear_is_free_while_less_is_asked_than_age_would_waste() -> None:
     assert pace[CREDIT] == pytest.approx(2.0 * CREDIT_S, rel=0.001)
 
 
+@pytest.mark.parametrize("larger", [0.25, 10.0])
+def test_a_tier_that_is_resized_keeps_the_price_of_its_writes(larger: float) -> None:
+    pace = new_storing(1).pace
+    for now_s in range(3 * 3600):
+        before = pace_of(pace, PRICES, 1.0, float(now_s), 0.0)
+    assert before == pytest.approx(1.0 + 50.0, rel=0.01), "half of the most credit"
+    assert pace_of(pace, PRICES, larger, 3 * 3600.0, 0.0) == pytest.approx(before, rel=0.001)
+
+
 def test_without_wear_a_write_costs_its_energy() -> None:
     pace = new_storing(1).pace
     free = PRICES._replace(wear_j=0.0)
