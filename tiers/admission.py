@@ -31,8 +31,8 @@ draw on it::
 
 Where less is worth writing, the credit fills and the price falls; where more is, it empties and the
 price rises, to the full one at most: what is worth that much is written. A tier that is resized
-keeps its price: credit is scaled with the capacity. Else one that grew would be closed for hours,
-until it had earned what its new size has the right price at.
+keeps its price: credit is scaled with the capacity. Else one that grew would be closed for
+hours, until it had earned what its new size has the right price at.
 """
 
 from __future__ import annotations
