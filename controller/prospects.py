@@ -19,8 +19,8 @@ any fraction that often. Rounding to the nearest would never let a tier grow tha
 slowly.
 
 Left-over work is in seconds of one engine. Recent requests are queued behind each of its levels
-(`greencache.controller.queueing`), which says who is in time in an interval that begins so, and what
-is left over when it ends.
+(`greencache.controller.queueing`), which says who is in time in an interval that begins so, and
+what is left over when it ends.
 """
 
 from __future__ import annotations
