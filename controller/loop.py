@@ -46,6 +46,9 @@ class Lookouts(Protocol):
     def view(self, telemetry: Telemetry, now_s: float) -> View | None:
         """What is to be expected from ``now_s`` on; None if nothing is known yet."""
 
+    def node(self, content_bytes: float, backlog_s: float) -> int:
+        """The state of the views' instances that tiers and queue are in."""
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -122,6 +125,8 @@ class Controller:
         self._last_plan: list[Sizes] = []
         self._decided_before = decided_before
         self._observed_s = 0.0
+        self._instance: Instance | None = None
+        """What the present interval was planned with."""
 
     def observe(self, window: Window) -> None:
         """Take note of an interval that has passed."""
@@ -139,6 +144,7 @@ class Controller:
             made, fallback, fault = self._plan(view.instance)
         except PlanningError as without:
             return self._without_plan(now_s, without, () if view is None else view.notices)
+        self._instance = view.instance
         planned = [self._choices[choice] for choice in made.choices]
         self._last_plan = planned[1:]
         kept = self._keeping(view.instance)
@@ -175,6 +181,37 @@ class Controller:
             reason = "learning at the sizes that were decided before a restart"
             return self._decided(now_s, self.sizes, reason, "learning")
         return self._decided(now_s, self._safe, "learning at the largest sizes", "learning")
+
+    def react(self, now_s: float, content_bytes: float, backlog_s: float) -> Decision | None:
+        """Look within an interval whether it goes worse than it began, and if so, grow.
+
+        Requests that are late are late behind the same burst, which an hourly look finds when it
+        is over. The interval's plan is made again from the state that it is in by now. Only what
+        that plan has larger is taken: what is to shrink waits for the next `decide`.
+
+        Parameters
+        ----------
+        now_s:
+            When.
+        content_bytes, backlog_s:
+            What an engine's SSD holds, and the work that waits for it in seconds.
+
+        Returns
+        -------
+        Decision
+            None if nothing changes.
+        """
+        latest, instance = self.telemetry.latest, self._instance
+        if latest is None or instance is None or backlog_s <= latest.backlog_s:
+            return None
+        node = self._lookout.node(content_bytes, backlog_s)
+        made, fallback, fault = self._plan(replace(instance, start_node=node))
+        planned = self._choices[made.choices[0]]
+        sizes = Sizes(*(max(each) for each in zip(planned, self.sizes, strict=True)))
+        if sizes == self.sizes:
+            return None
+        reason = f"{backlog_s:.0f} s of work wait, {latest.backlog_s:.0f} s did before"
+        return self._decided(now_s, sizes, reason, fallback, fault=fault)
 
     def _plan(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         """A plan, the fallback it took, and what there is to say of that beside its reason."""
