@@ -17,7 +17,7 @@ from greencache.controller.assembly import ControlledEngine, Course, Pilot, fore
 from greencache.controller.forecasts import Forecast, Forecaster, Perfect
 from greencache.controller.intensity import LONGEST_PAST_H, REFIT_H, forecast_intervals
 from greencache.controller.lookout import RollingForecast
-from greencache.controller.loop import Decision
+from greencache.controller.loop import Decision, look_s
 from greencache.controller.sizes import Sizes
 from greencache.controller.storage_prices import StoragePrices
 from greencache.controller.telemetry import Window
@@ -180,7 +180,10 @@ class Controlled:
     def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
         """Do as the controller decides, at an interval's end and when it looks within one."""
         self._looks += 1
-        if self._looks % self._setup.control.looks == 0:
+        control = self._setup.control
+        interval, look = divmod(self._looks, control.looks)
+        now_s = look_s(control, interval, look)
+        if look == 0:
             course: Course | None = self._decide(now_s, engines)
         else:
             course = self.pilot.react(now_s, content_bytes(engines), waiting_s(engines))

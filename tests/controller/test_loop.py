@@ -186,7 +186,7 @@ def test_it_grows_within_an_hour_in_which_work_piles_up() -> None:
     reacted = controller.react(HOUR_S + 1200, 0.0, 120.0)
     assert reacted is not None
     assert (reacted.before, reacted.sizes) == (Sizes(0, 0), Sizes(0, TB))
-    assert reacted.reason == "120 s of work wait, 0 s did before"
+    assert reacted.reason == "SSD 0 to 1 TB: waiting work grew from 0 to 120 s"
     assert controller.sizes == Sizes(0, TB)
     assert controller.react(HOUR_S + 1800, 0.0, 30.0) is None, "shrinking waits for the hour's end"
     assert controller.sizes == Sizes(0, TB)
