@@ -51,7 +51,7 @@ def look_s(settings: ControlSettings, interval: int, look: int) -> float:
     interval, look:
         Which interval since the clock's zero, and which of its looks; it decides at number 0.
     """
-    return (interval + look / settings.looks) * settings.interval
+    return interval * settings.interval + look * settings.interval / settings.looks
 
 
 class Lookouts(Protocol):

@@ -112,7 +112,10 @@ class ControlSettings(Part):
 
     interval: Seconds = Field(3600.0, ge=60, description="time between two decisions")
     looks: int = Field(
-        6, ge=1, le=60, description="looks at the queue in an interval; 1 is at its end only"
+        6,
+        ge=1,
+        le=60,
+        description="looks in an interval at what work waits, to grow tiers; 1 is at its end only",
     )
     horizon: int = Field(24, ge=1, le=168, description="intervals that are planned ahead")
     learn: Seconds = Field(

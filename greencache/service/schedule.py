@@ -39,7 +39,10 @@ class Schedule:
     @property
     def next_look_s(self) -> float:
         """When to look next: within the interval, or at its end."""
-        return look_s(self._control, self._interval, self._looked + 1)
+        look = self._looked + 1
+        if look == self._control.looks:
+            return self.ends_s
+        return look_s(self._control, self._interval, look)
 
     def next_interval(self, now_s: float) -> None:
         """Go on to the interval after this one, or to a later one if that is over."""

@@ -200,6 +200,14 @@ def test_it_does_not_react_before_it_has_planned_nor_when_it_may_only_advise() -
     assert adviser.sizes == LARGEST
 
 
+def test_it_does_not_react_by_a_plan_of_another_interval() -> None:
+    slept, _ = decisions(queued_view())
+    assert slept.react(2 * HOUR_S, 0.0, 120.0) is None, "the interval is over"
+    failing, made = decisions(queued_view(), PlanningError("the solver is gone"))
+    assert made[1].fallback == "largest"
+    assert failing.react(2 * HOUR_S + 600, 0.0, 120.0) is None
+
+
 def test_a_notice_is_given_once_and_counted() -> None:
     bad = view_of([[5, 3, 4]] * 2, notices=("intensity: 3 values filled in",))
     controller, (first, second) = decisions(bad, bad)
