@@ -165,7 +165,7 @@ def pilot_of(setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> Pilot:
 
 
 class Controlled:
-    """Steers by the controller, which sees what a real one would, an interval at a time."""
+    """Steers by the controller, which sees what a real one would, look by look."""
 
     def __init__(self, setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> None:
         self.interval_s = setup.control.interval / setup.control.looks
@@ -184,7 +184,8 @@ class Controlled:
         interval, look = divmod(self._looks, control.looks)
         now_s = look_s(control, interval, look)
         if look == 0:
-            course: Course | None = self._decide(now_s, engines)
+            since_s = look_s(control, interval - 1, 0)
+            course: Course | None = self._decide(since_s, now_s, engines)
         else:
             course = self.pilot.react(now_s, content_bytes(engines), waiting_s(engines))
         if course is not None:
@@ -193,9 +194,8 @@ class Controlled:
             self._storage = storage_under(self._setup, self._plan, decision.sizes, prices)
         return self._storage
 
-    def _decide(self, now_s: float, engines: e.Engine) -> Course:
+    def _decide(self, since_s: float, now_s: float, engines: e.Engine) -> Course:
         """Tell the controller of the interval that ends, and ask it."""
-        since_s = now_s - self._setup.control.interval
         window = window_of(engines, since_s, now_s, self._setup.slo)
         prompts = prompts_between(self._admitted, engines.requests, since_s, now_s)
         return self.pilot.steer(window, prompts)

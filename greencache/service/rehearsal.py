@@ -219,11 +219,11 @@ class _Rehearsal:
         self._looks += 1
         control, setup = self._control, self._setup
         interval, look = divmod(self._looks, setup.control.looks)
-        now_s = max(now_s, look_s(setup.control, interval, look))
+        now_s = look_s(setup.control, interval, look)
         self._instruments.bins = engines.bins[0]
         self._instruments.backlog_s = waiting_s(engines)
         if look == 0:
-            since_s = now_s - setup.control.interval
+            since_s = look_s(setup.control, interval - 1, 0)
             self._instruments.window = window_of(engines, since_s, now_s, setup.slo)
         await self._play(engines.events[0, : int(engines.counts[0, e.EVENTS])], now_s)
         await self._minutes_until(now_s, now_s)

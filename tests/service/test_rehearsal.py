@@ -154,6 +154,14 @@ def test_a_burst_within_an_interval_grows_the_tiers_within_it_as_in_the_replay(
         assert all(a >= b for a, b in zip(decision.sizes, decision.before, strict=True))
 
 
+def test_looks_need_not_be_at_whole_seconds(bursts: ReplaySetup, tmp_path: Path) -> None:
+    control = bursts.control.model_copy(update={"interval": 617.3, "looks": 7})
+    run = rehearsed(replace(bursts, control=control), tmp_path)
+    assert run.decisions > 16
+    assert run.other_decisions == 0
+    assert run.same
+
+
 def test_room_that_cannot_be_had_within_an_interval_is_had_at_its_end(
     bursts: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
