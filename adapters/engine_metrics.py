@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -355,6 +355,14 @@ class EnginePages:
             if back:
                 self._inside_before += engine.inside
         self._pages += 1
+
+    def waiting(self, *, unread: Collection[str]) -> float:
+        """Requests that wait by the newest look at each page, but for pages that were not read."""
+        return sum(
+            engine.gauges.get("waiting", 0.0)
+            for (page, *_), engine in self._engines.items()
+            if page not in unread
+        )
 
     def take(self, now_s: float) -> EngineInterval:
         """What engines did since the last call, or the beginning."""

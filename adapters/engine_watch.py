@@ -81,6 +81,11 @@ class EngineWatch:
         await self.look()
         return self._pages.take(self._clock())
 
+    async def waiting(self) -> float | None:
+        """Requests that wait in engines now; None if no page can be read. Never raises."""
+        await self.look()
+        return self._pages.waiting(unread=self._said) if self._said < self._webs.keys() else None
+
     async def look(self) -> None:
         """Read all pages once; never raises."""
         async with self._lock:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from greencache.adapters.engine_metrics import EngineInterval
-from greencache.controller.modelled_energy import Modelled, modelled_energy
+from greencache.controller.modelled_energy import modelled_energy
 from greencache.controller.performance import ServingHardware
 from greencache.controller.telemetry import Spread, Window
 
@@ -54,10 +54,14 @@ class LiveWindow:
         For the controller.
     energy_source:
         What measured the GPUs' energy, or ``model``.
+    prompt_s:
+        Work of a request that waits, in seconds of one engine, if it is shared by all of them: as
+        prompts took on average.
     """
 
     window: Window
     energy_source: str
+    prompt_s: float
 
 
 def live_window(
@@ -116,6 +120,7 @@ def live_window(
         replicas=replicas,
         unevenness=engine.prompts.unevenness,
     )
+    prompt_s = modelled.prefill_s / max(requests, 1.0) / replicas
     block_bytes = hardware.layout.block_bytes
     window = Window(
         start_s=engine.start_s,
@@ -137,19 +142,14 @@ def live_window(
         written_bytes=store.written_bytes,
         declined_bytes=store.declined_bytes,
         held_blocks=engine.held * hardware.kv_bytes / block_bytes,
-        backlog_s=_backlog_s(engine, modelled, requests, replicas),
+        backlog_s=engine.waiting * prompt_s,
         # The controller thinks of one engine; what the store has serves all of them.
         capacity_bytes={k: v / replicas for k, v in store.capacity_bytes.items()},
         used_bytes={k: v / replicas for k, v in store.used_bytes.items()},
     )
-    return LiveWindow(window, "model" if gpu_j is None else energy_source)
+    return LiveWindow(window, "model" if gpu_j is None else energy_source, prompt_s)
 
 
 def _within_slo(engine: EngineInterval, ttft_s: float, tpot_s: float) -> int:
     share = engine.attainment(ttft_s, tpot_s).value
     return 0 if math.isnan(share) else round(engine.finished * share)
-
-
-def _backlog_s(engine: EngineInterval, modelled: Modelled, requests: float, replicas: int) -> float:
-    """Work that waits, in seconds of one engine: as much for each as prompts took on average."""
-    return engine.waiting * modelled.prefill_s / max(requests, 1.0) / replicas

@@ -229,6 +229,7 @@ def compare(setup: ReplaySetup, admitted: RequestTrace) -> list[Comparison]:
                     dram_bytes=plan.dram_bytes,
                     content_bytes=float(content),
                     ssd_bytes=plan.ssd_bytes,
+                    backlog_s=windows[i][hour - 1].backlog_s if hour else 0.0,
                     calibration=each,
                 )
                 for each in (Calibration(), calibration)

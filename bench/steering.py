@@ -12,12 +12,12 @@ from greencache.bench import engine_state as e
 from greencache.bench.plans import Plan
 from greencache.bench.setup import ReplaySetup, storage_of
 from greencache.bench.storage import StorageSetup
-from greencache.bench.windows import prompts_between, window_of
-from greencache.controller.assembly import ControlledEngine, Pilot, forecasters, perturbed
+from greencache.bench.windows import content_bytes, prompts_between, waiting_s, window_of
+from greencache.controller.assembly import ControlledEngine, Course, Pilot, forecasters, perturbed
 from greencache.controller.forecasts import Forecast, Forecaster, Perfect
 from greencache.controller.intensity import LONGEST_PAST_H, REFIT_H, forecast_intervals
 from greencache.controller.lookout import RollingForecast
-from greencache.controller.loop import Decision
+from greencache.controller.loop import Decision, look_s
 from greencache.controller.sizes import Sizes
 from greencache.controller.storage_prices import StoragePrices
 from greencache.controller.telemetry import Window
@@ -165,24 +165,40 @@ def pilot_of(setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> Pilot:
 
 
 class Controlled:
-    """Steers by the controller, which sees what a real one would, an interval at a time."""
+    """Steers by the controller, which sees what a real one would, look by look."""
 
     def __init__(self, setup: ReplaySetup, admitted: RequestTrace, plan: Plan) -> None:
-        self.interval_s = setup.control.interval
+        self.interval_s = setup.control.interval / setup.control.looks
         self.decisions: list[Decision] = []
         """All decisions so far."""
         self._setup, self._admitted, self._plan = setup, admitted, plan
         self.largest = Sizes(plan.dram_bytes, plan.ssd_bytes)
         self.pilot = pilot_of(setup, admitted, plan)
+        self._storage = setup.storage(plan)
+        self._looks = 0
 
     def steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
-        """Tell the controller of the interval that ends, and do as it decides."""
-        since_s = now_s - self.interval_s
+        """Do as the controller decides, at an interval's end and when it looks within one."""
+        self._looks += 1
+        control = self._setup.control
+        interval, look = divmod(self._looks, control.looks)
+        now_s = look_s(control, interval, look)
+        if look == 0:
+            since_s = look_s(control, interval - 1, 0)
+            course: Course | None = self._decide(since_s, now_s, engines)
+        else:
+            course = self.pilot.react(now_s, content_bytes(engines), waiting_s(engines))
+        if course is not None:
+            decision, prices = course
+            self.decisions.append(decision)
+            self._storage = storage_under(self._setup, self._plan, decision.sizes, prices)
+        return self._storage
+
+    def _decide(self, since_s: float, now_s: float, engines: e.Engine) -> Course:
+        """Tell the controller of the interval that ends, and ask it."""
         window = window_of(engines, since_s, now_s, self._setup.slo)
         prompts = prompts_between(self._admitted, engines.requests, since_s, now_s)
-        decision, prices = self.pilot.steer(window, prompts)
-        self.decisions.append(decision)
-        return storage_under(self._setup, self._plan, decision.sizes, prices)
+        return self.pilot.steer(window, prompts)
 
 
 def storage_under(

@@ -15,25 +15,36 @@ from greencache.quantities import HOUR_S
 from greencache.tiers.state import CAPACITY, USED
 from greencache.traces.requests import RequestTrace
 
-__all__ = ["Watched", "prompts_between", "window_of"]
+__all__ = ["Watched", "content_bytes", "prompts_between", "waiting_s", "window_of"]
+
+
+def waiting_s(engines: e.Engine) -> float:
+    """Work that waits, in seconds of one engine: prompt tokens still to be computed."""
+    rates = engines.rates
+    s_per_token = rates.flops_per_token / rates.flops_per_s + rates.link_s_per_token
+    return float(engines.clock[:, e.BACKLOG].mean()) * s_per_token
+
+
+def content_bytes(engines: e.Engine) -> float:
+    """What the SSD holds, in the mean over engines."""
+    return float(engines.ssd.meta[:, USED].mean()) * engines.config.block_bytes
 
 
 def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Window:
     """What can be seen at ``end_s`` of the time since ``start_s``: whole bins, all replicas.
 
-    Requests are those that arrived in the interval. Of what ended later nothing is known yet.
+    Arrivals and their prompts are those of the interval, latencies those of requests that ended in
+    it. What still waits at its end is told of by the next one: often it is what came too late.
     """
     arrivals = engines.requests["arrival_s"]
     requests = engines.requests[slice(*np.searchsorted(arrivals, (start_s, end_s)))]
     bin_s, block_tokens = engines.config.bin_s, engines.config.block_tokens
     block_bytes = engines.config.block_bytes
     bins = engines.bins[:, round(start_s / bin_s) : round(end_s / bin_s)]
-    ended = requests[requests["finish_s"] <= end_s]
+    finish_s = engines.requests["finish_s"]
+    ended = engines.requests[(finish_s > start_s) & (finish_s <= end_s)]
     ttft_s, tpot_s = latencies_s(ended)
     kept = slo.kept(ttft_s, tpot_s)
-    replicas = len(engines.clock)
-    rates = engines.rates
-    s_per_token = rates.flops_per_token / rates.flops_per_s + rates.link_s_per_token
     tiers = {"dram": engines.dram, "ssd": engines.ssd}
     return Window(
         start_s=start_s,
@@ -58,7 +69,7 @@ def window_of(engines: e.Engine, start_s: float, end_s: float, slo: Slo) -> Wind
         written_bytes=float(bins["written_bytes"].sum()),
         declined_bytes=float(bins["dropped_bytes"].sum()),
         held_blocks=float(bins["held_blocks"].mean()),
-        backlog_s=float(engines.clock[:, e.BACKLOG].sum()) * s_per_token / replicas,
+        backlog_s=waiting_s(engines),
         capacity_bytes={
             name: float(tier.meta[0, CAPACITY]) * block_bytes for name, tier in tiers.items()
         },

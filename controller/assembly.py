@@ -317,8 +317,15 @@ class Pilot:
         """Learn of an interval that has passed, and decide on the next."""
         self.lookout.see(window, prompts)
         self.controller.observe(window)
-        decision = self.controller.decide(window.end_s)
-        prices = self._prices(window.end_s)
+        return self._course(self.controller.decide(window.end_s))
+
+    def react(self, now_s: float, content_bytes: float, backlog_s: float) -> Course | None:
+        """Look within an interval: as `greencache.controller.loop.Controller.react`."""
+        decision = self.controller.react(now_s, content_bytes, backlog_s)
+        return None if decision is None else self._course(decision)
+
+    def _course(self, decision: Decision) -> Course:
+        prices = self._prices(decision.now_s)
         self.lookout.follow(decision.sizes, self.engine.storing(prices))
         return Course(decision, prices)
 

@@ -121,9 +121,9 @@ class ServiceModel:
         self._read_bytes_per_s = ssd_read_bytes_per_s
 
     def attained(
-        self, profile: ReuseProfile, work: float, rates: Floats, most_left_s: float
+        self, profile: ReuseProfile, work: float, rates: Floats, starts_s: Floats
     ) -> Attained:
-        """Share of requests that meet the limits, at each rate and pair of sizes.
+        """Share of requests that meet the limits, by work left over, rate and pair of sizes.
 
         A few pairs, from the one that leaves the least work to the one that leaves the most, have
         their sampled requests queued; the others lie between them.
@@ -136,23 +136,26 @@ class ServiceModel:
             Factor on the time that prompts take, 1 unless measured otherwise.
         rates:
             Requests per second of all engines together.
-        most_left_s:
-            Work that an interval begins with at most.
+        starts_s:
+            Seconds of work that an interval begins with.
 
         Returns
         -------
         Attained
-            Arrays (rates, DRAM sizes, SSD sizes).
+            Arrays (starts, rates, DRAM sizes, SSD sizes).
         """
         left = profile.computed_tokens
         order = np.argsort(left, axis=None, kind="stable")
         wanted = np.linspace(left.min(), left.max(), _REPRESENTATIVES)
         nearest = np.unique(np.searchsorted(left.ravel()[order], wanted).clip(0, left.size - 1))
         chosen = order[nearest]
-        result = self.pairs(profile, work, rates, most_left_s, chosen)
+        result = self.pairs(profile, work, rates, starts_s, chosen)
         where = left.ravel()[chosen]
         return Attained(
-            *(np.stack([np.interp(left, where, row) for row in array], axis=0) for array in result)
+            *(
+                np.apply_along_axis(lambda row: np.interp(left, where, row), -1, array)
+                for array in result
+            )
         )
 
     def pairs(
@@ -160,10 +163,10 @@ class ServiceModel:
         profile: ReuseProfile,
         work: float,
         rates: Floats,
-        most_left_s: float,
+        starts_s: Floats,
         chosen: NDArray[np.int64],
     ) -> Attained:
-        """The same for some pairs, numbered row by row: arrays (rates, pairs)."""
+        """The same for some pairs, numbered row by row: arrays (starts, rates, pairs)."""
         ssds = len(profile.ssd_blocks)
         costs = [self._requests(profile, int(k) // ssds, int(k) % ssds) for k in chosen]
         prefills, loads = zip(*costs, strict=True)
@@ -181,7 +184,7 @@ class ServiceModel:
             ttft_limit_s=limits.ttft_s,
             tpot_limit_s=limits.tpot_s,
             interval_s=limits.interval_s,
-            most_left_s=most_left_s,
+            starts_s=starts_s,
         )
 
     def _requests(self, profile: ReuseProfile, dram: int, ssd: int) -> tuple[Prefill, Floats]:

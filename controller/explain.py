@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from greencache.controller.sizes import Sizes
 from greencache.quantities import HOUR_S, format_bytes
 
-__all__ = ["Facts", "change_text", "explain"]
+__all__ = ["Facts", "change_text", "explain", "explain_growth"]
 
 _ALIKE = 0.2
 """An intensity within this share of the present one is called the same."""
@@ -113,3 +113,21 @@ def explain(facts: Facts, before: Sizes, after: Sizes, kept_because: str | None 
         else:
             parts.append(f"saves {facts.saved / facts.of_grams:.2%} against no change")
     return f"{what}: {', '.join(parts)}"
+
+
+def explain_growth(before: Sizes, after: Sizes, began_s: float, waits_s: float) -> str:
+    """One line: what grows within an interval, and why.
+
+    Parameters
+    ----------
+    before, after:
+        Sizes until now and from now on.
+    began_s, waits_s:
+        Seconds of work that waited when the interval began, and that wait now.
+    """
+    grew = f"waiting work grew from {_seconds(began_s)} to {_seconds(waits_s)} s"
+    return f"{change_text(before, after)}: {grew}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"

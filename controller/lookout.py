@@ -130,7 +130,7 @@ class Lookout:
         self._settings, self._day_start_s = settings, day_start_s
         self._target = target
         self._replicas = model.service.replicas
-        self._content_bytes = 0.0
+        self._content_bytes = self._backlog_s = 0.0
         self._planned = np.full(len(model.choices), np.nan)
         """Share in time that the coming interval should have, by choice."""
         self._chosen = 0
@@ -147,22 +147,26 @@ class Lookout:
                 dram_bytes=window.capacity_bytes["dram"],
                 content_bytes=(self._content_bytes + content_bytes) / 2,
                 ssd_bytes=window.capacity_bytes["ssd"],
+                backlog_s=self._backlog_s,
                 calibration=self.calibration,
             )
             self.calibration = learned_from(self.calibration, expected, window)
         self.calibration = self.calibration.with_misses(
             float(self._planned[self._chosen]), window.attainment, window.finished
         )
-        self._content_bytes = content_bytes
+        self._content_bytes, self._backlog_s = content_bytes, window.backlog_s
         self.shadow.observe(prompts, window.end_s)
         self.shadow.hold(self._replicas * window.held_blocks, window.end_s)
         self.shadow.end_interval(window.start_s, window.duration_s)
 
+    def node(self, content_bytes: float, backlog_s: float) -> int:
+        """The state of views' instances that tiers and queue are in."""
+        return self._model.node(content_bytes, backlog_s)
+
     def follow(self, sizes: Sizes, storing: StoringRules) -> None:
         """Take note of the sizes that hold from now on, and of what decides about storing."""
         self._chosen = self._model.choice(sizes.dram_bytes, sizes.ssd_bytes)
-        block_bytes = self._model.service.hardware.layout.block_bytes
-        self.shadow.follow(self._replicas * (sizes.dram_bytes // block_bytes), storing)
+        self.shadow.follow(storing)
 
     def _targets(
         self, requests: Floats, day: NDArray[np.int64], before: Floats, now_s: float

@@ -1,8 +1,9 @@
 """The control loop: once an interval, from what was seen to the sizes that hold next.
 
-`Controller` is told what happened (`observe`) and asked what to do (`decide`). It does no I/O and
-reads no clock, so the replay and the daemon run the same one. A decision is the first step of a
-plan over the coming day, made anew each interval: a receding horizon.
+`Controller` is told what happened (`observe`) and asked what to do (`decide`), and within the
+interval whether more is needed (`react`). It does no I/O and reads no clock, so the replay and the
+daemon run the same one. A decision is the first step of a plan over the coming day, made anew each
+interval: a receding horizon.
 
 Fallbacks, each said once and counted:
 
@@ -29,7 +30,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.controller.explain import Facts, explain
+from greencache.controller.explain import Facts, explain, explain_growth
 from greencache.controller.lookout import View
 from greencache.controller.planner import Instance, Plan, plan, plan_ilp, relaxed
 from greencache.controller.sizes import Candidates, Sizes
@@ -37,7 +38,20 @@ from greencache.controller.telemetry import Telemetry, Window
 from greencache.errors import InfeasibleError, PlanningError, SolverError
 from greencache.settings import ControlSettings
 
-__all__ = ["Controller", "Decision", "Lookouts"]
+__all__ = ["Controller", "Decision", "Lookouts", "look_s"]
+
+
+def look_s(settings: ControlSettings, interval: int, look: int) -> float:
+    """When the controller looks.
+
+    Parameters
+    ----------
+    settings:
+        How long intervals are, and how often it looks in each.
+    interval, look:
+        Which interval since the clock's zero, and which of its looks; it decides at number 0.
+    """
+    return interval * settings.interval + look * settings.interval / settings.looks
 
 
 class Lookouts(Protocol):
@@ -45,6 +59,9 @@ class Lookouts(Protocol):
 
     def view(self, telemetry: Telemetry, now_s: float) -> View | None:
         """What is to be expected from ``now_s`` on; None if nothing is known yet."""
+
+    def node(self, content_bytes: float, backlog_s: float) -> int:
+        """The state of the views' instances that tiers and queue are in."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +139,8 @@ class Controller:
         self._last_plan: list[Sizes] = []
         self._decided_before = decided_before
         self._observed_s = 0.0
+        self._instance: Instance | None = None
+        """What the present interval was planned with; None if it was not planned."""
 
     def observe(self, window: Window) -> None:
         """Take note of an interval that has passed."""
@@ -130,7 +149,7 @@ class Controller:
 
     def decide(self, now_s: float) -> Decision:
         """Choose the sizes that hold from ``now_s`` on."""
-        view = None
+        view, self._instance = None, None
         try:
             if self._observed_s >= self._settings.learn:
                 view = self._lookout.view(self.telemetry, now_s)
@@ -139,6 +158,7 @@ class Controller:
             made, fallback, fault = self._plan(view.instance)
         except PlanningError as without:
             return self._without_plan(now_s, without, () if view is None else view.notices)
+        self._instance = view.instance
         planned = [self._choices[choice] for choice in made.choices]
         self._last_plan = planned[1:]
         kept = self._keeping(view.instance)
@@ -175,6 +195,40 @@ class Controller:
             reason = "learning at the sizes that were decided before a restart"
             return self._decided(now_s, self.sizes, reason, "learning")
         return self._decided(now_s, self._safe, "learning at the largest sizes", "learning")
+
+    def react(self, now_s: float, content_bytes: float, backlog_s: float) -> Decision | None:
+        """Look within an interval whether it goes worse than it began, and if so, grow.
+
+        Requests that are late are late behind the same burst, which an hourly look finds when it
+        is over. The interval's plan is made again from the state that it is in by now. Only what
+        that plan has larger is taken: what is to shrink waits for the next `decide`.
+
+        Parameters
+        ----------
+        now_s:
+            When.
+        content_bytes, backlog_s:
+            What an engine's SSD holds, and the work that waits for it in seconds.
+
+        Returns
+        -------
+        Decision
+            None if nothing changes: no more waits than did at first, the interval was not planned,
+            or it is over.
+        """
+        latest, instance = self.telemetry.latest, self._instance
+        if latest is None or instance is None or backlog_s <= latest.backlog_s:
+            return None
+        if now_s >= latest.end_s + self._settings.interval:
+            return None  # whoever asks slept through its end
+        node = self._lookout.node(content_bytes, backlog_s)
+        made, fallback, fault = self._plan(replace(instance, start_node=node))
+        planned = self._choices[made.choices[0]]
+        sizes = Sizes(*(max(each) for each in zip(planned, self.sizes, strict=True)))
+        if sizes == self.sizes:
+            return None
+        reason = explain_growth(self.sizes, sizes, latest.backlog_s, backlog_s)
+        return self._decided(now_s, sizes, reason, fallback, fault=fault)
 
     def _plan(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         """A plan, the fallback it took, and what there is to say of that beside its reason."""

@@ -58,8 +58,6 @@ class Rules(NamedTuple):
 
     first_ssd: int
     """Place of the first SSD size."""
-    dram: int
-    """Place of the DRAM size that holds now."""
     threshold: np.uint64
     """Blocks whose hash is at most this are followed."""
     learns: bool
@@ -196,13 +194,13 @@ def _show(minis: Miniatures, model: Reuse, ids: NDArray[np.int32]) -> None:
 
 
 @subroutine
-def _note(
-    minis: Miniatures, model: Reuse, batch: Batch, r: int, now_s: float, rules: Rules
-) -> None:
+def _note(minis: Miniatures, model: Reuse, batch: Batch, r: int, now_s: float) -> None:
     """Let the model learn from a request that was just looked up."""
     begin = batch.starts[r]
     ids = batch.ids[begin : begin + batch.full[r]]
-    held = int(max(batch.length[r, HBM], batch.length[r, rules.dram]))
+    # An SSD size is asked about under any DRAM. Below the present one it would store little, and so
+    # never show what it could do instead of it.
+    held = int(batch.length[r, HBM])
     note_held(storing_of(minis.storing, ABOVE), model.seen, ids, held, now_s)
     observe(model, ids, 0, len(ids), now_s)
     _show(minis, model, ids)
@@ -257,7 +255,7 @@ def serve(minis: Miniatures, model: Reuse, batch: Batch, begin: int, rules: Rule
         if r >= 0:
             _arrive(minis, model, batch, r, now_s, rules.threshold)
             if rules.learns:
-                _note(minis, model, batch, r, now_s, rules)
+                _note(minis, model, batch, r, now_s)
             continue
         r = ~r
         if minis.depth[0] < batch.full[r]:
@@ -291,8 +289,8 @@ def teach(minis: Miniatures, model: Reuse, now_s: float, rules: Rules) -> None:
     for i in range(len(minis.first) - 1):
         state, storing = _tier(minis, model, i), storing_of(minis.storing, i)
         own_s = kept_s(state, storing.flow[0], seconds)
-        if i in (HBM, rules.dram):
-            above_s = max(above_s, own_s)
+        if i == HBM:
+            above_s = own_s
         if i >= rules.first_ssd and rules.by_value and state.meta[CAPACITY] > 0:
             _copy(storing.above, above)  # all lie under the same tiers
             foresee(model, storing, above_s, own_s, seconds)

@@ -9,18 +9,18 @@ to be full at once. With ``c`` bytes on SSD, a size ``s`` chosen and ``w`` bytes
 interval, the content goes from ``min(c, s)`` to ``min(s, min(c, s) + w)``. A tier of size ``s``
 that holds only ``f`` bytes hits like one of size ``f``: it holds what the last ``f`` bytes of
 storing left there, as a smaller tier would under lru. But where only what is worth it is written,
-``f`` bytes took long to gather, and most of them are past their reuse: such a tier hits as if full
-as soon as it holds what is written in half an hour, in which most reuse comes, if that is more. It
-is the mean content of the interval that counts; between the candidate sizes is interpolated.
+``f`` bytes took long to gather, and most of them are past their reuse: such a tier is *settled*
+and hits as if full as soon as it holds what is written in half an hour, in which most reuse comes,
+and in part before. Both are means over the interval; between the candidate sizes is interpolated.
 
 States are levels of both. Where a level lies between two, the interval decides which one it
 becomes: the fraction is compared with ``t * 0.618... mod 1``, which over the intervals lies below
 any fraction that often. Rounding to the nearest would never let a tier grow that is written to
 slowly.
 
-Left-over work ``b``, in seconds of one engine, with ``rho`` the share of its time that prompts
-take, falls by ``1 - rho`` each second, or rises. Until no more is left than the first-token limit
-allows, no request is in time.
+Left-over work is in seconds of one engine. Recent requests are queued behind each of its levels
+(`greencache.controller.queueing`), which says who is in time in an interval that begins so, and
+what is left over when it ends.
 """
 
 from __future__ import annotations
@@ -104,6 +104,13 @@ class Prospects(NamedTuple):
     withstood: Floats
 
 
+class _Tables(NamedTuple):
+    """What is expected of the coming intervals, and what if each had the high load."""
+
+    expected: Tables
+    high: Tables
+
+
 class Expected(NamedTuple):
     """What one interval at fixed sizes should bring, over all engines.
 
@@ -175,7 +182,7 @@ class ProspectsModel:
             content_bytes = np.linspace(0, self.ssd_bytes[-1], 4 * (len(self.ssd_bytes) - 1) + 1)
         if backlog_s is None:
             interval_s = service.limits.interval_s
-            backlog_s = np.array([0.0, interval_s / 16, interval_s / 4])
+            backlog_s = np.array([0.0, 1 / 64, 1 / 16, 1 / 4]) * interval_s
         self.content_bytes = np.unique(np.asarray(content_bytes, np.float64))
         self.backlog_s = np.asarray(backlog_s, np.float64)
         for levels in (self.content_bytes, self.backlog_s):
@@ -234,20 +241,21 @@ class ProspectsModel:
                 raise InputError("forecasts are of equal length, and numbers of 0 or more")
         calibration = calibration or Calibration()
         costs = self._costs(profile, calibration)
-        content, mean_content, written = self._contents(costs, outlook.requests)
-        limits, count = self.service.limits, len(outlook.requests)
+        content, mean_content, settled, written = self._contents(costs, outlook.requests)
+        count = len(outlook.requests)
         states = States(
             ssd_bytes=self.ssd_bytes,
             dram=self.choices[:, 0].copy(),
+            ssd=self.choices[:, 1].copy(),
             mean_bytes=mean_content,
+            settled=settled,
             next_content=dithered(content, self.content_bytes, 0.0),
             backlog_s=self.backlog_s,
             # Another part of the sequence than the content's: they are not to round in step.
             thresholds=thresholds(count, 0.5),
-            late_s=limits.ttft_s,
-            interval_s=limits.interval_s,
         )
-        unfolded = unfold(self._tables(profile, costs, outlook, calibration), states)
+        tables = self._tables(profile, costs, outlook, calibration)
+        unfolded = unfold(tables.expected, states)
         grams = self._grams(unfolded.joules, written, outlook.gco2_per_kwh)
         return Prospects(
             np.repeat(grams, len(self.backlog_s), axis=1),
@@ -256,7 +264,7 @@ class ProspectsModel:
             unfolded.next_node,
             self.node(content_bytes, backlog_s),
             self.choices,
-            self._withstood(profile, costs, outlook, calibration, states),
+            unfold(tables.high, states).in_time,
         )
 
     def _costs(self, profile: ReuseProfile, calibration: Calibration) -> PairCosts:
@@ -267,8 +275,10 @@ class ProspectsModel:
             prefill_j=costs.prefill_j * calibration.energy,
         )
 
-    def _contents(self, costs: PairCosts, requests: Floats) -> tuple[Floats, Floats, Floats]:
-        """Content of one engine when an interval ends, the one that it hits by, and bytes written.
+    def _contents(
+        self, costs: PairCosts, requests: Floats
+    ) -> tuple[Floats, Floats, Floats, Floats]:
+        """Content of one engine: when an interval ends, in the mean, how settled; bytes written.
 
         Arrays (T, levels of content, K); bytes written are those of all engines.
         """
@@ -283,14 +293,15 @@ class ProspectsModel:
         written = np.broadcast_to(requests[:, None, None] * per_request, shape)
         if not self._fill:
             whole = np.broadcast_to(size, shape)
-            return whole, whole, written
+            return whole, whole, np.ones(shape), written
         each = written / self.service.replicas
         content, mean = grown(before, size, each)
         if not self._selective:
-            return content, mean, written
-        soon = each * (_SOON_S / self.service.limits.interval_s)
-        reached = np.divide(mean, soon, out=np.ones(shape), where=soon > 0)
-        return content, np.maximum(mean, size * np.minimum(reached, 1.0)), written
+            return content, mean, np.zeros(shape), written
+        soon = np.minimum(each * (_SOON_S / self.service.limits.interval_s), size)
+        _, reached = grown(np.minimum(before, soon), soon, each)
+        settled = np.divide(reached, soon, out=np.ones(shape), where=soon > 0)
+        return content, mean, settled, written
 
     def _grams(self, serving_j: Floats, written: Floats, gco2_per_kwh: Floats) -> Floats:
         """Grams of all engines, (T, levels of content, K)."""
@@ -318,55 +329,28 @@ class ProspectsModel:
 
     def _tables(
         self, profile: ReuseProfile, costs: PairCosts, outlook: Outlook, calibration: Calibration
-    ) -> Tables:
+    ) -> _Tables:
         """What each interval brings at each pair of sizes, the SSD full."""
         service = self.service
         scenarios = np.maximum(outlook.scenarios, _NO_LOAD)
         rates = scenarios / service.limits.interval_s
-        loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
-        at_loads = service.attained(profile, calibration.work, loads, self._usual_most_s)
+        high = np.maximum(outlook.high_requests, _NO_LOAD) / service.limits.interval_s
+        lowest, highest = min(rates.min(), high.min()), max(rates.max(), high.max())
+        loads = np.geomspace(lowest, highest * (1 + 1e-9), _LOADS)
+        at_loads = service.attained(profile, calibration.work, loads, self.backlog_s)
         shares = calibration.shifted(at_loads.share)
         # A busy hour has more requests as well: shares are averaged over requests, not hours.
         weights = scenarios / scenarios.sum(axis=0)
-        share = np.zeros((scenarios.shape[1], *shares.shape[1:]))
+        share = np.zeros((len(shares), scenarios.shape[1], *shares.shape[2:]))
         backlog_s = np.zeros_like(share)
         for rate, weight in zip(rates, weights, strict=True):
             share += weight[:, None, None] * _at(rate, loads, shares)
             backlog_s += _at(rate, loads, at_loads.backlog_s) / len(rates)
-        return Tables(
-            self._serving_j(profile, costs, outlook.requests),
-            outlook.requests[:, None, None] * share,
-            backlog_s,
-            rates.mean(axis=0)[:, None, None] / service.replicas * costs.prefill_s,
+        count, joules = outlook.requests, self._serving_j(profile, costs, outlook.requests)
+        return _Tables(
+            Tables(joules, count[:, None, None] * share, backlog_s),
+            Tables(joules, count[:, None, None] * _at(high, loads, shares), backlog_s),
         )
-
-    def _withstood(
-        self,
-        profile: ReuseProfile,
-        costs: PairCosts,
-        outlook: Outlook,
-        calibration: Calibration,
-        states: States,
-    ) -> Floats:
-        """Requests in time by interval, state and choice if all loads were high."""
-        service = self.service
-        rates = np.maximum(outlook.high_requests, _NO_LOAD) / service.limits.interval_s
-        loads = np.geomspace(rates.min(), rates.max() * (1 + 1e-9), _LOADS)
-        at_loads = service.attained(profile, calibration.work, loads, self._usual_most_s)
-        share = _at(rates, loads, calibration.shifted(at_loads.share))
-        tables = Tables(
-            np.zeros_like(share),
-            outlook.requests[:, None, None] * share,
-            _at(rates, loads, at_loads.backlog_s),
-            rates[:, None, None] / service.replicas * costs.prefill_s,
-        )
-        return unfold(tables, states).in_time
-
-    @property
-    def _usual_most_s(self) -> float:
-        """Work that an interval may begin with and still count as begun with none left over."""
-        levels = self.backlog_s
-        return float(levels[1] / 2) if len(levels) > 1 else self.service.limits.interval_s
 
     def expected(
         self,
@@ -377,6 +361,7 @@ class ProspectsModel:
         dram_bytes: float,
         content_bytes: float,
         ssd_bytes: float,
+        backlog_s: float = 0.0,
         calibration: Calibration | None = None,
     ) -> Expected:
         """One interval at sizes that ran, from mean contents: to hold against what was measured.
@@ -389,6 +374,8 @@ class ProspectsModel:
             Sizes of the tiers; DRAM one of the candidates.
         content_bytes:
             What the SSD held in the mean.
+        backlog_s:
+            Work that was left over at the start.
         calibration:
             Only its work and energy are used.
         """
@@ -405,9 +392,10 @@ class ProspectsModel:
 
         pair = np.arange(low, min(low + 2, len(self.ssd_bytes))) + dram * len(self.ssd_bytes)
         rates = np.maximum(count, _NO_LOAD) / interval_s
-        fates = self.service.pairs(profile, calibration.work, rates, self.backlog_s[-1], pair)
+        starts_s = np.array([backlog_s])
+        fates = self.service.pairs(profile, calibration.work, rates, starts_s, pair)
         in_time, ttft_s = (
-            float(np.interp(at, np.arange(low, low + len(pair)), row[0])) for row in fates[:2]
+            float(np.interp(at, np.arange(low, low + len(pair)), row[0, 0])) for row in fates[:2]
         )
         per_request = np.interp(held, self.ssd_bytes, costs.written_bytes)
         written_bytes = float(requests * per_request) if ssd_bytes > 0 else 0.0
@@ -432,8 +420,8 @@ class ProspectsModel:
 
 
 def _at(rates: Floats, loads: Floats, table: Floats) -> Floats:
-    """Rows of a table by load, at other loads between them."""
+    """Rows of tables by load, at other loads between them: loads are the second axis."""
     at = np.interp(rates, loads, np.arange(len(loads), dtype=np.float64))
     low = np.minimum(at.astype(np.int64), len(loads) - 2)
     share = (at - low)[:, None, None]
-    return np.asarray(table[low] * (1 - share) + table[low + 1] * share)
+    return np.asarray(table[:, low] * (1 - share) + table[:, low + 1] * share)

@@ -63,7 +63,7 @@ class Demand(NamedTuple):
 
 
 class Attained(NamedTuple):
-    """What becomes of them. Arrays are loads by choices.
+    """What becomes of them. Arrays are work left over at first by loads by choices.
 
     Attributes
     ----------
@@ -93,17 +93,21 @@ class _Course(NamedTuple):
 
 @subroutine
 def _queue(
-    demand: Demand, course: _Course, begin: int, end: int, at: tuple[int, int], rate: float
+    demand: Demand,
+    course: _Course,
+    begin: int,
+    end: int,
+    at: tuple[int, int],
+    rate: float,
+    left_s: float,
 ) -> None:
-    """Queue the prompts of ``begin`` to ``end``; the one before has been, and left work behind.
+    """Queue the prompts of ``begin`` to ``end`` behind work that was left over.
 
     ``at`` says which load and which choice.
     """
     rate_at, choice = at
     decode_s = demand.decode_s[rate_at, choice]
-    now_s = course.arrival_s[begin - 1] if begin > 0 else 0.0
-    done_s = course.done_s[begin - 1] if begin > 0 else 0.0
-    tokens = 0.0
+    now_s, done_s, tokens = 0.0, left_s, 0.0
     for r in range(begin, end):
         now_s += demand.gaps[r] / rate
         if now_s > done_s:
@@ -163,36 +167,32 @@ def _run(
     course: _Course,
     rates: Floats,
     limits: tuple[float, float],
-    interval: tuple[float, float],
+    starts_s: Floats,
+    interval_s: float,
     result: Attained,
 ) -> None:
-    """Queue the sample at each rate under each choice.
-
-    ``interval`` is the length of one, and the most work that one may begin with.
-    """
-    interval_s, most_left_s = interval
+    """Queue the sample behind each amount of work left over, at each rate, under each choice."""
     count = len(demand.gaps)
     for rate_at in range(len(rates)):
         rate = rates[rate_at]
         stretch = min(count, max(1, int(rate * interval_s)))
         for choice in range(len(demand.prefill_s)):
             decode_s = demand.decode_s[rate_at, choice]
-            met, ended, left_s, ttft_s = 0, 0, 0.0, 0.0
-            for begin in range(0, count, stretch):
-                end = min(begin + stretch, count)
-                if begin > 0:
-                    most_s = course.arrival_s[begin - 1] + most_left_s
-                    course.done_s[begin - 1] = min(course.done_s[begin - 1], most_s)
-                _queue(demand, course, begin, end, (rate_at, choice), rate)
-                met += _count_met(demand, course, begin, end, decode_s, limits)
-                for r in range(begin, end):
-                    ttft_s += course.first_s[r] - course.arrival_s[r]
-                if end - begin == stretch:
-                    left_s += course.begin_s[end - 1] - course.arrival_s[end - 1]
-                    ended += 1
-            result.share[rate_at, choice] = met / count
-            result.ttft_s[rate_at, choice] = ttft_s / count
-            result.backlog_s[rate_at, choice] = left_s / ended
+            for start_at in range(len(starts_s)):
+                met, ended, left_s, ttft_s = 0, 0, 0.0, 0.0
+                for begin in range(0, count, stretch):
+                    end = min(begin + stretch, count)
+                    at = rate_at, choice
+                    _queue(demand, course, begin, end, at, rate, starts_s[start_at])
+                    met += _count_met(demand, course, begin, end, decode_s, limits)
+                    for r in range(begin, end):
+                        ttft_s += course.first_s[r] - course.arrival_s[r]
+                    if end - begin == stretch:
+                        left_s += course.begin_s[end - 1] - course.arrival_s[end - 1]
+                        ended += 1
+                result.share[start_at, rate_at, choice] = met / count
+                result.ttft_s[start_at, rate_at, choice] = ttft_s / count
+                result.backlog_s[start_at, rate_at, choice] = left_s / ended
 
 
 def attainment(
@@ -202,7 +202,7 @@ def attainment(
     ttft_limit_s: float,
     tpot_limit_s: float,
     interval_s: float,
-    most_left_s: float,
+    starts_s: Floats,
 ) -> Attained:
     """Queue the sampled requests at each load, and count those that meet both limits.
 
@@ -216,13 +216,15 @@ def attainment(
         Latency to the first token, and of each later one.
     interval_s:
         The sample is queued in stretches of as many requests as an interval has at that load.
-    most_left_s:
-        Each stretch begins with the work that the one before it left, but with no more than this:
-        an interval that begins with a larger backlog is not what is asked about here.
+    starts_s:
+        Seconds of work that each stretch begins with; what becomes of requests is told for each of
+        them. An interval that begins late stays late for a while: what is known to be left over now
+        says more about the coming interval than its load does.
     """
-    count, shape = len(demand.gaps), (len(rates), len(demand.prefill_s))
+    count, shape = len(demand.gaps), (len(starts_s), len(rates), len(demand.prefill_s))
     course = _Course(*(np.zeros(count) for _ in _Course._fields))
     result = Attained(np.zeros(shape), np.zeros(shape), np.zeros(shape))
-    limits, interval = (ttft_limit_s, tpot_limit_s), (interval_s, most_left_s)
-    _run(demand, course, np.asarray(rates, np.float64), limits, interval, result)
+    limits = ttft_limit_s, tpot_limit_s
+    rates, starts_s = np.asarray(rates, np.float64), np.asarray(starts_s, np.float64)
+    _run(demand, course, rates, limits, starts_s, interval_s, result)
     return result

@@ -175,7 +175,6 @@ class ShadowCaches:
         storing = storing or StoringRules()
         self._rules = Rules(
             first_ssd=1 + len(sizes.drams),
-            dram=1,
             threshold=np.uint64(min(int(self.rate * 2**64), 2**64 - 1)),
             learns=ranks or storing.by_value,
             ranks=ranks,
@@ -208,18 +207,9 @@ class ShadowCaches:
         arrays = [*self._minis, *self._minis.storing, *self._model]
         return sum(array.nbytes for array in arrays if isinstance(array, np.ndarray))
 
-    def follow(self, dram_blocks: int, storing: StoringRules) -> None:
-        """Take note of what holds in the engine now.
-
-        Parameters
-        ----------
-        dram_blocks:
-            Its size of DRAM, one of the candidates: what it keeps, SSD need not be there for.
-        storing:
-            What decides about storing on SSD; whether by value does not change.
-        """
+    def follow(self, storing: StoringRules) -> None:
+        """Take note of what decides about storing on SSD now; whether by value does not change."""
         self._rules = self._rules._replace(
-            dram=1 + self.sizes.drams.index(dram_blocks),
             prices=storing.prices,
             endurance_per_s=storing.endurance_per_s,
         )

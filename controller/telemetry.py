@@ -53,7 +53,7 @@ class Window:
         Prompt tokens of requests started in the interval that each tier served, by ``hbm``,
         ``dram`` and ``ssd``, each counting only what it added to those before it.
     finished, within_slo:
-        Requests that arrived in the interval and have ended by now, and those that met every limit.
+        Requests that ended in the interval, whenever they came, and those that met every limit.
     ttft, tpot:
         Latencies of these requests.
     busy_s, gpu_j:

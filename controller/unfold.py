@@ -17,24 +17,22 @@ Ints = NDArray[np.int64]
 
 
 class Tables(NamedTuple):
-    """What intervals bring if the SSD is full. Arrays (intervals, DRAM sizes, SSD sizes).
+    """What intervals bring if the SSD is full.
 
     Attributes
     ----------
     joules:
-        Energy.
+        Energy, (intervals, DRAM sizes, SSD sizes).
     in_time:
-        Requests that meet their limits if nothing was left over.
+        Requests that meet their limits, (levels of work left over at the start, intervals, DRAM
+        sizes, SSD sizes).
     left_s:
-        Work left over at the end, in seconds of an engine, if nothing was at the start.
-    busy:
-        Share of an engine's time that prompts take; more than 1 if they come too fast.
+        The same shape: work left over at the end, in seconds of an engine.
     """
 
     joules: Floats
     in_time: Floats
     left_s: Floats
-    busy: Floats
 
 
 class States(NamedTuple):
@@ -46,28 +44,28 @@ class States(NamedTuple):
         SSD sizes of the tables.
     dram:
         By choice: its DRAM size, a position.
+    ssd:
+        By choice: its SSD size, a position.
     mean_bytes:
         (Intervals, levels of content, choices): what the SSD holds in the mean.
+    settled:
+        The same shape: how far it hits like one of its size, and not like one of ``mean_bytes``.
     next_content:
         The same shape: the level of content that follows.
     backlog_s:
         Levels of work left over.
     thresholds:
         By interval: from which share of the way on the next level of backlog is taken.
-    late_s:
-        Work left over beyond which nobody is in time.
-    interval_s:
-        Length of an interval.
     """
 
     ssd_bytes: Floats
     dram: Ints
+    ssd: Ints
     mean_bytes: Floats
+    settled: Floats
     next_content: Ints
     backlog_s: Floats
     thresholds: Floats
-    late_s: float
-    interval_s: float
 
 
 class Unfolded(NamedTuple):
@@ -79,11 +77,11 @@ class Unfolded(NamedTuple):
 
 
 @inlined
-def _mixed(table: Floats, t: int, d: int, low: int, share: float) -> float:
-    below = float(table[t, d, low])
-    if share == 0:
-        return below
-    return float(below + share * (table[t, d, low + 1] - below))
+def _mixed(row: Floats, low: int, share: float, size: int, settled: float) -> float:
+    at = float(row[low])
+    if share > 0:
+        at += share * (row[low + 1] - at)
+    return float(at + settled * (row[size] - at))
 
 
 @kernel
@@ -93,31 +91,20 @@ def _unfold(tables: Tables, states: States, out: Unfolded) -> None:
     for t in range(intervals):
         for c in range(contents):
             for k in range(choices):
-                d = states.dram[k]
+                d, size, settled = states.dram[k], states.ssd[k], states.settled[t, c, k]
                 low, share = between(states.mean_bytes[t, c, k], states.ssd_bytes)
-                out.joules[t, c, k] = _mixed(tables.joules, t, d, low, share)
-                in_time = _mixed(tables.in_time, t, d, low, share)
-                left_s = _mixed(tables.left_s, t, d, low, share)
-                spare_s = (1 - _mixed(tables.busy, t, d, low, share)) * states.interval_s
+                out.joules[t, c, k] = _mixed(tables.joules[t, d], low, share, size, settled)
                 for b in range(backlogs):
-                    start_s = states.backlog_s[b]
-                    # Nobody is in time until what was left over has shrunk to the limit.
-                    over_s = max(start_s - states.late_s, 0.0)
-                    late = min(over_s / max(spare_s, 1e-9), 1.0)
-                    after_s = max(left_s, start_s - spare_s)
-                    level = level_of(after_s, states.backlog_s, states.thresholds[t])
+                    left_s = _mixed(tables.left_s[b, t, d], low, share, size, settled)
+                    level = level_of(left_s, states.backlog_s, states.thresholds[t])
                     n = c * backlogs + b
-                    out.in_time[t, n, k] = in_time * (1 - late)
+                    in_time = _mixed(tables.in_time[b, t, d], low, share, size, settled)
+                    out.in_time[t, n, k] = in_time
                     out.next_node[t, n, k] = states.next_content[t, c, k] * backlogs + level
 
 
 def unfold(tables: Tables, states: States) -> Unfolded:
-    """Read tables at every state and choice.
-
-    Left-over work ``b`` shrinks by the share of time that prompts do not take. Until no more than
-    ``late_s`` of it is left, no request is in time; ``b`` less what an interval has to spare is
-    left for the next, or what is left anyhow if that is more.
-    """
+    """Read tables at every state and choice."""
     intervals, contents, choices = states.mean_bytes.shape
     shape = (intervals, contents * len(states.backlog_s), choices)
     out = Unfolded(np.empty(states.mean_bytes.shape), np.empty(shape), np.empty(shape, np.int64))

@@ -295,6 +295,11 @@ CONTROL_FAILURES = Metric(
 DECISIONS = Metric(
     "greencache_decisions_total", "counter", "Times that the controller chose the tiers' sizes."
 )
+GROWTHS = Metric(
+    "greencache_control_growths_total",
+    "counter",
+    "Decisions made within an interval, to grow tiers because work waits.",
+)
 FALLBACKS = Metric(
     "greencache_control_fallbacks_total",
     "counter",

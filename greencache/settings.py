@@ -111,6 +111,12 @@ class ControlSettings(Part):
     """The controller that sizes the tiers."""
 
     interval: Seconds = Field(3600.0, ge=60, description="time between two decisions")
+    looks: int = Field(
+        6,
+        ge=1,
+        le=60,
+        description="looks in an interval at what work waits, to grow tiers; 1 is at its end only",
+    )
     horizon: int = Field(24, ge=1, le=168, description="intervals that are planned ahead")
     learn: Seconds = Field(
         6 * 3600.0, ge=0, description="time at the largest size before the first decision"

@@ -30,7 +30,9 @@ draw on it::
     price = full price * (1 - credit / most credit)
 
 Where less is worth writing, the credit fills and the price falls; where more is, it empties and the
-price rises, to the full one at most: what is worth that much is written.
+price rises, to the full one at most: what is worth that much is written. A tier that is resized
+keeps its price: credit is scaled with the capacity. Else one that grew would be closed for
+hours, until it had earned what its new size has the right price at.
 """
 
 from __future__ import annotations
@@ -84,7 +86,8 @@ RATE_HALF_LIFE_S = 3600.0
 # Positions in ``Storing.pace``.
 CREDIT = 0  # blocks that may be written for nothing
 EARNED_S = 1  # up to when it was earned
-PACE_LENGTH = 2
+BLOCKS_PER_S = 2  # at what rate
+PACE_LENGTH = 3
 
 # Positions in the rows of ``Storing.flow``: counts since the start when last looked at, then what
 # was added since, halved every half-life.
@@ -95,7 +98,10 @@ BLOCKS = 3  # stored
 SECONDS = 4
 AGE_S = 5  # of blocks evicted, by their last access
 TURNOVER_S = 6  # what `_turnover_s` said when they went
-FLOW_LENGTH = 7
+OF_CAPACITY = 7  # what the tier could hold when last looked at
+FLOW_LENGTH = 8
+
+NEVER = -1.0
 
 # Positions in the rows of ``Storing.above``.
 ASKED = 0
@@ -161,11 +167,13 @@ class Storing(NamedTuple):
 
 def new_storing(tiers: int) -> Storing:
     """Nothing known, and no credit yet."""
+    flow = np.zeros((tiers, FLOW_LENGTH))
+    flow[:, OF_CAPACITY] = NEVER
     return Storing(
         odds=np.zeros((CLASSES, 2)),
         ahead=np.zeros((CLASSES, RATIOS)),
         above=np.zeros((BUCKETS, 2)),
-        flow=np.zeros((tiers, FLOW_LENGTH)),
+        flow=flow,
         pace=np.zeros(PACE_LENGTH),
     )
 
@@ -183,6 +191,12 @@ def _turnover_s(flow: NDArray[np.float64], capacity_blocks: float) -> float:
     return float(capacity_blocks * flow[SECONDS] / flow[BLOCKS])
 
 
+@inlined
+def resized(tier: TierState, flow: NDArray[np.float64]) -> bool:
+    """Whether the tier's capacity is another one than when `kept_s` was asked last."""
+    return bool(flow[OF_CAPACITY] != NEVER and flow[OF_CAPACITY] != tier.meta[CAPACITY])
+
+
 @subroutine
 def kept_s(tier: TierState, flow: NDArray[np.float64], seconds: float) -> float:
     """How long a tier keeps a block that is not asked for; ``seconds`` since this was asked last.
@@ -193,6 +207,7 @@ def kept_s(tier: TierState, flow: NDArray[np.float64], seconds: float) -> float:
     over what it would be by that rule.
     """
     meta = tier.meta
+    flow[OF_CAPACITY] = meta[CAPACITY]
     capacity_blocks = float(meta[CAPACITY] - meta[HELD])
     if meta[CAPACITY] == 0:
         return 0.0
@@ -317,10 +332,17 @@ def admit_until(
 
 @inlined
 def earn(pace: NDArray[np.float64], blocks_per_s: float, now_s: float) -> None:
-    """Let credit fill up to now, at the rate that spends the capacity evenly over its life."""
+    """Let credit fill up to now, at the rate that spends the capacity evenly over its life.
+
+    Credit goes with the capacity: it is as much of the new one as it was of the old one.
+    """
+    if blocks_per_s == 0:
+        return
+    if pace[BLOCKS_PER_S] > 0 and not np.isinf(blocks_per_s):
+        pace[CREDIT] *= blocks_per_s / pace[BLOCKS_PER_S]
     earned = blocks_per_s * (now_s - pace[EARNED_S])
     pace[CREDIT] = min(pace[CREDIT] + earned, blocks_per_s * CREDIT_S)
-    pace[EARNED_S] = now_s
+    pace[EARNED_S], pace[BLOCKS_PER_S] = now_s, blocks_per_s
 
 
 @inlined

@@ -23,6 +23,7 @@ from greencache.tiers.admission import (
     new_storing,
     note_computed,
     note_held,
+    resized,
 )
 from greencache.tiers.reuse import LEARNED_S, SEEN, Reuse, grow_reuse, new_reuse, observe
 from greencache.tiers.state import TierState
@@ -57,7 +58,9 @@ def learn_from(
     """
     note_held(storing, model.seen, ids, held, now_s)
     observe(model, ids, 0, len(ids), now_s)
-    if not is_due(model, now_s):
+    # A tier that was nothing until now keeps blocks from now on: admission has to know at once.
+    changed = resized(dram, storing.flow[DRAM]) or resized(ssd, storing.flow[SSD])
+    if not (changed or is_due(model, now_s)):
         return
     seconds = now_s - model.clock[LEARNED_S]
     learn(model, now_s)

@@ -3,7 +3,8 @@
 Once a minute it notes what the tiers have, what was read and written, and what meters say: the
 accounts. Once an interval it makes a telemetry window of that and of what clients and engines told,
 shows it to the same `greencache.controller.assembly.Pilot` that the replay runs, resizes the tiers
-as that decides, and lets admission weigh writes against the intensity that is expected.
+as that decides, and lets admission weigh writes against the intensity that is expected. Within the
+interval it asks engines now and then what work waits, and the pilot whether tiers have to grow.
 
 Nothing that fails here harms serving. A model's fault, a provider that is down, a size that cannot
 be had: it is said once, counted (`LiveControl.failures`), and the tiers stay as they are. Deciding
@@ -39,6 +40,7 @@ from greencache.service.accounts import Accounts
 from greencache.service.clocks import Clock
 from greencache.service.control_state import ControlState, read_state, write_state
 from greencache.service.requests import Requests
+from greencache.service.schedule import Schedule
 from greencache.service.sources import EnergySource, EngineSource
 from greencache.service.stores import Store
 from greencache.service.windows import Span, told_window
@@ -129,6 +131,8 @@ class LiveControl:
         """The last ones, the newest at the end."""
         self.decided = 0
         """How many there were."""
+        self.grown = 0
+        """How many of them were made within an interval, because work waited."""
         self.prices: StoragePrices | None = None
         """What storing costs since the last decision; None before it."""
         self.took = Durations()
@@ -156,7 +160,8 @@ class LiveControl:
             self.pilot.lookout.calibration = kept.calibration
         self.names = BlockNames(self.pilot.lookout.shadow, parts.named_blocks)
         self._settled = settled
-        self._interval_began_s = self._minute_began_s = self._clock()
+        self._minute_began_s = self._clock()
+        self.schedule = Schedule(engine.control, self._minute_began_s)
         self._gpu_j: float | None = 0.0
         """Of this interval so far; None if some of it was not measured."""
         self._gco2_per_kwh = parts.usual_gco2_per_kwh
@@ -186,34 +191,30 @@ class LiveControl:
             return
         await stopped(task)
         await self._guarded("accounts", self._account())
-        if self._clock() > self._interval_began_s:
+        if self._clock() > self.schedule.began_s:
             await self._guarded("interval", self._observe(self._clock()))
         await self._guarded("state", self._write_state())
 
     async def _run(self) -> None:
         while True:
-            await self._clock.sleep_until(min(self._next_minute_s(), self.ends_s))
+            await self._clock.sleep_until(min(self._next_minute_s(), self.schedule.next_look_s))
             await self.tick()
 
     def _next_minute_s(self) -> float:
         return (math.floor(self._minute_began_s / MINUTE_S) + 1) * MINUTE_S
 
-    @property
-    def ends_s(self) -> float:
-        """When the interval ends: at a whole one since the clock's zero."""
-        interval_s = self.engine.control.interval
-        return (math.floor(self._interval_began_s / interval_s + 1e-9) + 1) * interval_s
-
     async def tick(self) -> None:
         """Do what is due. Raises nothing but when it is cancelled."""
-        await self._guarded("accounts", self._account())
-        ends_s = self.ends_s
+        ends_s = self.schedule.ends_s
+        if self._clock() >= min(self._next_minute_s(), ends_s):
+            await self._guarded("accounts", self._account())
         if self._clock() >= ends_s:
             await self._guarded("interval", self._end_interval(ends_s))
             # Intervals that were slept through are missing in telemetry.
-            interval_s = self.engine.control.interval
-            self._interval_began_s = max(ends_s, self._clock() // interval_s * interval_s)
+            self.schedule.next_interval(self._clock())
             self._held, self._gpu_j = self._parts.store.held(), 0.0
+        elif (at_s := self.schedule.looked(self._clock())) is not None:
+            await self._guarded("look", self._look(at_s))
 
     async def _guarded(self, what: str, work: Awaitable[object]) -> None:
         """Do something that may fail."""
@@ -275,7 +276,7 @@ class LiveControl:
 
     async def _observe(self, ends_s: float) -> tuple[Window, Callable[[BlockNames], Prompts]]:
         """What the interval was, up to ``ends_s``, which goes into the accounts."""
-        began_s = self._interval_began_s
+        began_s = self.schedule.began_s
         span = Span(began_s, ends_s - began_s, self._held, self._parts.store.held(), self._gpu_j)
         asked, prompts = await self.requests.take(began_s, ends_s)
         window = told_window(self.engine, asked, span)
@@ -296,6 +297,29 @@ class LiveControl:
             return  # the daemon began in the middle of it
         await self._follow(await asyncio.to_thread(self._steer, window, self._earlier))
 
+    async def _look(self, now_s: float) -> None:
+        """Ask engines what work waits, and grow the tiers if that is called for."""
+        waits_s = await self._waiting_s()
+        if waits_s is None:
+            return
+        held = self._parts.store.held()
+        content_bytes = held.used_bytes.get("ssd", 0.0) / self.engine.replicas
+        course = await asyncio.to_thread(self._react, now_s, content_bytes, waits_s)
+        if course is not None:
+            self.grown += 1
+            await self._guarded("accounts", self._account())  # of the sizes until now
+            await self._follow(course)
+
+    async def _waiting_s(self) -> float | None:
+        """Work that waits now; None if nobody knows."""
+        if self._parts.engines is None:
+            return None
+        try:
+            return await self._parts.engines.waiting_s()
+        except Exception as fault:
+            self._failed("engine", fault)
+            return None
+
     # What is done about it.
 
     def _steer(self, window: Window, prompts: list[Callable[[BlockNames], Prompts]]) -> Course:
@@ -308,6 +332,14 @@ class LiveControl:
         course = self.pilot.steer(window, asked)
         self.names.forget()
         self.took.add(time.perf_counter() - began_s)
+        return course
+
+    def _react(self, now_s: float, content_bytes: float, waits_s: float) -> Course | None:
+        """Show the pilot what waits; in a thread."""
+        began_s = time.perf_counter()
+        course = self.pilot.react(now_s, content_bytes, waits_s)
+        if course is not None:
+            self.took.add(time.perf_counter() - began_s)
         return course
 
     async def _follow(self, course: Course) -> None:

@@ -19,6 +19,9 @@ class Watch(Protocol):
     async def take(self) -> EngineInterval:
         """What engines did since the last call."""
 
+    async def waiting(self) -> float | None:
+        """Requests that wait in engines now; None if no page can be read."""
+
 
 class PagedEngines:
     """Pages of engines that the controller sizes the tiers of.
@@ -37,6 +40,8 @@ class PagedEngines:
 
     def __init__(self, watch: Watch, engine: ControlledEngine) -> None:
         self._watch, self._engine = watch, engine
+        self._prompt_s = 0.0
+        """Of one engine, for each request that waits, as the last interval's took."""
 
     async def window(self, told: Window) -> Window:
         """As `greencache.service.sources.EngineSource`."""
@@ -54,7 +59,7 @@ class PagedEngines:
             capacity_bytes=told.capacity_bytes,
             used_bytes=told.used_bytes,
         )
-        paged = live_window(
+        made = live_window(
             interval,
             store,
             engine.hardware,
@@ -62,7 +67,8 @@ class PagedEngines:
             tpot_s=engine.slo.tpot_s,
             max_batched_tokens=engine.max_batched_tokens,
             replicas=engine.replicas,
-        ).window
+        )
+        paged, self._prompt_s = made.window, made.prompt_s
         if told.finished:
             return replace(told, held_blocks=paged.held_blocks, backlog_s=paged.backlog_s)
         return replace(
@@ -73,3 +79,8 @@ class PagedEngines:
             capacity_bytes=told.capacity_bytes,
             used_bytes=told.used_bytes,
         )
+
+    async def waiting_s(self) -> float | None:
+        """As `greencache.service.sources.EngineSource`."""
+        waiting = await self._watch.waiting()
+        return None if waiting is None else waiting * self._prompt_s

@@ -2,12 +2,13 @@
 
 ``greencache replay --live`` with the plan ``greencache`` runs `LiveControl`, the class that the
 daemon runs, on a virtual clock. The engine is the simulated one (`greencache.bench.engine`), and
-all that it asks of DRAM and SSD is asked of a real cache with real bytes, in lock step: an interval
-is simulated and played, and then the loop decides, by what the engine's front end tells of
-requests, what its meters show, and what the real tiers did. As it decides, the engine goes on.
+all that it asks of DRAM and SSD is asked of a real cache with real bytes, in lock step: the time to
+the next look is simulated and played, and then the loop looks, by what the engine's front end tells
+of requests, what its meters and its page show, and what the real tiers did. As it decides, the
+engine goes on.
 
 The same load is replayed without any of that, by `greencache.bench.steering.Controlled`. Both have
-to decide alike, at every interval and with the same words, to find the same blocks in each tier,
+to decide alike, at the same times and with the same words, to find the same blocks in each tier,
 and to cost the same grams within a hundredth.
 """
 
@@ -39,9 +40,9 @@ from greencache.bench.steering import (
     storage_under,
 )
 from greencache.bench.storage import StorageSetup
-from greencache.bench.windows import window_of
+from greencache.bench.windows import waiting_s, window_of
 from greencache.client.messages import Seen
-from greencache.controller.loop import Decision
+from greencache.controller.loop import Decision, look_s
 from greencache.controller.sizes import Sizes
 from greencache.controller.telemetry import Window
 from greencache.errors import BlockStateError
@@ -71,6 +72,8 @@ class _Instruments:
         self.bins: NDArray[np.void] = np.zeros(0, e.BIN)
         self.window: Window | None = None
         """Of the interval that was simulated last."""
+        self.backlog_s = 0.0
+        """Work that waits."""
         self._clock, self._read = clock, 0
 
     async def take(self) -> _Taken:
@@ -81,7 +84,7 @@ class _Instruments:
         return _Taken({"gpu": joules})
 
     async def window_of(self, told: Window) -> Window:
-        """As `greencache.service.sources.EngineSource.window`."""
+        """The interval as the simulation has it."""
         seen = self.window
         if seen is None or seen.start_s != told.start_s:
             first, last = (round(at_s / BIN_S) for at_s in (told.start_s, told.end_s))
@@ -98,10 +101,15 @@ class _Instruments:
 
 
 class _Page:
-    """`_Instruments` as an engine's page."""
+    """`_Instruments` as `greencache.service.sources.EngineSource`."""
 
     def __init__(self, instruments: _Instruments) -> None:
+        self._instruments = instruments
         self.window = instruments.window_of
+
+    async def waiting_s(self) -> float:
+        """As simulated."""
+        return self._instruments.backlog_s
 
 
 class _FrontEnd:
@@ -167,14 +175,15 @@ class _Rehearsal:
         clock: VirtualClock,
         on_played: Callable[[float], None],
     ) -> None:
-        self.interval_s = setup.control.interval
+        self.interval_s = setup.control.interval / setup.control.looks
         self.largest = Sizes(plan.dram_bytes, plan.ssd_bytes)
         self.decisions: list[Decision] = []
         self._setup, self._plan, self._control = setup, plan, control
         self._player, self._front, self._instruments = player, front, instruments
         self._clock, self._on_played = clock, on_played
         self._loop = asyncio.get_running_loop()
-        self._played = 0
+        self._storage = setup.storage(plan)
+        self._looks = self._played = 0
         self._stopped = False
 
     async def run(self, admitted: RequestTrace, storage: StorageSetup) -> SimulatedRun:
@@ -192,7 +201,7 @@ class _Rehearsal:
             )
         finally:
             self._stopped = True
-        self._instruments.bins = run.bins
+        self._instruments.bins, self._instruments.backlog_s = run.bins, 0.0
         await self._play(run.events, math.inf)
         self._front.tell(run.requests, math.inf)
         await self._minutes_until(run.end_s, math.inf)
@@ -206,25 +215,33 @@ class _Rehearsal:
         return asyncio.run_coroutine_threadsafe(self._steer(now_s, engines), self._loop).result()
 
     async def _steer(self, now_s: float, engines: e.Engine) -> StorageSetup:
-        """Play what was simulated, tell what is known of it, and let the loop decide."""
-        slo, since_s = self._setup.slo, now_s - self.interval_s
+        """Play what was simulated, tell what is known of it, and let the loop look."""
+        self._looks += 1
+        control, setup = self._control, self._setup
+        interval, look = divmod(self._looks, setup.control.looks)
+        now_s = look_s(setup.control, interval, look)
         self._instruments.bins = engines.bins[0]
-        self._instruments.window = window_of(engines, since_s, now_s, slo)
+        self._instruments.backlog_s = waiting_s(engines)
+        if look == 0:
+            since_s = look_s(setup.control, interval - 1, 0)
+            self._instruments.window = window_of(engines, since_s, now_s, setup.slo)
         await self._play(engines.events[0, : int(engines.counts[0, e.EVENTS])], now_s)
         await self._minutes_until(now_s, now_s)
         self._front.tell(engines.requests, now_s)
-        # The engine is a step ahead of the interval's end: what it does then is done by its clock.
-        self._clock.now_s = max(self._clock.now_s, float(engines.clock[0, e.NOW_S]))
-        before = self._control.decided
+        # The engine is a step ahead of the look: what it does then is done by its clock.
+        self._clock.now_s = max(self._clock.now_s, now_s, float(engines.clock[0, e.NOW_S]))
+        before = control.decided
         await self._clock.advance(self._clock.now_s)
         self._end_warmup(now_s)
-        if self._control.decided == before:
-            raise BlockStateError(f"no decision at {now_s:g} s: {dict(self._control.failures)}")
-        decision = self._control.decisions[-1]
-        self.decisions.append(decision)
-        assert self._control.prices is not None
+        if control.decided > before:
+            decision = control.decisions[-1]
+            self.decisions.append(decision)
+            assert control.prices is not None
+            self._storage = storage_under(setup, self._plan, decision.sizes, control.prices)
+        elif look == 0:
+            raise BlockStateError(f"no decision at {now_s:g} s: {dict(control.failures)}")
         self._on_played(now_s)
-        return storage_under(self._setup, self._plan, decision.sizes, self._control.prices)
+        return self._storage
 
     async def _play(self, events: NDArray[np.void], until_s: float) -> None:
         """Play events, each minute's accounts before what comes after it."""

@@ -2,8 +2,8 @@
 
 A prompt is told of by `Requests.acquired`, when a client asks for what there is of it. What becomes
 of the request is told by `Requests.seen`, at once or little by little: that it came, when it had
-its first token, that it ended. Both name it by the client's number for it. A client that tells
-nothing of requests still says with each prompt that one came.
+its first token, that it ended, maybe some intervals later. Both name it by the client's number for
+it. A client that tells nothing of requests still says with each prompt that one came.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +23,7 @@ from greencache.controller.naming import BlockNames
 from greencache.controller.prompts import Prompts
 from greencache.controller.slo import Slo
 from greencache.controller.telemetry import Spread
+from greencache.service.told import Request, handed_over, likely_tokens
 
 __all__ = ["Asked", "Counted", "Requests"]
 
@@ -40,43 +40,9 @@ MOST_TOKENS = 1 << 24
 """Of a prompt or an answer: more than any model takes."""
 
 _WAITED_FOR_S = 3600.0
-"""After the end of its interval, a request is waited for so long whose prompt was not asked for."""
+"""After the end of its interval, a request's end is waited for so long, or its prompt."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(slots=True)
-class _Request:
-    arrived_s: float
-    teller: Hashable = None
-    """Its client, if the client gave it no number."""
-    keys: bytes | None = None
-    """None until its prompt is told of."""
-    reusable: int = 0
-    prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    ttft_s: float | None = None
-    tpot_s: float | None = None
-    hit_tokens: Mapping[str, float] = field(default_factory=dict)
-    told: bool = False
-    """Whether its client tells what becomes of it."""
-    acquired: bool = False
-    ended: bool = False
-    counted: bool = False
-    handed_over: bool = False
-    """Whether the shadow caches know its prompt."""
-
-    @property
-    def finished_s(self) -> float:
-        """When its answer ended; infinite if it has not."""
-        if not self.ended or self.ttft_s is None:
-            return math.inf
-        return self.arrived_s + self.ttft_s + (self.tpot_s or 0.0) * self.later_tokens
-
-    @property
-    def later_tokens(self) -> int:
-        """Output tokens after the first."""
-        return max((self.output_tokens or 1) - 1, 0)
 
 
 @dataclass(slots=True)
@@ -86,8 +52,7 @@ class Counted:
     Attributes
     ----------
     requests, finished, within_slo:
-        Requests counted, those of them that had ended when their interval did, and those that met
-        both limits.
+        Requests that came, that ended, and that ended and had met both limits.
     prompt_tokens, output_tokens:
         As far as told.
     asked_tokens:
@@ -156,8 +121,8 @@ class Requests:
         self.block_tokens = block_tokens
         self.counted = Counted()
         self._slo, self._most, self._most_key_bytes = slo, most, most_key_bytes
-        self._known: dict[Hashable, _Request] = {}
-        self._taken: dict[Hashable, _Request] = {}
+        self._known: dict[Hashable, Request] = {}
+        self._taken: dict[Hashable, Request] = {}
         """Those that `take` is looking at."""
         self._tellers: set[Hashable] = set()
         """Clients that tell what becomes of requests."""
@@ -202,7 +167,6 @@ class Requests:
         self.counted.asked_tokens += len(keys) // KEY_BYTES * self.block_tokens
         self.counted.hit_tokens.update(hits)
         if one is not None:
-            one.acquired = True
             one.hit_tokens = one.hit_tokens or hits
 
     def prompt(
@@ -213,7 +177,7 @@ class Requests:
         *,
         request: int = 0,
         reusable: int | None = None,
-    ) -> _Request | None:
+    ) -> Request | None:
         """A prompt is known, whether or not it was asked for; parameters as for `acquired`."""
         one = self._find((client, request) if request else next(self._nameless), now_s)
         if one is None or one.keys is not None:
@@ -254,11 +218,11 @@ class Requests:
             }
         one.ended = one.ended or seen.ended
 
-    def _find(self, name: Hashable, arrived_s: float) -> _Request | None:
+    def _find(self, name: Hashable, arrived_s: float) -> Request | None:
         """The request of that name, entered if it is new; None if there are too many."""
         one = self._known.get(name) or self._taken.get(name)
         if one is None and len(self._known) < self._most:
-            one = self._known[name] = _Request(arrived_s)
+            one = self._known[name] = Request(arrived_s)
         if one is None:
             self.counted.lost["requests: too many"] += 1
         return one
@@ -266,7 +230,10 @@ class Requests:
     async def take(
         self, since_s: float, until_s: float
     ) -> tuple[Asked, Callable[[BlockNames], Prompts]]:
-        """Requests that came before ``until_s`` and were not taken before.
+        """Requests that came or ended before ``until_s``, and were not taken before as such.
+
+        A request that waits or is answered when its interval ends counts there as one that came,
+        and as one that ended in a later one: often it is what came too late.
 
         They are looked at in a thread: that takes a tenth of a second for some ten thousand.
 
@@ -289,52 +256,57 @@ class Requests:
 
     def _take(
         self, since_s: float, until_s: float
-    ) -> tuple[Asked, Callable[[BlockNames], Prompts], dict[Hashable, _Request]]:
+    ) -> tuple[Asked, Callable[[BlockNames], Prompts], dict[Hashable, Request]]:
         """As `take`, and those of which more may come."""
         come = [one for one in self._taken.values() if one.arrived_s < until_s]
         counted = [one for one in come if not one.counted and self._counts(one)]
-        asked = self._asked(counted, until_s)
+        ended = [one for one in come if not one.finished and one.finished_s <= until_s]
+        asked = self._asked(counted, ended)
         for one in counted:
             one.counted = True
+        for one in ended:
+            one.finished = True
         with_prompt = [one for one in come if not one.handed_over and self._is_known(one)]
         with_prompt.sort(key=lambda one: one.arrived_s)
-        for one in with_prompt:
-            one.handed_over = True
-        made = partial(
-            _prompts,
+        made = handed_over(
             with_prompt,
             self.block_tokens,
             since_s,
             until_s,
-            self._usual_ttft_s,
-            self._usual_output_tokens,
+            usual_ttft_s=self._usual_ttft_s,
+            usual_output_tokens=self._usual_output_tokens,
         )
         return asked, made, self._left(since_s, until_s)
 
-    def _counts(self, one: _Request) -> bool:
+    def _counts(self, one: Request) -> bool:
         """Whether it is a request that no other record stands for."""
         return one.told or one.teller is None or one.teller not in self._tellers
 
-    def _is_known(self, one: _Request) -> bool:
+    def _is_known(self, one: Request) -> bool:
         """Whether its prompt is: there are keys, or it is too short to have any."""
         short = one.prompt_tokens is not None and one.prompt_tokens < self.block_tokens
         return one.keys is not None or (one.told and (one.ended or short))
 
-    def _left(self, since_s: float, until_s: float) -> dict[Hashable, _Request]:
+    def _left(self, since_s: float, until_s: float) -> dict[Hashable, Request]:
         """Requests of which something may come that counts."""
-        left: dict[Hashable, _Request] = {}
+        left: dict[Hashable, Request] = {}
         for name, one in self._taken.items():
             if one.arrived_s > until_s + _WAITED_FOR_S:
                 self.counted.lost["requests: of the future"] += 1
                 continue
-            done = one.handed_over and (one.acquired or one.ended or not one.told)
+            known = one.all_known(awaited=one.told or self._tells(name))
             old = one.arrived_s < since_s - _WAITED_FOR_S
-            if one.arrived_s >= until_s or not (done or old):
+            if one.arrived_s >= until_s or not (known or old):
                 left[name] = one
+            elif not known:
+                self.counted.lost["requests: not told to the end"] += 1
         return left
 
-    def _asked(self, counted: list[_Request], until_s: float) -> Asked:
-        ended = [one for one in counted if one.finished_s <= until_s]
+    def _tells(self, name: Hashable) -> bool:
+        """Whether a request of that name is of a client that tells what becomes of them."""
+        return isinstance(name, tuple) and name[0] in self._tellers
+
+    def _asked(self, counted: list[Request], ended: list[Request]) -> Asked:
         ttft_s = np.array([one.ttft_s for one in ended], np.float64)
         tpot_s = np.array([one.tpot_s if one.later_tokens else np.nan for one in ended], np.float64)
         kept = int(self._slo.kept(ttft_s, tpot_s).sum())
@@ -369,48 +341,5 @@ class Requests:
             prefix,
         )
 
-    def _prompt_tokens(self, one: _Request) -> int:
-        return _likely_tokens(len(one.keys or b"") // KEY_BYTES, self.block_tokens)
-
-
-def _likely_tokens(full_blocks: int, block_tokens: int) -> int:
-    """Tokens of a prompt of so many full blocks: half of another one."""
-    return full_blocks * block_tokens + max(block_tokens // 2, 1)
-
-
-def _prompts(
-    requests: list[_Request],
-    block_tokens: int,
-    since_s: float,
-    until_s: float,
-    usual_ttft_s: float,
-    usual_output_tokens: float,
-    names: BlockNames,
-) -> Prompts:
-    """As shadow caches take them.
-
-    Of clients that tell of first tokens, a prompt without one was not computed; of others it is
-    taken to have been after the usual time.
-    """
-    keys = [one.keys or b"" for one in requests]
-    full = np.array([len(each) // KEY_BYTES for each in keys], np.int64)
-    tokens = [
-        one.prompt_tokens or _likely_tokens(int(blocks), block_tokens)
-        for one, blocks in zip(requests, full, strict=True)
-    ]
-    arrival_s = np.array([one.arrived_s for one in requests], np.float64)
-    after_s = [
-        one.ttft_s if one.ttft_s is not None else np.nan if one.told else usual_ttft_s
-        for one in requests
-    ]
-    usual = max(round(usual_output_tokens), 1)
-    return Prompts(
-        ids=names.ids(b"".join(keys), until_s),
-        starts=np.cumsum(full) - full,
-        full=full,
-        reusable=np.array([one.reusable for one in requests], np.int64),
-        input_tokens=np.array(tokens, np.int64),
-        output_tokens=np.array([one.output_tokens or usual for one in requests], np.int64),
-        arrival_s=np.maximum(arrival_s, since_s),  # what was told late; time does not go back
-        computed_s=arrival_s + np.array(after_s, np.float64),
-    )
+    def _prompt_tokens(self, one: Request) -> int:
+        return likely_tokens(len(one.keys or b"") // KEY_BYTES, self.block_tokens)

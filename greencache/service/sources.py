@@ -37,3 +37,6 @@ class EngineSource(Protocol):
 
     async def window(self, told: Window) -> Window:
         """The interval as engines know it, made of what clients, tiers and meters told of it."""
+
+    async def waiting_s(self) -> float | None:
+        """Work that waits now, in seconds of one engine; None if none of them can say."""

@@ -14,6 +14,7 @@ from greencache.metrics import (
     DECISIONS,
     ENERGY,
     FALLBACKS,
+    GROWTHS,
     INTENSITY,
     PLAN_SOLVE,
     SLO_ATTAINMENT,
@@ -40,8 +41,9 @@ class ControlStatus:
         The grid, its intensity that is reckoned with now, and what that rests on if not on news.
     sizes_bytes:
         What tiers should have.
-    decided, last_reason, last_decided_s, next_s:
-        How often sizes were chosen; why, and when, in seconds since 1970; and when next.
+    decided, grown, last_reason, last_decided_s, next_s:
+        How often sizes were chosen, and how often within an interval because work waited; why, and
+        when, in seconds since 1970; and when an interval ends next.
     fallbacks, failures:
         Decisions made otherwise than planned, and what failed; by kind.
     accounted_s:
@@ -51,7 +53,7 @@ class ControlStatus:
     operational_g, embodied_g, scope:
         Grams by component, PUE included; the embodied ones as the scope says.
     requests, finished, within_slo:
-        Requests seen, those that had ended when their interval did, and those in time.
+        Requests that came, that ended, and that ended in time; up to the last interval's end.
     interval_attainment:
         Share in time of those that ended in the last interval; None if none did.
     asked_tokens, hit_tokens:
@@ -70,6 +72,7 @@ class ControlStatus:
     intensity_fallback: str | None = None
     sizes_bytes: Mapping[str, int] = field(default_factory=dict)
     decided: int = 0
+    grown: int = 0
     last_reason: str = ""
     last_decided_s: float | None = None
     next_s: float | None = None
@@ -112,9 +115,10 @@ class ControlStatus:
             intensity_fallback=intensity_fallback,
             sizes_bytes={"dram": control.sizes.dram_bytes, "ssd": control.sizes.ssd_bytes},
             decided=control.decided,
+            grown=control.grown,
             last_reason=decision.reason if decision is not None else "",
             last_decided_s=decision.now_s if decision is not None else None,
-            next_s=control.ends_s,
+            next_s=control.schedule.ends_s,
             fallbacks=dict(control.pilot.controller.fallbacks),
             failures=dict(control.failures),
             accounted_s=control.accounts.seconds,
@@ -158,6 +162,7 @@ def control_samples(status: ControlStatus) -> Iterator[Sample]:
     if status.interval_attainment is not None:
         yield Sample(SLO_ATTAINMENT, status.interval_attainment, ("both",))
     yield Sample(DECISIONS, status.decided)
+    yield Sample(GROWTHS, status.grown)
     for kind, count in status.fallbacks.items():
         yield Sample(FALLBACKS, count, (kind,))
     for part, count in status.failures.items():

@@ -183,6 +183,22 @@ async def test_a_page_that_cannot_be_read_is_said_once_and_nothing_is_missed(
     assert len(caplog.records) == 2, caplog.text
 
 
+async def test_what_waits_now_is_asked_of_all_pages_that_can_be_read() -> None:
+    page = EnginePage()
+    with serving(lambda asked: Reply(page.text)) as site:
+        watch = EngineWatch([f"{site.url}/metrics", f"{site.url}/other"])
+        assert await watch.waiting() == 0
+        page.show("num_requests_waiting", 4)
+        assert await watch.waiting() == 8
+        site.answer = lambda asked: Reply(page.text) if "other" in asked.path else Reply("", 500)
+        page.show("num_requests_waiting", 5)
+        assert await watch.waiting() == 5, "and not what was said by a page that cannot be read"
+        site.answer = lambda asked: Reply("", 500)
+        assert await watch.waiting() is None
+        assert (await watch.take()).finished == 0
+        await watch.close()
+
+
 async def test_pages_are_looked_at_in_the_background() -> None:
     page = EnginePage()
     with serving(lambda asked: Reply(page.text)) as site:

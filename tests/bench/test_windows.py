@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from greencache.bench.outcome import latencies_s
 from greencache.bench.simulation import SimulatedRun, simulate
 from greencache.bench.storage import StorageSetup
 from greencache.bench.windows import Watched, prompts_between
@@ -38,7 +39,10 @@ def test_windows_add_up_to_the_run(
     assert len(windows) >= 10
     assert sum(each.arrivals for each in windows) == len(seen)
     assert sum(each.prompt_tokens for each in windows) == seen["input_tokens"].sum()
-    assert sum(each.finished for each in windows) <= len(seen)
+    ended = run.requests["finish_s"] <= end_s
+    assert sum(each.finished for each in windows) == ended.sum() > 0
+    kept = SLO.kept(*latencies_s(run.requests[ended]))
+    assert sum(each.within_slo for each in windows) == kept.sum()
     found = sum(seen[f"{tier}_blocks"].sum() for tier in ("hbm", "ssd")) * 512
     started = sum(sum(each.hit_tokens.values()) for each in windows)
     assert started == pytest.approx(found, rel=0.01), "all but who waits when an interval ends"

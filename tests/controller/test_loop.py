@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -84,6 +85,9 @@ class Foreseen:
             raise said
         return said
 
+    def node(self, content_bytes: float, backlog_s: float) -> int:
+        return int(backlog_s > 60)
+
 
 def decisions(
     *views: View | PlanningError | None, settings: ControlSettings = PROMPT
@@ -160,6 +164,48 @@ def test_an_adviser_changes_nothing() -> None:
     assert decision.advised == Sizes(0, TB)
     assert decision.sizes == controller.sizes == LARGEST
     assert decision.reason.startswith("SSD 2 TB to 1 TB")
+
+
+def queued_view() -> View:
+    """An hour in which small sizes do, unless work waits when it begins."""
+    made = view_of([[1.0, 2.0, 3.0]])
+    instance = replace(
+        made.instance,
+        grams=np.repeat(made.instance.grams, 2, axis=1),
+        attained=np.array([[[10.0, 10.0, 10.0], [5.0, 9.5, 9.6]]]),
+        next_node=np.zeros((1, 2, 3), np.int32),
+    )
+    return made._replace(instance=instance)
+
+
+def test_it_grows_within_an_hour_in_which_work_piles_up() -> None:
+    controller, (made,) = decisions(queued_view())
+    assert made.sizes == Sizes(0, 0)
+    assert controller.react(HOUR_S + 600, 0.0, 0.0) is None, "nothing waits"
+    assert controller.react(HOUR_S + 600, 0.0, 30.0) is None, "the same state"
+    reacted = controller.react(HOUR_S + 1200, 0.0, 120.0)
+    assert reacted is not None
+    assert (reacted.before, reacted.sizes) == (Sizes(0, 0), Sizes(0, TB))
+    assert reacted.reason == "SSD 0 to 1 TB: waiting work grew from 0 to 120 s"
+    assert controller.sizes == Sizes(0, TB)
+    assert controller.react(HOUR_S + 1800, 0.0, 30.0) is None, "shrinking waits for the hour's end"
+    assert controller.sizes == Sizes(0, TB)
+
+
+def test_it_does_not_react_before_it_has_planned_nor_when_it_may_only_advise() -> None:
+    learning, _ = decisions(None)
+    assert learning.react(600.0, 0.0, 120.0) is None
+    adviser, _ = decisions(queued_view(), settings=PROMPT.model_copy(update={"dry_run": True}))
+    assert adviser.react(HOUR_S + 600, 0.0, 120.0) is None
+    assert adviser.sizes == LARGEST
+
+
+def test_it_does_not_react_by_a_plan_of_another_interval() -> None:
+    slept, _ = decisions(queued_view())
+    assert slept.react(2 * HOUR_S, 0.0, 120.0) is None, "the interval is over"
+    failing, made = decisions(queued_view(), PlanningError("the solver is gone"))
+    assert made[1].fallback == "largest"
+    assert failing.react(2 * HOUR_S + 600, 0.0, 120.0) is None
 
 
 def test_a_notice_is_given_once_and_counted() -> None:

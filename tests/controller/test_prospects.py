@@ -91,7 +91,7 @@ def choice(dram: int, ssd: int) -> int:
 
 def test_shapes_are_those_of_intervals_states_and_choices(model: ProspectsModel) -> None:
     made = instance(model, [100.0, 200.0, 300.0])
-    shape = (3, 13 * 3, 8)
+    shape = (3, 13 * 4, 8)
     assert made.grams.shape == made.attained.shape == made.next_node.shape == shape
     assert model.states == shape[1]
     assert made.choices.tolist() == [[d, s] for d in range(2) for s in range(4)]
@@ -143,6 +143,36 @@ def test_what_is_written_fills_a_tier_level_by_level(model: ProspectsModel) -> N
     levels = len(model.backlog_s)
     assert model.content_bytes[node // levels] == pytest.approx(content, abs=0.7 * TB)
     assert content > 2 * TB
+
+
+def test_an_hour_that_begins_late_stays_late_for_a_while(model: ProspectsModel) -> None:
+    """Also if less is left over than the limit allows: whoever comes then waits for it."""
+    made = instance(model, [200.0])
+    levels = range(len(model.backlog_s))
+    in_time = [made.attained[0, level, choice(0, 0)] for level in levels]
+    assert in_time == sorted(in_time, reverse=True)
+    assert in_time[1] < 0.99 * in_time[0]
+    late = instance(model, [200.0], backlog_s=model.backlog_s[2])
+    assert late.start_node == 2
+    # A larger tier helps the more, the more waits.
+    gains = [made.attained[0, level, choice(1, 0)] / in_time[level] for level in levels]
+    assert gains[2] > gains[0]
+
+
+def test_a_selective_tier_has_most_of_its_hits_after_an_hour(model: ProspectsModel) -> None:
+    selective = ProspectsModel(
+        model.service, model.prices, model.dram_bytes, model.ssd_bytes, selective=True
+    )
+    made = instance(selective, [200.0])
+    four = choice(0, 3)
+    none, empty, settled, full = (
+        made.attained[0, selective.node(content, 0.0), size]
+        for content, size in ((0.0, choice(0, 0)), (0.0, four), (0.5 * TB, four), (4 * TB, four))
+    )
+    assert none < empty < settled
+    assert settled == pytest.approx(full)
+    # Reuse within half an hour: none at first, all from then on.
+    assert (empty - none) / (full - none) == pytest.approx(0.75, abs=0.02)
 
 
 def test_a_shrink_throws_away_what_does_not_fit(model: ProspectsModel) -> None:

@@ -18,6 +18,7 @@ from greencache.controller.intensity import IntensityBook
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.slo import Slo
+from greencache.controller.telemetry import Window
 from greencache.errors import StorageError
 from greencache.factors import Factors
 from greencache.service.clocks import VirtualClock
@@ -68,6 +69,24 @@ class Meter:
     sources: Mapping[str, str] = field(default_factory=lambda: {"gpu": "a meter"})
 
 
+@dataclass
+class Page:
+    """An engine's page by which a minute of work waits, as long as it can be read."""
+
+    clock: VirtualClock
+    broken: bool = False
+    asked_s: list[float] = field(default_factory=list)
+
+    async def window(self, told: Window) -> Window:
+        return told
+
+    async def waiting_s(self) -> float:
+        self.asked_s.append(self.clock())
+        if self.broken:
+            raise OSError("no such page")
+        return 60.0
+
+
 class Running:
     """A loop on a virtual clock over real tiers, with requests in every interval."""
 
@@ -75,6 +94,7 @@ class Running:
         self.engine, self.folder = engine, folder
         self.clock = VirtualClock()
         self.meter = Meter(self.clock)
+        self.page = Page(self.clock)
         self.intensity = IntensityBook(
             SeasonalNaive(24), INTERVAL_S, stale_s=1e9, constant_gco2_per_kwh=300.0
         )
@@ -93,6 +113,7 @@ class Running:
             clock=self.clock,
             usual_gco2_per_kwh=300.0,
             energy=self.meter,
+            engines=self.page,
             state=folder / "state",
         )
         self.requests = 0
@@ -247,6 +268,55 @@ async def test_a_meter_that_fails_is_stood_in_for_by_the_model(
     await running.intervals(1)
     assert control.accounts.sources["gpu"] == "a meter"
     assert control.decided == 3
+    await running.close()
+
+
+async def test_engines_are_asked_within_intervals_what_waits(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    await running.intervals(2)
+    looks = [100.0, 200.0, 300.0, 400.0, 500.0]
+    assert running.page.asked_s == [*looks, *(INTERVAL_S + at for at in looks)]
+    assert control.accounts.seconds == 2 * INTERVAL_S
+    assert control.decided == 2, "HBM holds all that is asked for: nothing has to grow"
+    await running.close()
+
+
+async def test_a_page_that_fails_within_an_interval_leaves_the_tiers(
+    engine: ControlledEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    running.page.broken = True
+    await running.intervals(2)
+    assert control.failures == {"engine": 10}
+    assert said(caplog, "no such page") == 1
+    assert control.decided == 2
+    await running.close()
+
+
+async def test_a_model_s_fault_within_an_interval_leaves_the_tiers(
+    engine: ControlledEngine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running = Running(engine, tmp_path)
+    control = await running.start()
+    await running.intervals(1)
+    before = running.sizes()
+
+    def broken(self: Pilot, *_: object) -> None:
+        raise ZeroDivisionError("a model's fault")
+
+    monkeypatch.setattr(Pilot, "react", broken)
+    await running.intervals(2)
+    assert control.failures == {"look": 10}
+    assert said(caplog, "a model's fault") == 1
+    assert control.decided == 3
+    assert running.sizes() == before == control.sizes
     await running.close()
 
 

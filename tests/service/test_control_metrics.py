@@ -90,9 +90,16 @@ def test_attainment_and_failures_are_there_once_there_are_any() -> None:
     assert ("greencache_slo_attainment_ratio", "both") not in quiet, "0 would be an alarm"
     busy = told(
         ControlStatus(
-            "deciding", interval_attainment=0.75, failures={"resize": 2}, fallbacks={"largest": 1}
+            "deciding",
+            decided=7,
+            grown=3,
+            interval_attainment=0.75,
+            failures={"look": 2},
+            fallbacks={"largest": 1},
         )
     )
     assert busy["greencache_slo_attainment_ratio", "both"] == 0.75
-    assert busy["greencache_control_failures_total", "resize"] == 2
+    assert busy["greencache_decisions_total",] == 7
+    assert busy["greencache_control_growths_total",] == 3
+    assert busy["greencache_control_failures_total", "look"] == 2
     assert busy["greencache_control_fallbacks_total", "largest"] == 1

@@ -39,9 +39,13 @@ PAGE = EngineInterval(
 class Watch:
     def __init__(self, interval: EngineInterval) -> None:
         self.interval = interval
+        self.now_waiting: float | None = None
 
     async def take(self) -> EngineInterval:
         return self.interval
+
+    async def waiting(self) -> float | None:
+        return self.now_waiting
 
 
 @pytest.fixture
@@ -89,3 +93,18 @@ async def test_what_clients_tell_of_each_request_stands(engine: ControlledEngine
 async def test_a_page_that_was_never_read_says_nothing(engine: ControlledEngine) -> None:
     silent = EngineInterval(0.0, 600.0)
     assert await PagedEngines(Watch(silent), engine).window(TOLD) is TOLD
+
+
+async def test_what_waits_takes_as_long_as_prompts_of_the_interval_before(
+    engine: ControlledEngine,
+) -> None:
+    watch = Watch(PAGE)
+    pages = PagedEngines(watch, engine)
+    assert await pages.waiting_s() is None, "no page can be read"
+    watch.now_waiting = 6.0
+    assert await pages.waiting_s() == 0, "nobody knows yet how long prompts take"
+    window = await pages.window(TOLD)
+    assert await pages.waiting_s() == pytest.approx(2 * window.backlog_s), "of three"
+    two = PagedEngines(watch, replace(engine, replicas=2))
+    assert (await two.window(TOLD)).backlog_s == pytest.approx(window.backlog_s / 2)
+    assert await two.waiting_s() == pytest.approx(window.backlog_s)

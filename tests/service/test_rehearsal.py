@@ -19,9 +19,12 @@ from greencache.bench.setup import ReplaySetup
 from greencache.carbon import Scope
 from greencache.catalog import Catalog
 from greencache.client.messages import Seen
+from greencache.controller.assembly import Course
+from greencache.controller.loop import Decision
 from greencache.controller.performance import ServingHardware
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.slo import Slo
+from greencache.errors import StorageError
 from greencache.factors import Factors
 from greencache.service import rehearsal
 from greencache.service.control import LiveControl
@@ -32,7 +35,7 @@ from greencache.tiers import Policy
 from greencache.tiers.admission import Admission
 from greencache.traces import GridSeries
 from greencache.traces.compose import compose
-from greencache.traces.loads import flat_load
+from greencache.traces.loads import LoadSeries, flat_load
 
 DRAM_BLOCKS, SSD_BLOCKS, HBM_BLOCKS = 300, 500, 200
 
@@ -107,6 +110,87 @@ def test_plans_hits_and_carbon_are_those_of_the_replay(
     assert run.failures == {}
     assert len(sizes) >= 2 + (admission is Admission.VALUE), "or it would say little"
     assert run.same
+
+
+@pytest.fixture(scope="module")
+def bursts(setup: ReplaySetup) -> ReplaySetup:
+    """In the second half of three of the intervals more comes than can be served."""
+    rates = np.ones(32)
+    rates[[9, 17, 25]] = 15.0
+    load = LoadSeries("bursts", "made for a test", "none", 300.0, rates)
+    trace = compose(
+        "conversation", load, hours=2.6, warmup_hours=0.2, mean_rate=0.2 * rates.mean(), seed=1
+    ).trace
+    return replace(setup, trace=trace, slo=replace(setup.slo, ttft_s=60.0))
+
+
+def test_a_burst_within_an_interval_grows_the_tiers_within_it_as_in_the_replay(
+    bursts: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decided: list[Decision] = []
+    follow = LiveControl._follow
+
+    async def noted(self: LiveControl, course: Course) -> None:
+        await follow(self, course)
+        decided.append(course.decision)
+        has = self._parts.store.held().capacity_bytes
+        assert Sizes(int(has["dram"]), int(has["ssd"])) == course.decision.sizes
+        assert self.grown == sum(map(within, decided))
+
+    def within(decision: Decision) -> bool:
+        return decision.now_s % bursts.control.interval > 0
+
+    monkeypatch.setattr(LiveControl, "_follow", noted)
+    run = rehearsed(bursts, tmp_path)
+    assert run.other_decisions == run.different == run.wrong_blocks == 0
+    assert run.carbon_ratio == pytest.approx(1.0, abs=0.002)
+    assert run.same
+    grown = [decision for decision in decided if within(decision)]
+    assert len(grown) >= 2
+    for decision in grown:
+        assert decision.now_s % (bursts.control.interval / bursts.control.looks) == 0
+        assert "waiting work grew from" in decision.reason
+        assert decision.sizes != decision.before
+        assert all(a >= b for a, b in zip(decision.sizes, decision.before, strict=True))
+
+
+def test_looks_need_not_be_at_whole_seconds(bursts: ReplaySetup, tmp_path: Path) -> None:
+    control = bursts.control.model_copy(update={"interval": 617.3, "looks": 7})
+    run = rehearsed(replace(bursts, control=control), tmp_path)
+    assert run.decisions > 16
+    assert run.other_decisions == 0
+    assert run.same
+
+
+def test_room_that_cannot_be_had_within_an_interval_is_had_at_its_end(
+    bursts: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    follow, resize = LiveControl._follow, CacheStore.resize
+    refused: list[tuple[Sizes, Sizes]] = []
+    within = False
+
+    async def noted(self: LiveControl, course: Course) -> None:
+        nonlocal within
+        within = course.decision.now_s % bursts.control.interval > 0
+        try:
+            await follow(self, course)
+        finally:
+            assert self.pilot.controller.sizes == self.sizes
+            if within:
+                refused.append((course.decision.before, self.sizes))
+
+    async def full(self: CacheStore, sizes: Sizes) -> None:
+        if within:
+            raise StorageError("ssd", "no space left on the device")
+        await resize(self, sizes)
+
+    monkeypatch.setattr(LiveControl, "_follow", noted)
+    monkeypatch.setattr(CacheStore, "resize", full)
+    run = rehearsed(bursts, tmp_path)
+    assert run.failures == {"control: look": len(refused)}
+    assert all(before == after for before, after in refused)
+    assert len(refused) >= 2
+    assert not run.same
 
 
 def test_the_measured_part_may_begin_with_an_interval(setup: ReplaySetup, tmp_path: Path) -> None:

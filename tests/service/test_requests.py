@@ -84,10 +84,87 @@ def test_requests_are_of_the_interval_they_arrived_in_and_counted_once() -> None
     known.seen("a", Seen(10.0, 100, 9, 53.0, 0.01, started=False, request=1))
     second, prompts = taken(known, 60.0, 120.0)
     assert second.arrivals == 1, "the other one"
+    assert (second.finished, second.within_slo) == (2, 1)
     assert sorted(prompts.full.tolist()) == [0, 2], "its prompt is shown when it is known"
     known.seen("a", Seen(10.0, 100, 9, 53.0, 0.01, started=False, request=1))
     third, prompts = taken(known, 120.0, 180.0)
-    assert (third.arrivals, len(prompts)) == (0, 0)
+    assert (third.arrivals, third.finished, len(prompts)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_who_is_late_counts_as_late_in_the_interval_it_ends_in(at_once: bool) -> None:
+    known = requests()
+    known.seen("a", Seen(1.0, 20, 2, 0.5, 0.05, request=1))
+    known.acquired("a", keys(1, 2), 50.0, request=2)
+    if not at_once:
+        known.seen("a", Seen(50.0, 40, 0, ended=False, request=2))
+        known.seen("a", Seen(50.0, 40, 0, 8.0, started=False, ended=False, request=2))
+    first, prompts = taken(known, 0.0, 60.0)
+    assert (first.arrivals, first.finished, first.within_slo) == (2, 1, 1)
+    assert len(prompts) == 2
+    known.seen("a", Seen(50.0, 40, 101, 8.0, 0.05, started=at_once, request=2))  # until 63
+    second, prompts = taken(known, 60.0, 120.0)
+    assert (second.arrivals, second.finished, second.within_slo) == (0, 1, 0)
+    assert second.ttft.mean_s == 8.0
+    assert len(prompts) == 0, "the shadow caches know it"
+    counted = known.counted
+    assert (counted.requests, counted.finished, counted.within_slo) == (2, 2, 1)
+    assert len(known) == 0
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 299), st.floats(0.1, 200), st.integers(1, 50), st.booleans()),
+        max_size=30,
+    )
+)
+def test_each_counts_once_as_come_and_once_as_ended(
+    load: list[tuple[float, float, int, bool]],
+) -> None:
+    """As the replay's windows count them: arrivals when they come, latencies when they end."""
+    known = requests()
+    arrived_s = np.array([arrived_s for arrived_s, *_ in load])
+    ends_s = np.array([come_s + ttft_s + 1.5 * (n - 1) for come_s, ttft_s, n, _ in load])
+    for until_s in np.arange(60.0, 660.0, 60.0).tolist():
+        since_s = until_s - 60.0
+        for r, (come_s, ttft_s, outputs, asked) in enumerate(load, 1):
+            if since_s <= come_s < until_s:
+                known.seen("a", Seen(come_s, 40, 0, ended=False, request=r))
+                if asked:
+                    known.acquired("a", keys(r), come_s, request=r)
+            if since_s < ends_s[r - 1] <= until_s:
+                ended = Seen(come_s, 40, outputs, ttft_s, 1.5, started=False, request=r)
+                known.seen("a", ended)
+        window, _ = taken(known, since_s, until_s)
+        assert window.arrivals == ((arrived_s >= since_s) & (arrived_s < until_s)).sum()
+        assert window.finished == ((ends_s > since_s) & (ends_s <= until_s)).sum()
+    assert len(known) == 0
+    assert known.counted.lost == {}
+
+
+def test_who_gets_no_answer_never_ends() -> None:
+    known = requests()
+    known.seen("a", Seen(1.0, 20, 0, ended=False, request=1))
+    known.seen("a", Seen(1.0, 20, 0, started=False, request=1))  # given up
+    asked, _ = taken(known, 0.0, 60.0)
+    assert (asked.arrivals, asked.finished) == (1, 0)
+    assert len(known) == 0
+
+
+def test_an_end_that_nobody_tells_is_waited_for_only_so_long() -> None:
+    known = requests(most_key_bytes=64)
+    known.acquired("a", keys(1, 2, 3, 4), 1.0, request=1)
+    known.seen("a", Seen(1.0, 70, 0, ended=False, request=1))
+    taken(known, 0.0, 60.0)
+    known.acquired("a", keys(1, 2, 3, 4), 61.0, request=2)
+    assert known.counted.lost == {}, "keys are not kept of prompts that were handed over"
+    taken(known, 60.0, 120.0)
+    assert len(known) == 2
+    taken(known, 3660.0, 3720.0)
+    assert len(known) == 1
+    taken(known, 3720.0, 3780.0)
+    assert len(known) == 0
+    assert known.counted.lost == {"requests: not told to the end": 2}
 
 
 def test_a_prompt_that_was_not_computed_by_then_is_not_stored_in_the_shadow() -> None:
@@ -164,7 +241,8 @@ def test_whatever_clients_say_an_interval_can_be_made_of_it(said: list[Seen]) ->
     for seen in said:
         known.seen("a", seen)
     asked, prompts = taken(known, 0.0, 60.0)
-    assert 0 <= asked.within_slo <= asked.finished <= asked.arrivals <= len(said)
+    assert 0 <= asked.within_slo <= asked.finished <= len(said)
+    assert asked.arrivals <= len(said)
     assert np.isfinite(asked.computed_tokens).all()
     assert (asked.computed_tokens >= 1).all()
     assert len(prompts) <= len(said)
@@ -187,4 +265,11 @@ async def test_what_is_told_while_an_interval_is_looked_at_is_not_lost() -> None
     second, made = await known.take(60.0, 120.0)
     assert (first.arrivals, second.arrivals) == (2, 1)
     assert sorted(made(names()).full.tolist()) in ([1], [1, 2])
+    looking = asyncio.create_task(known.take(120.0, 180.0))
+    await asyncio.sleep(0)
+    for r, arrived_s in ((1, 10.0), (2, 59.0), (3, 60.5)):
+        known.seen("a", Seen(arrived_s, 100, 9, 0.5, 0.01, started=False, request=r))
+    third, _ = await looking
+    fourth, _ = await known.take(180.0, 240.0)
+    assert third.finished + fourth.finished == 3
     assert len(known) == 0

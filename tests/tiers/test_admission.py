@@ -27,7 +27,9 @@ from greencache.tiers.admission import (
     note_held,
     write_cost_j,
 )
+from greencache.tiers.index import TierIndex
 from greencache.tiers.kernels import access_blocks, observe_blocks
+from greencache.tiers.learning import Learner
 from greencache.tiers.policies import Policy
 from greencache.tiers.reuse import CLASSES, SEEN, Reuse, new_reuse, observe
 from greencache.tiers.state import TierState, allocate, follow
@@ -178,6 +180,23 @@ def test_what_tiers_above_held_is_taken_from_what_this_one_adds() -> None:
     assert storing.odds[often, MIDDLE] == pytest.approx(0.5, abs=0.07)
 
 
+def test_a_tier_that_grows_is_thought_of_at_once() -> None:
+    """One that keeps nothing is worth no write; it must not stay so for half an hour after."""
+    learner = Learner(Prices(1e6, 0.0, 0.0, 1.0, 0.0))
+    ssd, nothing = TierIndex(0), TierIndex(0).state
+    ids = np.arange(3, dtype=np.int32)
+
+    def ask_and_admit(now_s: float) -> int:
+        learner.learn(ids, 0, now_s, hbm=nothing, dram=nothing, ssd=ssd.state)
+        return learner.admit(ids, 0, ssd.capacity_blocks, now_s)
+
+    for now_s in np.arange(0.0, 10 * 3600.0, 300.0):
+        declined = ask_and_admit(now_s)
+    assert declined == 0
+    ssd.resize(1000, 10 * 3600.0)
+    assert ask_and_admit(10 * 3600.0) == 3
+
+
 def test_what_is_still_computed_is_no_reason_to_write() -> None:
     """Asked for again before it could be stored: SSD would not have had it either."""
     model, storing = new_reuse(4), new_storing(1)
@@ -226,6 +245,15 @@ def test_wear_is_free_while_less_is_asked_than_age_would_waste() -> None:
     assert costs[0] == pytest.approx(101.0)
     assert costs[-1] == pytest.approx(1.0, abs=0.1)
     assert pace[CREDIT] == pytest.approx(2.0 * CREDIT_S, rel=0.001)
+
+
+@pytest.mark.parametrize("larger", [0.25, 10.0])
+def test_a_tier_that_is_resized_keeps_the_price_of_its_writes(larger: float) -> None:
+    pace = new_storing(1).pace
+    for now_s in range(3 * 3600):
+        before = pace_of(pace, PRICES, 1.0, float(now_s), 0.0)
+    assert before == pytest.approx(1.0 + 50.0, rel=0.01), "half of the most credit"
+    assert pace_of(pace, PRICES, larger, 3 * 3600.0, 0.0) == pytest.approx(before, rel=0.001)
 
 
 def test_without_wear_a_write_costs_its_energy() -> None:
