@@ -19,9 +19,14 @@ __all__ = ["Watched", "content_bytes", "prompts_between", "waiting_s", "window_o
 
 
 def waiting_s(engines: e.Engine) -> float:
-    """Work that waits, in seconds of one engine: prompt tokens still to be computed."""
-    rates = engines.rates
-    s_per_token = rates.flops_per_token / rates.flops_per_s + rates.link_s_per_token
+    """Work that waits, in seconds of one engine: prompt tokens still to be computed.
+
+    Each takes as long as those computed so far did, which a real engine can be asked for, too.
+    """
+    computed = float(engines.bins["prefill_tokens"].sum())
+    if computed == 0.0:
+        return 0.0
+    s_per_token = float(engines.bins["prefill_s"].sum()) / computed
     return float(engines.clock[:, e.BACKLOG].mean()) * s_per_token
 
 
