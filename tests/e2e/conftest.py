@@ -34,7 +34,7 @@ def model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def othermake_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_model(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One of the same shape with other weights."""
     return make_model(vllm_python, tmp_path_factory.mktemp("other"), 1)
 
@@ -109,8 +109,7 @@ def engine(
 
     yield start
     for each in started:
-        if each.process.poll() is None:
-            each.close()
+        each.close()
 
 
 def prompts(seed: int = 7) -> list[list[int]]:
