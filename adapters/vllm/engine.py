@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from greencache.adapters.paged.mirror import PoolState
 from greencache.adapters.paged.names import namespace_of
 from greencache.adapters.paged.pages import DevicePages, HostPages, Pages
 from greencache.adapters.paged.planning import Shape
 from greencache.errors import RefusedError
 
-__all__ = ["SUPPORTED", "pages_of", "shape_of", "shard_bytes_of"]
+__all__ = ["SUPPORTED", "pages_of", "shape_of", "shard_bytes_of", "state_of"]
 
 SUPPORTED = ("0.32.0", "0.33")
 """Versions of vLLM: from the first, which is tested with, up to, not including, the second. Its
@@ -64,6 +65,16 @@ def shard_bytes_of(kv_cache_config: Any, per_block: int) -> int:
     """Bytes that one rank keeps of a block of the store."""
     specs = _layer_specs(_the_group(kv_cache_config)).values()
     return per_block * sum(int(spec.page_size_bytes) for spec in specs)
+
+
+def state_of(pool: Any) -> PoolState:
+    """What vLLM's ``BlockPool`` has; each number is one that it keeps, read at once."""
+    blocks = pool.num_gpu_blocks - 1  # one stands for none
+    return PoolState(
+        blocks,
+        min(len(pool.cached_block_hash_to_block), blocks),
+        max(blocks - pool.get_num_free_blocks(), 0),
+    )
 
 
 def shape_of(

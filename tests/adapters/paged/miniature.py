@@ -21,6 +21,7 @@ from typing import Self
 import numpy as np
 
 from greencache.adapters.paged.jobs import Report, Step
+from greencache.adapters.paged.mirror import Mirror, PoolState
 from greencache.adapters.paged.pages import HostPages
 from greencache.adapters.paged.planning import Planning, Shape
 from greencache.adapters.paged.statistics import Counts
@@ -202,6 +203,7 @@ class MiniatureEngine:
             )
             for rank in range(ranks)
         ]
+        self.mirror = Mirror(self._state, ranks * LAYERS * page_bytes)
         self.planned: Callable[[Step], None] = lambda step: None
         """Called after a step was planned and before it runs."""
         self.requests: dict[str, Request] = {}
@@ -284,6 +286,9 @@ class MiniatureEngine:
         while len(self._outputs) > (1 if self.ahead and work else 0):
             self._hear(self._outputs.popleft())
 
+    def _state(self) -> PoolState:
+        return PoolState(self._blocks, len(self._cached), self._blocks - len(self._free))
+
     # The scheduler.
 
     def _schedule(self) -> tuple[list[_Work], Step]:
@@ -321,6 +326,7 @@ class MiniatureEngine:
             budget -= count
             work.append(self._plan(request, count))
         after = {each.request.request_id: each.first + each.count for each in work}
+        self.mirror.planned()
         step = self.planning.step(after, lambda name: self.requests[name].block_ids)
         for each in work:
             each.request.computed += each.count

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from greencache.adapters.paged.jobs import Step
+from greencache.adapters.paged.telling import Telling
 from greencache.client import Client
 from tests.adapters.paged.miniature import BLOCK, MiniatureEngine, Request, said
 from tests.service.daemons import MIB, RunningDaemon, settled
@@ -380,6 +381,34 @@ def test_requests_are_told_of_with_their_times_and_hits(
     assert second.tpot_s is None
     assert second.hit_tokens == {"hbm": 0, "dram": 56}
     assert third.hit_tokens["hbm"] == 28
+
+
+def test_the_daemon_mirrors_what_the_engine_has_by_itself(
+    own_daemon: RunningDaemon, namespace: bytes
+) -> None:
+    def hbm() -> dict[str, int]:
+        with Client(4096, socket=own_daemon.socket, timeout_s=20.0) as client:
+            found: dict[str, int] = client.status()["hbm"]
+        return found
+
+    with MiniatureEngine(own_daemon.socket, namespace=namespace, blocks=32) as engine:
+        telling = Telling(engine.clients[0], engine.counts)
+        telling.mirror = engine.mirror
+        check(engine, Request("first", tokens(60)))
+        assert settled(lambda: hbm()["engines"] == 1)
+        told = hbm()
+        assert told["capacity_bytes"] == engine.kv.nbytes
+        assert told["blocks"] == 15  # of 4 tokens each; the 63rd was never computed
+        assert told["used_bytes"] == 15 * engine.kv.nbytes // 32
+        assert told["kept_bytes"] == 16 * engine.kv.nbytes // 32, "while it ran"
+        assert settled(lambda: hbm()["kept_bytes"] == 0), "none runs any more"
+        assert hbm()["blocks"] == 15, "what is cached stays"
+        engine.forget()
+        assert settled(lambda: hbm()["blocks"] == 0)
+        own_daemon.kill()
+        own_daemon.start()
+        assert settled(lambda: hbm()["engines"] == 1, 20.0), "a new daemon hears of it, too"
+        telling.close()
 
 
 def test_a_step_does_not_wait_for_a_frozen_daemon_to_take_blocks_away(
