@@ -5,6 +5,7 @@ All that depends on vLLM's own structures, beside the connector's methods, stand
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from greencache.adapters.paged.mirror import PoolState
@@ -121,7 +122,7 @@ def _identity(vllm_config: Any, group: Any, per_block: int) -> dict[str, object]
     algorithm = cache.prefix_caching_hash_algo
     return {
         "format": 1,
-        "model": model.model,
+        "model": _place(model.model),
         "revision": model.revision,
         "config": model.hf_config.to_json_string(),
         "load_format": vllm_config.load_config.load_format,
@@ -137,6 +138,12 @@ def _identity(vllm_config: Any, group: Any, per_block: int) -> dict[str, object]
         "packing": _packing(model, cache),
         "tensor_parallel": parallel.tensor_parallel_size,
     }
+
+
+def _place(model: str) -> str:
+    """A model's name; of one in a folder, the whole path: ``./model`` is another one elsewhere."""
+    path = Path(model)
+    return str(path.resolve()) if path.exists() else model
 
 
 def _packing(model: Any, cache: Any) -> str:
