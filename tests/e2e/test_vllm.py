@@ -16,6 +16,7 @@ from tests.e2e.conftest import (
     OUR_HITS,
     StartEngine,
     check_hits,
+    environment,
     one_by_one,
     prompts,
 )
@@ -36,7 +37,7 @@ def _stored(
     with Engine(
         vllm_python,
         tmp_path_factory.mktemp("first") / "engine.log",
-        {"GREENCACHE_SERVE__SOCKET": str(daemon.socket), "GREENCACHE_VLLM__DEADLINE": "5s"},
+        environment(GREENCACHE_SERVE__SOCKET=str(daemon.socket)),
         model=str(model),
         dtype="float32",
         enforce_eager=True,
@@ -158,8 +159,8 @@ def test_an_engine_starts_a_daemon_of_its_own_which_mirrors_it_and_ends_with_it(
 ) -> None:
     socket = tmp_path / "own" / "daemon.sock"
     settings = {"SOCKET": str(socket), "DRAM": "256MiB", "METRICS_PORT": "0"}
-    environment = {f"GREENCACHE_SERVE__{name}": value for name, value in settings.items()}
-    own = engine(None, environment, kv_transfer_config=connector(), num_gpu_blocks_override=40)
+    more = {f"GREENCACHE_SERVE__{name}": value for name, value in settings.items()}
+    own = engine(None, more, kv_transfer_config=connector(), num_gpu_blocks_override=40)
     own.generate(prompts()[:2])
     own.generate([prompts()[0]])
     assert own.ask(do="reset")["reset"]
