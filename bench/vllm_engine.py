@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,6 +19,9 @@ __all__ = ["Engine", "EngineError", "connector", "make_model"]
 _HERE = Path(__file__).parent
 _WORKER, _MODEL = _HERE / "vllm_worker.py", _HERE / "tiny_model.py"
 
+_ALONE = "-P"
+"""Python looks for no modules beside these scripts: PyTorch would take our `redis` for its own."""
+
 
 class EngineError(Exception):
     """An engine ended; with the last that it said."""
@@ -25,7 +29,7 @@ class EngineError(Exception):
 
 def make_model(python: Path, folder: Path, seed: int) -> Path:
     """A tiny model with random weights, made in vLLM's environment."""
-    subprocess.run([python, _MODEL, folder, str(seed)], check=True, capture_output=True)
+    subprocess.run([python, _ALONE, _MODEL, folder, str(seed)], check=True, capture_output=True)
     return folder
 
 
@@ -62,7 +66,7 @@ class Engine:
         self._answers, answer = os.pipe()
         with log.open("ab") as said:
             self.process = subprocess.Popen(
-                [str(python), str(_WORKER), str(ask), str(answer)],
+                [str(python), _ALONE, str(_WORKER), str(ask), str(answer)],
                 pass_fds=(ask, answer),
                 stdout=said,
                 stderr=said,
@@ -74,8 +78,12 @@ class Engine:
         self._write = os.fdopen(self._asked, "w")
         self._read = os.fdopen(self._answers, "r")
         self._log = log
-        self._tell(arguments)
-        self._hear()
+        try:
+            self._tell(arguments)
+            self._hear()
+        except (EngineError, OSError):
+            self.kill()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -102,7 +110,8 @@ class Engine:
 
     def kill(self) -> None:
         """SIGKILL to all of its processes."""
-        os.killpg(self.process.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it ended by itself
+            os.killpg(self.process.pid, signal.SIGKILL)
         self._end()
 
     def close(self) -> None:
@@ -114,7 +123,8 @@ class Engine:
 
     def _end(self) -> None:
         self.process.wait(60)
-        self._write.close()
+        with suppress(BrokenPipeError):  # what it was not told any more
+            self._write.close()
         self._read.close()
 
     def _tell(self, value: object) -> None:

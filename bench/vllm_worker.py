@@ -32,8 +32,13 @@ def _generate(llm: Any, asked: dict[str, Any]) -> dict[str, Any]:
     prompts: list[dict[str, Any]] = [{"prompt_token_ids": each} for each in asked["prompts"]]
     if "salt" in asked:
         prompts = [{**each, "cache_salt": asked["salt"]} for each in prompts]
+    lora = None
+    if "lora" in asked:
+        from vllm.lora.request import LoRARequest
+
+        lora = LoRARequest(*asked["lora"])
     began_s = time.perf_counter()
-    outputs = llm.generate(prompts, sampling, use_tqdm=False)
+    outputs = llm.generate(prompts, sampling, use_tqdm=False, lora_request=lora)
     return {
         "tokens": [list(each.outputs[0].token_ids) for each in outputs],
         "cached": [each.num_cached_tokens for each in outputs],

@@ -109,6 +109,13 @@ BLOCKS = Metric(
     ("tier",),
     "blocks",
 )
+HBM_KEPT = Metric(
+    "greencache_hbm_kept_bytes",
+    "gauge",
+    "What running requests keep of engines' own memory from being a cache, as engines tell.",
+    (),
+    "bytes",
+)
 READ_BYTES = Metric(
     "greencache_tier_read_bytes_total",
     "counter",

@@ -14,6 +14,7 @@ one of the store's, and is then completed from it.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -91,6 +92,8 @@ class _Known:
     """What is known of a request."""
 
     request: EngineRequest
+    number: int
+    """By which the daemon's controller is told of it."""
     arrived_s: float
     keys: list[bytes] = field(default_factory=list)
     """Of its leading blocks, as far as they were needed."""
@@ -100,7 +103,8 @@ class _Known:
     held_tokens: int = 0
     """Tokens that the engine had when it asked first."""
     lease: Lease | None = None
-    found: Mapping[str, int] = field(default_factory=dict)
+    hits: Mapping[str, int] = field(default_factory=dict)
+    """Tokens that each tier added to these, as far as they were to be loaded."""
     matched_from: int = 0
     """Tokens that it had when it asked last."""
     filled: int = 0
@@ -142,6 +146,7 @@ class Planning:
     ) -> None:
         self._client, self._shape, self._counts, self._clock = client, shape, counts, clock
         self._known: dict[str, _Known] = {}
+        self._numbers = itertools.count(1)
         self._step = Step()
         self._loading: dict[int, Lease] = {}
         """Leases that workers read."""
@@ -167,7 +172,9 @@ class Planning:
     def _of(self, request: EngineRequest) -> _Known:
         known = self._known.get(request.request_id)
         if known is None:
-            known = self._known[request.request_id] = _Known(request, self._clock())
+            known = self._known[request.request_id] = _Known(
+                request, next(self._numbers), self._clock()
+            )
             self._silent[request.request_id] = known
         return known
 
@@ -196,11 +203,12 @@ class Planning:
         if not keys:
             return
         try:
-            lease = self._client.acquire(keys, held=held_tokens // block_tokens, learn=first)
+            lease = self._client.acquire(
+                keys, held=held_tokens // block_tokens, learn=first, request=known.number
+            )
         except Exception as fault:
             self._counts.failed("failed_lookups", fault)
             return
-        known.found = lease.found
         known.lease = lease
 
     def allocated(
@@ -221,6 +229,16 @@ class Planning:
         known.missing = False
         if request.num_preemptions == 0:  # as vLLM counts
             self._counts.add("hit_tokens", loaded_tokens)
+            known.hits = self._hits(lease, known.matched_from, loaded_tokens)
+
+    def _hits(self, lease: Lease, held_tokens: int, loaded_tokens: int) -> dict[str, int]:
+        """Loaded tokens by the tier that had them."""
+        size, hits = self._shape.block_tokens, {}
+        above, left = held_tokens % size, loaded_tokens  # the engine has these of the first block
+        for tier, blocks in lease.found.items():
+            hits[tier] = min(max(blocks * size - above, 0), left)
+            above, left = max(above - blocks * size, 0), left - hits[tier]
+        return hits
 
     def _let_go(self, known: _Known) -> None:
         lease, known.lease = known.lease, None
@@ -370,9 +388,6 @@ class Planning:
         outputs, first_s = request.num_output_tokens, known.first_token_s
         if first_s is None and outputs:
             first_s = now_s
-        hits = {"hbm": known.held_tokens}
-        for tier, blocks in known.found.items():
-            hits[tier] = blocks * self._shape.block_tokens
         return Seen(
             arrived_s=known.arrived_s,
             prompt_tokens=request.num_prompt_tokens,
@@ -381,7 +396,8 @@ class Planning:
             tpot_s=(now_s - first_s) / (outputs - 1)
             if first_s is not None and outputs > 1
             else None,
-            hit_tokens=hits,
+            hit_tokens={"hbm": known.held_tokens, **known.hits},
+            request=known.number,
         )
 
     def take_seen(self) -> list[Seen]:

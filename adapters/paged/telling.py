@@ -1,4 +1,4 @@
-"""Tells the daemon what became of requests, and looks for it when it is lost, beside the steps."""
+"""Tells the daemon of requests and of HBM, and looks for it when it is lost, beside the steps."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Sequence
 
+from greencache.adapters.paged.mirror import Mirror
 from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client, Seen
 from greencache.client.messages import MOST_SEEN
@@ -18,10 +19,17 @@ _EVERY_S = 1.0
 
 
 class Telling:
-    """A thread that sends what it is told in batches; more than one message's worth is dropped."""
+    """A thread that sends what it is told in batches; more than one message's worth is dropped.
+
+    Attributes
+    ----------
+    mirror:
+        Of the engine's own pool, which is told of each time; None while it is not known.
+    """
 
     def __init__(self, client: Client, counts: Counts) -> None:
         self._client, self._counts = client, counts
+        self.mirror: Mirror | None = None
         self._queue: queue.Queue[Seen] = queue.Queue(MOST_SEEN)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="greencache-telling", daemon=True)
@@ -49,10 +57,11 @@ class Telling:
         if self._counts.failing and not self._regained():
             return
         seen = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
-        if not seen:
+        hbm = None if self.mirror is None else self.mirror.take()
+        if not seen and hbm is None:
             return
         try:
-            self._client.observe(seen)
+            self._client.observe(seen, hbm=hbm)
         except GreenCacheError as fault:
             self._counts.failed("untold_requests", fault, len(seen))
 

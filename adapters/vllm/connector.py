@@ -23,12 +23,19 @@ from vllm.v1.metrics.cache_hit_source import CacheHitSource
 
 from greencache.adapters.paged.attach import attach
 from greencache.adapters.paged.jobs import Report, Step
+from greencache.adapters.paged.mirror import Mirror
 from greencache.adapters.paged.planning import Planning
 from greencache.adapters.paged.statistics import COUNTED, Counts
 from greencache.adapters.paged.telling import Telling
 from greencache.adapters.paged.transfers import Transfers
 from greencache.adapters.paged.versions import check_version
-from greencache.adapters.vllm.engine import SUPPORTED, pages_of, shape_of, shard_bytes_of
+from greencache.adapters.vllm.engine import (
+    SUPPORTED,
+    pages_of,
+    shape_of,
+    shard_bytes_of,
+    state_of,
+)
 from greencache.settings import load_settings
 
 __all__ = ["GreenCacheConnector"]
@@ -139,6 +146,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
         self._load_deadline_s = own.load_deadline
         self._planning: Planning | None = None
         self._telling: Telling | None = None
+        self._mirror: Mirror | None = None
         self._transfers: Transfers | None = None
         if role is KVConnectorRole.SCHEDULER:
             self._planning = Planning(self._client, self._shape, self._counts)
@@ -150,6 +158,13 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
         return False
 
     # The scheduler's side.
+
+    def bind_gpu_block_pool(self, gpu_block_pool: Any) -> None:
+        """As vLLM's."""
+        assert self._telling is not None
+        block_bytes = self._shape.ranks * shard_bytes_of(self._kv_cache_config, 1)
+        self._mirror = Mirror(lambda: state_of(gpu_block_pool), block_bytes)
+        self._telling.mirror = self._mirror
 
     def on_new_request(self, request: Any) -> None:
         """As vLLM's."""
@@ -169,6 +184,8 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
 
     def build_connector_meta(self, scheduler_output: Any) -> KVConnectorMetadata:
         """As vLLM's."""
+        if self._mirror is not None:
+            self._mirror.planned()
         computed = {
             each.req_id: each.num_computed_tokens for each in scheduler_output.scheduled_new_reqs
         }

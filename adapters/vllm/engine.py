@@ -5,14 +5,16 @@ All that depends on vLLM's own structures, beside the connector's methods, stand
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from greencache.adapters.paged.mirror import PoolState
 from greencache.adapters.paged.names import namespace_of
 from greencache.adapters.paged.pages import DevicePages, HostPages, Pages
 from greencache.adapters.paged.planning import Shape
 from greencache.errors import RefusedError
 
-__all__ = ["SUPPORTED", "pages_of", "shape_of", "shard_bytes_of"]
+__all__ = ["SUPPORTED", "pages_of", "shape_of", "shard_bytes_of", "state_of"]
 
 SUPPORTED = ("0.32.0", "0.33")
 """Versions of vLLM: from the first, which is tested with, up to, not including, the second. Its
@@ -66,6 +68,16 @@ def shard_bytes_of(kv_cache_config: Any, per_block: int) -> int:
     return per_block * sum(int(spec.page_size_bytes) for spec in specs)
 
 
+def state_of(pool: Any) -> PoolState:
+    """What vLLM's ``BlockPool`` has; each number is one that it keeps, read at once."""
+    blocks = pool.num_gpu_blocks - 1  # one stands for none
+    return PoolState(
+        blocks,
+        min(len(pool.cached_block_hash_to_block), blocks),
+        max(blocks - pool.get_num_free_blocks(), 0),
+    )
+
+
 def shape_of(
     vllm_config: Any, kv_cache_config: Any, block_tokens: int, *, asynchronous: bool
 ) -> Shape:
@@ -110,7 +122,7 @@ def _identity(vllm_config: Any, group: Any, per_block: int) -> dict[str, object]
     algorithm = cache.prefix_caching_hash_algo
     return {
         "format": 1,
-        "model": model.model,
+        "model": _place(model.model),
         "revision": model.revision,
         "config": model.hf_config.to_json_string(),
         "load_format": vllm_config.load_config.load_format,
@@ -126,6 +138,12 @@ def _identity(vllm_config: Any, group: Any, per_block: int) -> dict[str, object]
         "packing": _packing(model, cache),
         "tensor_parallel": parallel.tensor_parallel_size,
     }
+
+
+def _place(model: str) -> str:
+    """A model's name; of one in a folder, the whole path: ``./model`` is another one elsewhere."""
+    path = Path(model)
+    return str(path.resolve()) if path.exists() else model
 
 
 def _packing(model: Any, cache: Any) -> str:

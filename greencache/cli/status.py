@@ -121,6 +121,17 @@ def _tiers(status: dict[str, Any]) -> Table:
     for heading in ("capacity", "used", "occupied", "blocks", "hits", "evicted"):
         table.add_column(heading, justify="right")
     table.add_column("failures")
+    hbm = status["hbm"]
+    if hbm["engines"]:
+        table.add_row(
+            "engines",
+            "hbm",
+            format_bytes(hbm["capacity_bytes"]),
+            format_bytes(hbm["used_bytes"]),
+            "-",
+            f"{hbm['blocks']:,}",
+            *("-" for _ in range(3)),
+        )
     for pool in status["pools"]:
         for name, tier in pool["tiers"].items():
             asked = tier["hit_blocks"] + tier["missed_blocks"]

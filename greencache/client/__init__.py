@@ -5,7 +5,7 @@ Nothing here imports more than numpy, msgspec and the standard library.
 
 from greencache.client.asynchronous import AsyncClient
 from greencache.client.blocking import Client
-from greencache.client.messages import Seen
+from greencache.client.messages import Hbm, Seen
 from greencache.client.transactions import Lease, Reservation
 
-__all__ = ["AsyncClient", "Client", "Lease", "Reservation", "Seen"]
+__all__ = ["AsyncClient", "Client", "Hbm", "Lease", "Reservation", "Seen"]

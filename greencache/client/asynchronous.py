@@ -22,7 +22,7 @@ from greencache.client.base import (
 )
 from greencache.client.copies import copy_all
 from greencache.client.link import Link
-from greencache.client.messages import Seen
+from greencache.client.messages import Hbm, Seen
 from greencache.client.session import Call, Session
 from greencache.client.transactions import Lease, Reservation
 from greencache.errors import GreenCacheError, UnavailableError
@@ -172,9 +172,11 @@ class AsyncClient(BaseClient):
         """As `Client.status`."""
         return await self._run(self._status(), timeout_s)
 
-    async def observe(self, seen: Sequence[Seen], *, timeout_s: float | None = None) -> None:
+    async def observe(
+        self, seen: Sequence[Seen], *, hbm: Hbm | None = None, timeout_s: float | None = None
+    ) -> None:
         """As `Client.observe`."""
-        await self._run(self._observe(seen), timeout_s)
+        await self._run(self._observe(seen, hbm), timeout_s)
 
     async def close(self) -> None:
         """As `Client.close`."""

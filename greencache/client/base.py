@@ -36,6 +36,7 @@ from greencache.client.messages import (
     Flush,
     Found,
     Goodbye,
+    Hbm,
     Hello,
     Join,
     Leased,
@@ -377,8 +378,8 @@ class BaseClient:
             raise ProtocolError("the daemon's status is not a JSON object")
         return found
 
-    def _observe(self, seen: Sequence[Seen]) -> Flow[None]:
-        yield from _ask(Observe(0, list(seen)), Done)
+    def _observe(self, seen: Sequence[Seen], hbm: Hbm | None) -> Flow[None]:
+        yield from _ask(Observe(0, list(seen), hbm), Done)
 
 
 def _ask(

@@ -19,7 +19,7 @@ from greencache.client.base import (
     Flow,
 )
 from greencache.client.link import Link
-from greencache.client.messages import Seen
+from greencache.client.messages import Hbm, Seen
 from greencache.client.session import Call
 from greencache.client.transactions import Lease, Reservation
 from greencache.errors import GreenCacheError, UnavailableError
@@ -298,9 +298,14 @@ class Client(BaseClient):
         """What the daemon is and has, as ``greencache status --json`` prints it."""
         return self._run(self._status(), timeout_s)
 
-    def observe(self, seen: Sequence[Seen], *, timeout_s: float | None = None) -> None:
-        """Tell what became of requests, which is what the controller goes by."""
-        self._run(self._observe(seen), timeout_s)
+    def observe(
+        self, seen: Sequence[Seen], *, hbm: Hbm | None = None, timeout_s: float | None = None
+    ) -> None:
+        """Tell what became of requests, and what the engine's own memory has.
+
+        It is what the controller goes by.
+        """
+        self._run(self._observe(seen, hbm), timeout_s)
 
     def close(self) -> None:
         """End the session. Leases and reservations are to be given back before.

@@ -44,6 +44,7 @@ __all__ = [
     "Flush",
     "Found",
     "Goodbye",
+    "Hbm",
     "Hello",
     "Join",
     "Leased",
@@ -202,10 +203,24 @@ class Seen(msgspec.Struct, array_like=True, frozen=True):
     """The client's number of it, as in `Acquire`; 0 if it has none."""
 
 
+class Hbm(msgspec.Struct, array_like=True, frozen=True):
+    """What an engine's own pool of KV blocks has, over all its ranks."""
+
+    block_bytes: int
+    """Of one of the engine's blocks."""
+    blocks: int
+    """All that there are."""
+    cached: int
+    """Those in which it finds a prefix again, in use or not."""
+    kept: int
+    """The most that requests used at a time since it told last: no room for others' prefixes."""
+
+
 class Observe(_Message, tag=14, frozen=True):
-    """What became of requests; answered by `Done`."""
+    """What became of requests, and what the engine's own memory has; answered by `Done`."""
 
     seen: list[Seen]
+    hbm: Hbm | None = None
 
 
 class Goodbye(_Message, tag=15, frozen=True):

@@ -19,7 +19,7 @@ import math
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +39,7 @@ from greencache.errors import GreenCacheError
 from greencache.service.accounts import Accounts
 from greencache.service.clocks import Clock
 from greencache.service.control_state import ControlState, read_state, write_state
+from greencache.service.hbm import EnginePools
 from greencache.service.requests import Requests
 from greencache.service.schedule import Schedule
 from greencache.service.sources import EnergySource, EngineSource
@@ -79,6 +80,8 @@ class Parts:
         Meters; None to have energy modelled.
     engines:
         What engines say of themselves; None if nothing.
+    hbm:
+        What they tell of their own memory.
     state:
         File that keeps what is known over a restart; None for none.
     named_blocks:
@@ -94,6 +97,7 @@ class Parts:
     usual_gco2_per_kwh: float
     energy: EnergySource | None = None
     engines: EngineSource | None = None
+    hbm: EnginePools = field(default_factory=EnginePools)
     state: Path | None = None
     named_blocks: int | None = None
     earlier_loads: NDArray[np.float64] | None = None
@@ -277,7 +281,10 @@ class LiveControl:
     async def _observe(self, ends_s: float) -> tuple[Window, Callable[[BlockNames], Prompts]]:
         """What the interval was, up to ``ends_s``, which goes into the accounts."""
         began_s = self.schedule.began_s
-        span = Span(began_s, ends_s - began_s, self._held, self._parts.store.held(), self._gpu_j)
+        held = self._parts.store.held()
+        span = Span(
+            began_s, ends_s - began_s, self._held, held, self._gpu_j, self._parts.hbm.take_kept()
+        )
         asked, prompts = await self.requests.take(began_s, ends_s)
         window = told_window(self.engine, asked, span)
         if self._parts.engines is not None:

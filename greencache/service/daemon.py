@@ -18,6 +18,7 @@ from typing import Any
 from greencache.client.place import default_socket
 from greencache.service.connection import ConnectionLimits
 from greencache.service.endpoint import Endpoint
+from greencache.service.hbm import EnginePools
 from greencache.service.ledger import Effects, Ledger
 from greencache.service.peers import Peer, peer_of
 from greencache.service.pools import Pools
@@ -62,6 +63,8 @@ class Daemon:
         The caches.
     ledger:
         Who holds what.
+    hbm:
+        What engines' own pools have.
     events:
         Who hears of requests.
     services:
@@ -83,9 +86,10 @@ class Daemon:
         self.path = settings.serve.socket or default_socket()
         self.pools = Pools(pool_options(settings))
         self.ledger: Ledger[Held, Taken] = Ledger(1 + secrets.randbits(62))
-        self.events = Events()
+        self.hbm = EnginePools()
+        self.events = Events(hbm=[self.hbm.told])
         self.services: list[AbstractAsyncContextManager[Any]] = []
-        self.reports: dict[str, Callable[[], Any]] = {}
+        self.reports: dict[str, Callable[[], Any]] = {"hbm": self.hbm.report}
         self.counts: Counter[str] = Counter()
         self._limits, self._who = limits or ConnectionLimits(), who
         self._endpoint: Endpoint | None = None

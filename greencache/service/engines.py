@@ -27,8 +27,8 @@ class PagedEngines:
     """Pages of engines that the controller sizes the tiers of.
 
     Clients tell of each request by itself, so where they tell of requests that ended, their figures
-    stand; a page knows sums and histograms only. What running requests keep of HBM, and what work
-    waits, only pages know.
+    stand; a page knows sums and histograms only. What work waits only pages know; what running
+    requests keep of HBM clients may tell, too, and pages look at it as often as is set.
 
     Parameters
     ----------

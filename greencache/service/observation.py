@@ -81,6 +81,7 @@ class Observation:
             "requests": self._tokens,
             "pools": self._pools,
             "clients": self._clients,
+            "hbm": daemon.hbm.samples,
         }
         self._http: HttpServer | None = None
         self._open = AsyncExitStack()

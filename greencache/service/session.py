@@ -96,11 +96,15 @@ class Events:
         Called with the pool and what can be found from now on.
     seen:
         Called with the same name and the requests that it tells of.
+    hbm:
+        Called with the same name and what that engine's own memory has; raises `InputError` if
+        that cannot be.
     """
 
     acquired: list[Callable[[str, Pool, m.Acquire, CacheLease], None]] = field(default_factory=list)
     committed: list[Callable[[Pool, CacheReservation], None]] = field(default_factory=list)
     seen: list[Callable[[str, list[m.Seen]], None]] = field(default_factory=list)
+    hbm: list[Callable[[str, m.Hbm], None]] = field(default_factory=list)
 
 
 class Service(Protocol):
@@ -346,6 +350,9 @@ class Session:
     async def _observe(self, question: m.Observe) -> m.Answer:
         if len(question.seen) > m.MOST_SEEN:
             raise InputError(f"a message tells of {m.MOST_SEEN:,} requests at the most")
+        if question.hbm is not None:
+            for learn in self._service.events.hbm:
+                learn(self.who, question.hbm)
         for hear in self._service.events.seen:
             hear(self.who, question.seen)
         return m.Done(question.number)

@@ -182,6 +182,7 @@ class Steering:
             usual_gco2_per_kwh=self._settings.intensity.fallback_gco2_per_kwh,
             energy=self._energy,
             engines=None if self._watch is None else PagedEngines(self._watch, engine),
+            hbm=self._daemon.hbm,
             state=self._folder() / "control.state",
         )
         try:

@@ -25,6 +25,8 @@ class Span(NamedTuple):
         What tiers had done when it began and ended.
     gpu_j:
         Energy of all GPUs; None if it was not measured all the time.
+    hbm_kept:
+        Share of HBM that running requests kept from being a cache, as engines told.
     """
 
     start_s: float
@@ -32,14 +34,15 @@ class Span(NamedTuple):
     before: Held
     after: Held
     gpu_j: float | None
+    hbm_kept: float = 0.0
 
 
 def told_window(engine: ControlledEngine, asked: Asked, span: Span) -> Window:
     """Put an interval together, as far as no engine says better.
 
     Energy that is not measured, and the time in which engines stepped, are modelled from the
-    tokens of requests. Nobody tells what prompts alone took, what running requests keep of HBM,
-    and what work waits: these are 0, by which models are not corrected.
+    tokens of requests. Nobody tells what prompts alone took and what work waits: these are 0, by
+    which models are not corrected.
     """
     duration_s, before, after = span.duration_s, span.before, span.after
     computed = float(asked.computed_tokens.sum())
@@ -83,7 +86,7 @@ def told_window(engine: ControlledEngine, asked: Asked, span: Span) -> Window:
             - before.dropped_bytes,
             0.0,
         ),
-        held_blocks=0.0,
+        held_blocks=span.hbm_kept * engine.hardware.kv_bytes / engine.hardware.layout.block_bytes,
         backlog_s=0.0,
         # The controller thinks of one engine; what the store has serves all of them.
         capacity_bytes=_of_each(after.capacity_bytes, engine.replicas),

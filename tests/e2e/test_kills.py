@@ -32,7 +32,10 @@ class Slow:
 
     def await_midst_of(self, what: str) -> None:
         assert settled(lambda: (self._folder / what).exists(), SOON_S), f"no {what}"
-        (self._folder / what).unlink()
+        self.forget(what)
+
+    def forget(self, what: str) -> None:
+        (self._folder / what).unlink(missing_ok=True)
 
 
 @pytest.fixture
@@ -58,10 +61,10 @@ def check_nothing_is_held(daemon: RunningDaemon) -> None:
     assert status(daemon)["sessions"] <= 1  # who asks
 
 
-def generate(engine: Engine, prompt: list[int]) -> tuple[threading.Thread, list[Any]]:
+def generate(engine: Engine, asked: list[list[int]]) -> tuple[threading.Thread, list[Any]]:
     """Begin, and go on with something else."""
     said: list[Any] = []
-    thread = threading.Thread(target=lambda: said.append(engine.generate([prompt])))
+    thread = threading.Thread(target=lambda: said.append(engine.generate(asked)["tokens"]))
     thread.start()
     return thread, said
 
@@ -88,40 +91,35 @@ def test_engines_killed_while_they_save_and_while_they_load(
     check_hits(fresh)
 
 
-def test_a_daemon_killed_while_an_engine_saves_and_while_it_loads(
+def test_a_daemon_killed_while_an_engine_under_load_saves_and_while_it_loads(
     slow: Slow, daemon: RunningDaemon, expected: list[list[int]]
 ) -> None:
-    busy = slow.engine(daemon, 2.0)
-    first = prompts()[0]
-    thread, said = generate(busy, first)
+    """All prompts at a time: some run, some load, some wait."""
+    busy = slow.engine(daemon, 1.0)
+
+    def forgets() -> bool:  # not while it saves
+        return bool(busy.ask(do="reset")["reset"])
+
+    def is_found() -> bool:
+        return forgets() and int(busy.generate([prompts()[0]])["cached"][0]) > 0
+
+    thread, said = generate(busy, prompts())
     slow.await_midst_of("saving")
     daemon.kill()
     thread.join()
-    assert said[0]["tokens"] == [expected[0]]
+    assert said == [expected]
     daemon.start()
-
-    def is_found() -> bool:
-        # The engine forgets nothing while it saves.
-        forgotten = bool(busy.ask(do="reset")["reset"])
-        return int(busy.generate([first])["cached"][0]) > 0 and forgotten
-
     assert settled(is_found, SOON_S), "the engine does not find the new daemon"
-    assert settled(lambda: bool(busy.ask(do="reset")["reset"]), SOON_S)
-    (slow._folder / "loading").unlink(missing_ok=True)
-    thread, said = generate(busy, first)
+    assert settled(forgets, SOON_S)
+    slow.forget("loading")
+    thread, said = generate(busy, prompts())
     slow.await_midst_of("loading")
     daemon.kill()
     thread.join()
-    # What it was reading stays readable.
-    assert said[0]["tokens"] == [expected[0]]
-    busy.ask(do="reset")
-    assert one_by_one(busy) == expected
+    assert said == [expected]  # what it was reading stays readable, the rest is computed
     daemon.start()
-    assert settled(is_found, SOON_S)
-    check_nothing_of_the_dead_is_held(daemon)
-
-
-def check_nothing_of_the_dead_is_held(daemon: RunningDaemon) -> None:
+    assert settled(is_found, SOON_S), "the engine does not find the newest daemon"
+    assert busy.generate(prompts())["tokens"] == expected
     assert settled(lambda: status(daemon)["transactions"] == 0, SOON_S)
 
 

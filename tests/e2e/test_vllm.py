@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from greencache.bench.vllm_engine import Engine, connector
+from greencache.client import Client
 from tests.e2e.conftest import (
     EXTERNAL_HITS,
     OUR_HITS,
     StartEngine,
     check_hits,
+    environment,
     one_by_one,
     prompts,
 )
@@ -32,7 +37,7 @@ def _stored(
     with Engine(
         vllm_python,
         tmp_path_factory.mktemp("first") / "engine.log",
-        {"GREENCACHE_SERVE__SOCKET": str(daemon.socket), "GREENCACHE_VLLM__DEADLINE": "5s"},
+        environment(GREENCACHE_SERVE__SOCKET=str(daemon.socket)),
         model=str(model),
         dtype="float32",
         enforce_eager=True,
@@ -87,6 +92,27 @@ def test_a_salt_keeps_tenants_apart(
     assert tenant.metrics()[EXTERNAL_HITS] == 0
 
 
+def test_adapters_find_their_own_kv_and_nothing_of_others(
+    engine: StartEngine, daemon: RunningDaemon, model: Path, other_model: Path
+) -> None:
+    """LoRA: one adapter, another one of the same shape, and none."""
+    served = engine(daemon, enable_lora=True, max_loras=2, max_lora_rank=8)
+    prompt = [prompts(11)[0]]
+    ways: list[dict[str, object]] = [
+        {"lora": ["one", 1, str(model / "adapter")]},
+        {"lora": ["other", 2, str(other_model / "adapter")]},
+        {},
+    ]
+    first = [served.generate(prompt, **way) for way in ways]
+    assert [each["cached"] for each in first] == [[0]] * 3
+    assert len({str(each["tokens"]) for each in first}) == 3
+    assert settled(lambda: bool(served.ask(do="reset")["reset"]), 60.0)
+    again = [served.generate(prompt, **way) for way in ways]
+    assert all(each["cached"][0] >= 1792 for each in again)
+    assert [each["tokens"] for each in again] == [each["tokens"] for each in first]
+    check_hits(served)
+
+
 def test_models_of_equal_shape_never_find_each_others_kv(
     engine: StartEngine, daemon: RunningDaemon, other_model: Path, expected: list[list[int]]
 ) -> None:
@@ -128,15 +154,44 @@ def test_ranks_store_and_find_their_shards(
     del expected  # sums over two ranks differ from one rank's in their last bits
 
 
-def test_an_engine_starts_a_daemon_of_its_own_which_ends_with_it(
+def test_an_engine_starts_a_daemon_of_its_own_which_mirrors_it_and_ends_with_it(
     engine: StartEngine, tmp_path: Path
 ) -> None:
     socket = tmp_path / "own" / "daemon.sock"
-    settings = {"SOCKET": str(socket), "DRAM": "256MiB", "METRICS": "false"}
-    environment = {f"GREENCACHE_SERVE__{name}": value for name, value in settings.items()}
-    own = engine(None, environment, kv_transfer_config=connector())
+    settings = {"SOCKET": str(socket), "DRAM": "256MiB", "METRICS_PORT": "0"}
+    more = {f"GREENCACHE_SERVE__{name}": value for name, value in settings.items()}
+    own = engine(None, more, kv_transfer_config=connector(), num_gpu_blocks_override=40)
+    own.generate(prompts()[:2])
     own.generate([prompts()[0]])
-    own.ask(do="reset")
+    assert own.ask(do="reset")["reset"]
     assert own.generate([prompts()[0]])["cached"][0] > 0
+    counted = own.metrics()
+
+    def mirrored() -> bool:
+        told = _page(_status(socket)["metrics"]["port"])
+        return (
+            told["greencache_hit_tokens_total", "hbm"] == counted["vllm:prefix_cache_hits"] > 0
+            and told["greencache_hit_tokens_total", "dram"] == counted[EXTERNAL_HITS] > 0
+        )
+
+    assert settled(mirrored, 60.0), "hits are told a second after requests have ended"
+    hbm = _status(socket)["hbm"]
+    block_bytes = 2 * 4 * 4 * 64 * 4 * 128  # K and V, layers, heads, elements of 4 bytes, tokens
+    assert hbm["capacity_bytes"] == 39 * block_bytes  # one of vLLM's stands for none
+    assert hbm["used_bytes"] == hbm["blocks"] * block_bytes
+    assert hbm["blocks"] == 16  # full ones of the only prompt that it has not forgotten
+    assert settled(lambda: _status(socket)["hbm"]["kept_bytes"] == 0, 60.0)
     own.close()
     assert settled(lambda: not socket.exists(), 60.0)
+
+
+def _status(socket: Path) -> dict[str, Any]:
+    with Client(4096, socket=socket, timeout_s=20.0) as client:
+        return client.status()
+
+
+def _page(port: int) -> dict[tuple[str, ...], float]:
+    """Values of a daemon's metrics, by name and labels."""
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics").text
+    families = text_string_to_metric_families(text)
+    return {(s.name, *s.labels.values()): s.value for each in families for s in each.samples}

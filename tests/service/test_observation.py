@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from greencache.client import AsyncClient
-from greencache.client.messages import Seen
-from greencache.errors import ServiceError, SettingsError
+from greencache.client.messages import Hbm, Seen
+from greencache.errors import InputError, ServiceError, SettingsError
 from greencache.service.daemon import Daemon
 from greencache.service.observation import PORT, Observation
 from greencache.settings import ServeSettings, Settings
@@ -96,6 +96,23 @@ async def test_tokens_are_counted_once_a_request_as_engines_tell(tmp_path: Path)
     assert values["greencache_output_tokens_total",] == 20
     hits = {name[1]: v for name, v in values.items() if name[0] == "greencache_hit_tokens_total"}
     assert hits == {"hbm": 256, "dram": 768, "ssd": 0, "redis": 0}
+
+
+async def test_what_engines_keep_themselves_is_a_tier_beside_ours(tmp_path: Path) -> None:
+    daemon = Daemon(settings(tmp_path))
+    Observation(daemon)
+    async with daemon, client_of(daemon) as client:
+        assert ("greencache_tier_blocks", "hbm") not in await scraped(daemon)
+        with pytest.raises(InputError, match="no engine's pool"):
+            await client.observe([], hbm=Hbm(1000, 10, 11, 0))
+        await client.observe([], hbm=Hbm(block_bytes=1000, blocks=10, cached=4, kept=3))
+        values = await scraped(daemon)
+        assert values["greencache_tier_capacity_bytes", "hbm"] == 10_000
+        assert values["greencache_tier_used_bytes", "hbm"] == 4_000
+        assert values["greencache_tier_blocks", "hbm"] == 4
+        assert values["greencache_hbm_kept_bytes",] == 3_000
+        status = await client.status()
+    assert (status["hbm"]["engines"], status["hbm"]["used_bytes"]) == (1, 4_000)
 
 
 async def test_who_breaks_the_protocol_is_counted(tmp_path: Path) -> None:

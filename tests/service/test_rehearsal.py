@@ -116,7 +116,7 @@ def test_plans_hits_and_carbon_are_those_of_the_replay(
 def bursts(setup: ReplaySetup) -> ReplaySetup:
     """In the second half of three of the intervals more comes than can be served."""
     rates = np.ones(32)
-    rates[[9, 17, 25]] = 15.0
+    rates[[9, 17, 25]] = 10.0
     load = LoadSeries("bursts", "made for a test", "none", 300.0, rates)
     trace = compose(
         "conversation", load, hours=2.6, warmup_hours=0.2, mean_rate=0.2 * rates.mean(), seed=1
@@ -143,7 +143,7 @@ def test_a_burst_within_an_interval_grows_the_tiers_within_it_as_in_the_replay(
     monkeypatch.setattr(LiveControl, "_follow", noted)
     run = rehearsed(bursts, tmp_path)
     assert run.other_decisions == run.different == run.wrong_blocks == 0
-    assert run.carbon_ratio == pytest.approx(1.0, abs=0.002)
+    assert run.carbon_ratio == pytest.approx(1.0, abs=0.01)
     assert run.same
     grown = [decision for decision in decided if within(decision)]
     assert len(grown) >= 2

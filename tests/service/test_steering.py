@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from greencache.client import AsyncClient
-from greencache.client.messages import Seen
+from greencache.client.messages import Hbm, Seen
 from greencache.errors import InputError
 from greencache.metrics import CARBON, DECISIONS, INTENSITY
 from greencache.quantities import HOUR_S
@@ -68,7 +68,8 @@ async def ask(client: AsyncClient, request: int, *names: object) -> None:
     await client.store(keys, the_bytes(keys, BLOCK_BYTES))
     tokens = len(keys) * TOKENS
     await client.observe(
-        [Seen(arrived_s, tokens, 20, 0.001, 0.00001, {"dram": 0}, request=request)]
+        [Seen(arrived_s, tokens, 20, 0.001, 0.00001, {"dram": 0}, request=request)],
+        hbm=Hbm(block_bytes=BLOCK_BYTES, blocks=8, cached=4, kept=2),
     )
 
 
@@ -90,6 +91,10 @@ async def test_a_daemon_learns_decides_and_keeps_what_it_knows(tmp_path: Path) -
         await client.store(keys, the_bytes(keys, BLOCK_BYTES))
         assert (await client.lookup(keys))["dram"] == 2
         status = await client.status()
+        assert control.window is not None
+        hardware = control.engine.hardware
+        all_blocks = hardware.kv_bytes / hardware.layout.block_bytes
+        assert control.window.held_blocks == pytest.approx(2 / 8 * all_blocks)
     told = status["control"]
     assert json.loads(json.dumps(told)) == told
     assert told["state"] == "deciding"

@@ -21,6 +21,7 @@ from typing import Self
 import numpy as np
 
 from greencache.adapters.paged.jobs import Report, Step
+from greencache.adapters.paged.mirror import Mirror, PoolState
 from greencache.adapters.paged.pages import HostPages
 from greencache.adapters.paged.planning import Planning, Shape
 from greencache.adapters.paged.statistics import Counts
@@ -38,9 +39,9 @@ BUDGET = 24
 """Tokens computed in a step."""
 
 
-def _kv(context: bytes, token: int, ranks: int) -> bytes:
+def _kv(context: bytes, token: int, ranks: int, lora: str = "") -> bytes:
     """KV of a token on all ranks and layers."""
-    text = context + token.to_bytes(4, "little")
+    text = context + token.to_bytes(4, "little") + lora.encode()
     return hashlib.shake_128(text).digest(ranks * LAYERS * TOKEN_BYTES)
 
 
@@ -53,7 +54,8 @@ def said(request: Request, ranks: int = 1) -> list[int]:
     prompt = request.tokens[: request.num_prompt_tokens]
     tokens, context = list(prompt), b""
     while not request.ends(tokens[len(prompt) :]):
-        kv = _kv(context, tokens[len(context) // (ranks * LAYERS * TOKEN_BYTES)], ranks)
+        token = tokens[len(context) // (ranks * LAYERS * TOKEN_BYTES)]
+        kv = _kv(context, token, ranks, request.lora)
         context += kv
         if len(context) == len(tokens) * len(kv):
             tokens.append(_next(kv))
@@ -70,8 +72,11 @@ class Request:
         max_tokens: int = 3,
         salt: bytes = b"",
         stop: int | None = None,
+        lora: str = "",
     ) -> None:
         self.request_id, self.max_tokens, self._stop = name, max_tokens, stop
+        self.lora = lora
+        """Name of the adapter that it is computed with; in every block's hash, as vLLM has it."""
         self.tokens: list[int] = []
         self.block_hashes: list[bytes] = []
         self._last = hashlib.sha256(salt).digest()
@@ -104,7 +109,7 @@ class Request:
     def append(self, tokens: Sequence[int]) -> None:
         self.tokens += tokens
         for begin in range(len(self.block_hashes) * BLOCK, len(self.tokens) - BLOCK + 1, BLOCK):
-            text = self._last + str(self.tokens[begin : begin + BLOCK]).encode()
+            text = self._last + f"{self.tokens[begin : begin + BLOCK]}{self.lora}".encode()
             self._last = hashlib.sha256(text).digest()
             self.block_hashes.append(self._last)
 
@@ -202,6 +207,7 @@ class MiniatureEngine:
             )
             for rank in range(ranks)
         ]
+        self.mirror = Mirror(self._state, ranks * LAYERS * page_bytes)
         self.planned: Callable[[Step], None] = lambda step: None
         """Called after a step was planned and before it runs."""
         self.requests: dict[str, Request] = {}
@@ -284,6 +290,9 @@ class MiniatureEngine:
         while len(self._outputs) > (1 if self.ahead and work else 0):
             self._hear(self._outputs.popleft())
 
+    def _state(self) -> PoolState:
+        return PoolState(self._blocks, len(self._cached), self._blocks - len(self._free))
+
     # The scheduler.
 
     def _schedule(self) -> tuple[list[_Work], Step]:
@@ -321,6 +330,7 @@ class MiniatureEngine:
             budget -= count
             work.append(self._plan(request, count))
         after = {each.request.request_id: each.first + each.count for each in work}
+        self.mirror.planned()
         step = self.planning.step(after, lambda name: self.requests[name].block_ids)
         for each in work:
             each.request.computed += each.count
@@ -491,7 +501,8 @@ class MiniatureEngine:
     def _forward(self, each: _Work, output: _Output) -> None:
         tokens = self._worker_tokens[each.request.request_id]
         for place in range(each.first, each.first + each.count):
-            kv = _kv(self._context(each.block_ids, place), tokens[place], self.ranks)
+            context = self._context(each.block_ids, place)
+            kv = _kv(context, tokens[place], self.ranks, each.request.lora)
             self._write(each.block_ids, place, kv)
             if place == len(tokens) - 1:
                 tokens.append(_next(kv))

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from greencache.adapters.paged.jobs import Step
+from greencache.adapters.paged.telling import Telling
 from greencache.client import Client
 from tests.adapters.paged.miniature import BLOCK, MiniatureEngine, Request, said
 from tests.service.daemons import MIB, RunningDaemon, settled
@@ -143,6 +144,8 @@ def test_a_prefix_that_the_engine_has_may_end_within_a_stored_block(
         check(second, Request("again", prompt))
         # Five of the engine's blocks are here: the second of the store's is completed from it.
         assert second.external_tokens == 4 * BLOCK + 48 - 5 * BLOCK
+        seen = [each.hit_tokens for each in second.planning.take_seen()]
+        assert seen == [{"hbm": 0, "dram": 4 * BLOCK}, {"hbm": 5 * BLOCK, "dram": 48 - 5 * BLOCK}]
 
 
 def test_other_salts_and_namespaces_find_nothing(daemon: RunningDaemon, namespace: bytes) -> None:
@@ -158,6 +161,22 @@ def test_other_salts_and_namespaces_find_nothing(daemon: RunningDaemon, namespac
     with MiniatureEngine(daemon.socket, namespace=secrets.token_bytes(16)) as other:
         check(other, Request("first", prompt))
         assert other.external_tokens == 0
+
+
+def test_adapters_find_their_own_and_nothing_of_others(
+    daemon: RunningDaemon, namespace: bytes
+) -> None:
+    prompt = tokens(60)
+    assert said(Request("one", prompt, lora="one")) != said(Request("none", prompt))
+    with MiniatureEngine(daemon.socket, namespace=namespace) as engine:
+        for lora in ("one", "other", ""):
+            check(engine, Request(f"first {lora}", prompt, lora=lora))
+            engine.forget()
+        assert engine.external_tokens == 0
+        for times, lora in enumerate(("one", "other", ""), 1):
+            check(engine, Request(f"again {lora}", prompt, lora=lora))
+            engine.forget()
+            assert engine.external_tokens == 56 * times
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
@@ -376,10 +395,39 @@ def test_requests_are_told_of_with_their_times_and_hits(
     assert first.ttft_s > 0
     assert first.tpot_s is not None
     assert first.tpot_s > 0
-    assert first.hit_tokens == {"hbm": 0, "dram": 0}
+    assert first.hit_tokens == {"hbm": 0}
     assert second.tpot_s is None
     assert second.hit_tokens == {"hbm": 0, "dram": 56}
     assert third.hit_tokens["hbm"] == 28
+    assert len({each.request for each in (first, second, third)} - {0}) == 3
+
+
+def test_the_daemon_mirrors_what_the_engine_has_by_itself(
+    own_daemon: RunningDaemon, namespace: bytes
+) -> None:
+    def hbm() -> dict[str, int]:
+        with Client(4096, socket=own_daemon.socket, timeout_s=20.0) as client:
+            found: dict[str, int] = client.status()["hbm"]
+        return found
+
+    with MiniatureEngine(own_daemon.socket, namespace=namespace, blocks=32) as engine:
+        telling = Telling(engine.clients[0], engine.counts)
+        telling.mirror = engine.mirror
+        check(engine, Request("first", tokens(60)))
+        assert settled(lambda: hbm()["engines"] == 1)
+        told = hbm()
+        assert told["capacity_bytes"] == engine.kv.nbytes
+        assert told["blocks"] == 15  # of 4 tokens each; of the last said there is no KV
+        assert told["used_bytes"] == 15 * engine.kv.nbytes // 32
+        assert told["kept_bytes"] == 16 * engine.kv.nbytes // 32, "while it ran"
+        assert settled(lambda: hbm()["kept_bytes"] == 0), "none runs any more"
+        assert hbm()["blocks"] == 15, "what is cached stays"
+        engine.forget()
+        assert settled(lambda: hbm()["blocks"] == 0)
+        own_daemon.kill()
+        own_daemon.start()
+        assert settled(lambda: hbm()["engines"] == 1, 20.0), "a new daemon hears of it, too"
+        telling.close()
 
 
 def test_a_step_does_not_wait_for_a_frozen_daemon_to_take_blocks_away(
