@@ -116,6 +116,13 @@ HBM_KEPT = Metric(
     (),
     "bytes",
 )
+WAITING_TOKENS = Metric(
+    "greencache_engine_waiting_tokens",
+    "gauge",
+    "Prompt tokens that wait to be computed in engines, as they tell.",
+    (),
+    "tokens",
+)
 READ_BYTES = Metric(
     "greencache_tier_read_bytes_total",
     "counter",

@@ -1,4 +1,4 @@
-"""The HBM tier: what the engine's own pool of KV blocks has, told to the daemon.
+"""The HBM tier: what the engine's own pool of KV blocks has, and what waits, told to the daemon.
 
 The pool stays the engine's; nothing of it is kept twice. It is looked at when a step has been
 planned, which is when requests keep most of it.
@@ -43,10 +43,14 @@ class Mirror:
         daemon, so it must be quick and change nothing.
     block_bytes:
         Of one of the engine's blocks, over all ranks.
+    waiting:
+        Tells, in the same way, how many prompt tokens wait to be computed.
     """
 
-    def __init__(self, look: Callable[[], PoolState], block_bytes: int) -> None:
-        self._look, self._block_bytes = look, block_bytes
+    def __init__(
+        self, look: Callable[[], PoolState], block_bytes: int, waiting: Callable[[], int]
+    ) -> None:
+        self._look, self._block_bytes, self._waiting = look, block_bytes, waiting
         self._lock = threading.Lock()
         self._most = 0
 
@@ -61,4 +65,4 @@ class Mirror:
         now = self._look()
         with self._lock:
             most, self._most = max(self._most, now.kept), 0
-        return Hbm(self._block_bytes, now.blocks, now.cached, most)
+        return Hbm(self._block_bytes, now.blocks, now.cached, most, self._waiting())

@@ -121,6 +121,12 @@ class _Known:
     """How often it had been preempted when the first of them was planned."""
     first_token_s: float | None = None
 
+    @property
+    def left_tokens(self) -> int:
+        """Prompt tokens that nobody has, as far as that is known."""
+        hits = self.held_tokens + sum(self.hits.values())
+        return max(self.request.num_prompt_tokens - hits, 0)
+
 
 class Planning:
     """Plans loads and saves of one engine.
@@ -162,6 +168,8 @@ class Planning:
         self._leaving: set[str] = set()
         """Requests that have finished, whose last blocks are to be offered after their saves."""
         self._seen_since: list[Seen] = []
+        self.waiting_tokens = 0
+        """Prompt tokens to be computed before requests have their first token."""
 
     # Requests as they come.
 
@@ -176,6 +184,7 @@ class Planning:
                 request, next(self._numbers), self._clock()
             )
             self._silent[request.request_id] = known
+            self._seen_since.append(self._seen(known, ended=False))
         return known
 
     def match(self, request: EngineRequest, held_tokens: int) -> int:
@@ -316,6 +325,7 @@ class Planning:
             if known.request.num_output_tokens > 0:
                 known.first_token_s = self._clock()
                 del self._silent[name]
+        self.waiting_tokens = sum(known.left_tokens for known in self._silent.values())
 
     def reported(self, report: Report) -> None:
         """Take note of what workers did."""
@@ -359,7 +369,7 @@ class Planning:
         if known is None:
             return False
         self._let_go(known)
-        self._seen_since.append(self._seen(known))
+        self._seen_since.append(self._seen(known, ended=True))
         self._note_preemption(known)
         per_block = self._shape.per_block
         known.filled = min(known.filled, len(block_ids) // per_block)
@@ -383,7 +393,7 @@ class Planning:
             return True
         return False
 
-    def _seen(self, known: _Known) -> Seen:
+    def _seen(self, known: _Known, *, ended: bool) -> Seen:
         request, now_s = known.request, self._clock()
         outputs, first_s = request.num_output_tokens, known.first_token_s
         if first_s is None and outputs:
@@ -396,12 +406,13 @@ class Planning:
             tpot_s=(now_s - first_s) / (outputs - 1)
             if first_s is not None and outputs > 1
             else None,
-            hit_tokens={"hbm": known.held_tokens, **known.hits},
+            hit_tokens={"hbm": known.held_tokens, **known.hits} if ended else {},
+            ended=ended,
             request=known.number,
         )
 
     def take_seen(self) -> list[Seen]:
-        """Requests that ended since this was asked last."""
+        """Requests that came, and those that ended, since this was asked last."""
         seen, self._seen_since = self._seen_since, []
         return seen
 

@@ -163,7 +163,10 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
         """As vLLM's."""
         assert self._telling is not None
         block_bytes = self._shape.ranks * shard_bytes_of(self._kv_cache_config, 1)
-        self._mirror = Mirror(lambda: state_of(gpu_block_pool), block_bytes)
+        plans = self._plans
+        self._mirror = Mirror(
+            lambda: state_of(gpu_block_pool), block_bytes, lambda: plans.waiting_tokens
+        )
         self._telling.mirror = self._mirror
 
     def on_new_request(self, request: Any) -> None:

@@ -204,7 +204,7 @@ class Seen(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Hbm(msgspec.Struct, array_like=True, frozen=True):
-    """What an engine's own pool of KV blocks has, over all its ranks."""
+    """What an engine's own pool of KV blocks has, over all its ranks, and what waits for it."""
 
     block_bytes: int
     """Of one of the engine's blocks."""
@@ -214,6 +214,8 @@ class Hbm(msgspec.Struct, array_like=True, frozen=True):
     """Those in which it finds a prefix again, in use or not."""
     kept: int
     """The most that requests used at a time since it told last: no room for others' prefixes."""
+    waiting_tokens: int = 0
+    """Prompt tokens to be computed of requests that have no first token."""
 
 
 class Observe(_Message, tag=14, frozen=True):

@@ -44,7 +44,7 @@ from greencache.service.requests import Requests
 from greencache.service.schedule import Schedule
 from greencache.service.sources import EnergySource, EngineSource
 from greencache.service.stores import Store
-from greencache.service.windows import Span, told_window
+from greencache.service.windows import Span, prompt_s_per_token, told_window
 from greencache.waiting import stopped
 
 __all__ = ["LiveControl", "Parts"]
@@ -168,6 +168,8 @@ class LiveControl:
         self.schedule = Schedule(engine.control, self._minute_began_s)
         self._gpu_j: float | None = 0.0
         """Of this interval so far; None if some of it was not measured."""
+        self._token_s = 0.0
+        """How long a prompt token that waits keeps an engine, as in the last interval."""
         self._gco2_per_kwh = parts.usual_gco2_per_kwh
         self._earlier: list[Callable[[BlockNames], Prompts]] = []
         """Prompts of before the first whole interval."""
@@ -280,12 +282,12 @@ class LiveControl:
 
     async def _observe(self, ends_s: float) -> tuple[Window, Callable[[BlockNames], Prompts]]:
         """What the interval was, up to ``ends_s``, which goes into the accounts."""
-        began_s = self.schedule.began_s
-        held = self._parts.store.held()
-        span = Span(
-            began_s, ends_s - began_s, self._held, held, self._gpu_j, self._parts.hbm.take_kept()
-        )
+        began_s, held = self.schedule.began_s, self._parts.store.held()
+        kept = self._parts.hbm.take_kept()
         asked, prompts = await self.requests.take(began_s, ends_s)
+        self._token_s = prompt_s_per_token(self.engine, asked) or self._token_s
+        waits_s = self._told_waiting_s() or 0.0
+        span = Span(began_s, ends_s - began_s, self._held, held, self._gpu_j, kept, waits_s)
         window = told_window(self.engine, asked, span)
         if self._parts.engines is not None:
             try:
@@ -319,13 +321,19 @@ class LiveControl:
 
     async def _waiting_s(self) -> float | None:
         """Work that waits now; None if nobody knows."""
-        if self._parts.engines is None:
-            return None
+        told_s = self._told_waiting_s()
+        if told_s is not None or self._parts.engines is None:
+            return told_s
         try:
             return await self._parts.engines.waiting_s()
         except Exception as fault:
             self._failed("engine", fault)
             return None
+
+    def _told_waiting_s(self) -> float | None:
+        """What engines tell that waits."""
+        tokens = self._parts.hbm.waiting_tokens()
+        return None if tokens is None else tokens * self._token_s
 
     # What is done about it.
 

@@ -27,8 +27,8 @@ class PagedEngines:
     """Pages of engines that the controller sizes the tiers of.
 
     Clients tell of each request by itself, so where they tell of requests that ended, their figures
-    stand; a page knows sums and histograms only. What work waits only pages know; what running
-    requests keep of HBM clients may tell, too, and pages look at it as often as is set.
+    stand; a page knows sums and histograms only. What work waits and what running requests keep of
+    HBM clients may tell, too: what waits then stands, and HBM pages look at as often as is set.
 
     Parameters
     ----------
@@ -70,7 +70,8 @@ class PagedEngines:
         )
         paged, self._prompt_s = made.window, made.prompt_s
         if told.finished:
-            return replace(told, held_blocks=paged.held_blocks, backlog_s=paged.backlog_s)
+            backlog_s = told.backlog_s or paged.backlog_s
+            return replace(told, held_blocks=paged.held_blocks, backlog_s=backlog_s)
         return replace(
             paged,
             start_s=told.start_s,

@@ -1,4 +1,4 @@
-"""``EnginePools``: HBM, the tier that engines keep and of which the daemon keeps account."""
+"""``EnginePools``: HBM, the tier that engines keep, and the work that waits for it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from greencache.client.messages import Hbm
 from greencache.errors import InputError
-from greencache.metrics import BLOCKS, CAPACITY, HBM_KEPT, USED, Sample
+from greencache.metrics import BLOCKS, CAPACITY, HBM_KEPT, USED, WAITING_TOKENS, Sample
 
 __all__ = ["EnginePools"]
 
@@ -19,7 +19,7 @@ _SILENT_S = 10.0
 _MINUTE_S = 60.0
 
 MOST_BYTES = 1 << 50
-"""Of a block, and blocks of a pool: more than any engine has."""
+"""Of a block, blocks of a pool, and tokens that wait: more than any engine has."""
 
 MOST_ENGINES = 1 << 12
 """Known at a time: a host has some hundreds of processes that run engines at the very most."""
@@ -83,6 +83,7 @@ class EnginePools:
             and 0 < hbm.blocks <= MOST_BYTES
             and 0 <= hbm.cached <= hbm.blocks
             and 0 <= hbm.kept <= hbm.blocks
+            and 0 <= hbm.waiting_tokens <= MOST_BYTES
         ):
             raise InputError(f"{hbm} is no engine's pool of blocks")
         now_s = self._clock()
@@ -105,6 +106,11 @@ class EnginePools:
         self._forget()
         return sum(told) / len(told) if told else 0.0
 
+    def waiting_tokens(self) -> int | None:
+        """Prompt tokens that wait to be computed in all engines; None if none tells."""
+        pools = self._living()
+        return sum(each.waiting_tokens for each in pools) if pools else None
+
     def report(self) -> dict[str, Any]:
         """For the daemon's status: all engines together."""
         pools = self._living()
@@ -114,6 +120,7 @@ class EnginePools:
             "used_bytes": sum(each.cached * each.block_bytes for each in pools),
             "kept_bytes": sum(each.kept * each.block_bytes for each in pools),
             "blocks": sum(each.cached for each in pools),
+            "waiting_tokens": sum(each.waiting_tokens for each in pools),
         }
 
     def samples(self) -> Iterator[Sample]:
@@ -124,6 +131,7 @@ class EnginePools:
             yield Sample(USED, report["used_bytes"], ("hbm",))
             yield Sample(BLOCKS, report["blocks"], ("hbm",))
             yield Sample(HBM_KEPT, report["kept_bytes"])
+            yield Sample(WAITING_TOKENS, report["waiting_tokens"])
 
     def _living(self) -> list[Hbm]:
         since_s = self._clock() - _SILENT_S

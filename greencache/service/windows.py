@@ -8,10 +8,11 @@ from typing import NamedTuple
 from greencache.controller.assembly import ControlledEngine
 from greencache.controller.modelled_energy import modelled_energy
 from greencache.controller.telemetry import Window
+from greencache.controller.work import attended_positions, prefill
 from greencache.service.requests import Asked
 from greencache.service.stores import Held
 
-__all__ = ["Span", "told_window"]
+__all__ = ["Span", "prompt_s_per_token", "told_window"]
 
 
 class Span(NamedTuple):
@@ -27,6 +28,8 @@ class Span(NamedTuple):
         Energy of all GPUs; None if it was not measured all the time.
     hbm_kept:
         Share of HBM that running requests kept from being a cache, as engines told.
+    backlog_s:
+        Work that waited at its end, in seconds of one engine.
     """
 
     start_s: float
@@ -35,14 +38,15 @@ class Span(NamedTuple):
     after: Held
     gpu_j: float | None
     hbm_kept: float = 0.0
+    backlog_s: float = 0.0
 
 
 def told_window(engine: ControlledEngine, asked: Asked, span: Span) -> Window:
     """Put an interval together, as far as no engine says better.
 
     Energy that is not measured, and the time in which engines stepped, are modelled from the
-    tokens of requests. Nobody tells what prompts alone took and what work waits: these are 0, by
-    which models are not corrected.
+    tokens of requests. Nobody tells what prompts alone took: that is 0, by which models are not
+    corrected.
     """
     duration_s, before, after = span.duration_s, span.before, span.after
     computed = float(asked.computed_tokens.sum())
@@ -87,11 +91,24 @@ def told_window(engine: ControlledEngine, asked: Asked, span: Span) -> Window:
             0.0,
         ),
         held_blocks=span.hbm_kept * engine.hardware.kv_bytes / engine.hardware.layout.block_bytes,
-        backlog_s=0.0,
+        backlog_s=span.backlog_s,
         # The controller thinks of one engine; what the store has serves all of them.
         capacity_bytes=_of_each(after.capacity_bytes, engine.replicas),
         used_bytes=_of_each(after.used_bytes, engine.replicas),
     )
+
+
+def prompt_s_per_token(engine: ControlledEngine, asked: Asked) -> float:
+    """Seconds for which a prompt token that waits in any engine keeps each of them, in the mean.
+
+    By the model of prompts, as long as the interval's; 0 if it had none.
+    """
+    computed, prefix = asked.computed_tokens, asked.prefix_tokens
+    if len(computed) == 0:
+        return 0.0
+    attended = attended_positions(computed, prefix)
+    work = prefill(engine.hardware.rates, computed, attended, engine.max_batched_tokens)
+    return float(work.seconds.sum() / computed.sum()) / engine.replicas
 
 
 def _of_each(total_bytes: Mapping[str, float], replicas: int) -> dict[str, float]:

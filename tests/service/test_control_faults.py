@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from greencache.catalog import Catalog
-from greencache.client.messages import Seen
+from greencache.client.messages import Hbm, Seen
 from greencache.controller.assembly import ControlledEngine, Pilot, forecasters
 from greencache.controller.forecasts import SeasonalNaive
 from greencache.controller.intensity import IntensityBook
@@ -23,6 +23,7 @@ from greencache.errors import StorageError
 from greencache.factors import Factors
 from greencache.service.clocks import VirtualClock
 from greencache.service.control import LiveControl, Parts
+from greencache.service.hbm import EnginePools
 from greencache.service.stores import CacheStore
 from greencache.settings import ControlSettings
 from greencache.tiers import Policy, TieredCache
@@ -281,6 +282,34 @@ async def test_engines_are_asked_within_intervals_what_waits(
     assert running.page.asked_s == [*looks, *(INTERVAL_S + at for at in looks)]
     assert control.accounts.seconds == 2 * INTERVAL_S
     assert control.decided == 2, "HBM holds all that is asked for: nothing has to grow"
+    await running.close()
+
+
+async def test_what_engines_tell_that_waits_needs_no_page(
+    engine: ControlledEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[float] = []
+
+    def react(self: Pilot, now_s: float, content_bytes: float, backlog_s: float) -> None:
+        looked.append(backlog_s)
+
+    monkeypatch.setattr(Pilot, "react", react)
+    running = Running(engine, tmp_path)
+    running.parts = replace(running.parts, engines=None, hbm=EnginePools(running.clock))
+    control = await running.start()
+    await running.intervals(1)
+    assert looked == [], "nobody tells"
+    window = control.window
+    assert window is not None
+    assert window.backlog_s == 0.0
+    for tokens in (1000, 3000):
+        await running.clock.advance(control.schedule.next_look_s - 1.0)
+        running.parts.hbm.told("an engine", Hbm(BLOCK_BYTES, 64, 0, 0, waiting_tokens=tokens))
+        await running.clock.advance(control.schedule.next_look_s)
+    thousand_s, more_s = looked
+    rates = engine.hardware.rates
+    assert thousand_s > 1000 * rates.flops_per_token / rates.flops_per_s, "attention counts"
+    assert more_s == pytest.approx(3 * thousand_s)
     await running.close()
 
 

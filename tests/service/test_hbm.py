@@ -36,6 +36,7 @@ def test_engines_are_added_up_and_count_only_while_they_tell() -> None:
         "used_bytes": 30_000,
         "kept_bytes": 10_000,
         "blocks": 30,
+        "waiting_tokens": 0,
     }
     watch.now_s += 8
     told(pools, "one", 3)
@@ -44,6 +45,18 @@ def test_engines_are_added_up_and_count_only_while_they_tell() -> None:
     watch.now_s += 8
     assert pools.report() == dict.fromkeys(pools.report(), 0)
     assert not list(pools.samples()), "a gauge of nobody is not 0: it is not there"
+
+
+def test_what_waits_is_that_of_engines_that_live() -> None:
+    watch = Watch()
+    pools = EnginePools(watch)
+    assert pools.waiting_tokens() is None, "nobody tells"
+    pools.told("one", Hbm(1000, 100, 0, 0, waiting_tokens=500))
+    watch.now_s += 8
+    pools.told("other", Hbm(1000, 100, 0, 0, waiting_tokens=70))
+    assert pools.waiting_tokens() == 570
+    watch.now_s += 8
+    assert pools.waiting_tokens() == 70, "the one is gone, and its requests with it"
 
 
 def test_what_requests_keep_is_the_most_of_each_minute_in_the_mean() -> None:
@@ -88,6 +101,7 @@ def test_no_number_of_engines_takes_memory_without_end() -> None:
         Hbm(1000, 10, 11, 0),
         Hbm(1000, 10, 0, 11),
         Hbm(1000, 10, -1, 0),
+        Hbm(1000, 10, 1, 1, -1),
         Hbm(1 << 60, 10, 1, 1),
     ],
 )

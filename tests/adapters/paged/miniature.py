@@ -207,7 +207,9 @@ class MiniatureEngine:
             )
             for rank in range(ranks)
         ]
-        self.mirror = Mirror(self._state, ranks * LAYERS * page_bytes)
+        self.mirror = Mirror(
+            self._state, ranks * LAYERS * page_bytes, lambda: self.planning.waiting_tokens
+        )
         self.planned: Callable[[Step], None] = lambda step: None
         """Called after a step was planned and before it runs."""
         self.requests: dict[str, Request] = {}

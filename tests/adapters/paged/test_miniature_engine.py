@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from greencache.adapters.paged.jobs import Step
 from greencache.adapters.paged.telling import Telling
-from greencache.client import Client
+from greencache.client import Client, Seen
 from tests.adapters.paged.miniature import BLOCK, MiniatureEngine, Request, said
 from tests.service.daemons import MIB, RunningDaemon, settled
 
@@ -144,8 +144,36 @@ def test_a_prefix_that_the_engine_has_may_end_within_a_stored_block(
         check(second, Request("again", prompt))
         # Five of the engine's blocks are here: the second of the store's is completed from it.
         assert second.external_tokens == 4 * BLOCK + 48 - 5 * BLOCK
-        seen = [each.hit_tokens for each in second.planning.take_seen()]
+        seen = [each.hit_tokens for each in ended(second)]
         assert seen == [{"hbm": 0, "dram": 4 * BLOCK}, {"hbm": 5 * BLOCK, "dram": 48 - 5 * BLOCK}]
+
+
+def ended(engine: MiniatureEngine) -> list[Seen]:
+    return [each for each in engine.planning.take_seen() if each.ended]
+
+
+def test_the_daemon_is_told_when_requests_come_and_what_of_them_waits(
+    daemon: RunningDaemon, namespace: bytes
+) -> None:
+    prompt = tokens(60)
+    with MiniatureEngine(daemon.socket, namespace=namespace) as engine:
+        check(engine, Request("first", prompt))
+        engine.forget()
+        engine.planning.take_seen()
+        again, other = Request("again", prompt), Request("other", tokens(30, 1))
+        engine.add(again, other)
+        came = engine.planning.take_seen()
+        assert [(each.prompt_tokens, each.ended, each.ttft_s) for each in came] == [
+            (60, False, None),
+            (30, False, None),
+        ]
+        engine.planning.stepped()
+        assert engine.mirror.take().waiting_tokens == 90
+        engine.settle()
+        assert engine.mirror.take().waiting_tokens == 0
+        gone = engine.planning.take_seen()
+        assert {each.request for each in gone} == {each.request for each in came}
+        assert all(each.ended and each.ttft_s is not None for each in gone)
 
 
 def test_other_salts_and_namespaces_find_nothing(daemon: RunningDaemon, namespace: bytes) -> None:
@@ -384,11 +412,11 @@ def test_requests_are_told_of_with_their_times_and_hits(
     prompt = tokens(60)
     with MiniatureEngine(daemon.socket, namespace=namespace) as engine:
         check(engine, Request("first", prompt))
-        (first,) = engine.planning.take_seen()
+        (first,) = ended(engine)
         engine.forget()
         check(engine, Request("second", prompt, max_tokens=1))
         check(engine, Request("third", prompt[:30]))
-        second, third = engine.planning.take_seen()
+        second, third = ended(engine)
         assert engine.planning.take_seen() == []
     assert (first.prompt_tokens, first.output_tokens) == (60, 3)
     assert first.ttft_s is not None
