@@ -160,7 +160,9 @@ def test_an_engine_starts_a_daemon_of_its_own_which_mirrors_it_and_ends_with_it(
     socket = tmp_path / "own" / "daemon.sock"
     settings = {"SOCKET": str(socket), "DRAM": "256MiB", "METRICS_PORT": "0"}
     more = {f"GREENCACHE_SERVE__{name}": value for name, value in settings.items()}
-    own = engine(None, more, kv_transfer_config=connector(), num_gpu_blocks_override=40)
+    own = engine(
+        None, more, kv_transfer_config=connector(), num_gpu_blocks_override=40, max_model_len=4096
+    )
     own.generate(prompts()[:2])
     own.generate([prompts()[0]])
     assert own.ask(do="reset")["reset"]
