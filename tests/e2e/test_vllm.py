@@ -150,7 +150,10 @@ def test_ranks_store_and_find_their_shards(
     first.close()
     second = engine(daemon, cores, **two)
     assert one_by_one(second) == alone
-    check_hits(second)
+    hits = second.metrics()
+    # Ranks that wait for each other spin: on busy cores nobody else may run for half a minute, and
+    # a load is late. It is computed then, and counted as found all the same.
+    assert hits[EXTERNAL_HITS] == hits[OUR_HITS] > 1792
     del expected  # sums over two ranks differ from one rank's in their last bits
 
 
