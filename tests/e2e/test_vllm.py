@@ -150,7 +150,10 @@ def test_ranks_store_and_find_their_shards(
     first.close()
     second = engine(daemon, cores, **two)
     assert one_by_one(second) == alone
-    check_hits(second)
+    hits = second.metrics()
+    # Ranks that wait for each other spin: on busy cores nobody else may run for half a minute, and
+    # a load is late. It is computed then, and counted as found all the same.
+    assert hits[EXTERNAL_HITS] == hits[OUR_HITS] > 1792
     del expected  # sums over two ranks differ from one rank's in their last bits
 
 
@@ -160,7 +163,9 @@ def test_an_engine_starts_a_daemon_of_its_own_which_mirrors_it_and_ends_with_it(
     socket = tmp_path / "own" / "daemon.sock"
     settings = {"SOCKET": str(socket), "DRAM": "256MiB", "METRICS_PORT": "0"}
     more = {f"GREENCACHE_SERVE__{name}": value for name, value in settings.items()}
-    own = engine(None, more, kv_transfer_config=connector(), num_gpu_blocks_override=40)
+    own = engine(
+        None, more, kv_transfer_config=connector(), num_gpu_blocks_override=40, max_model_len=4096
+    )
     own.generate(prompts()[:2])
     own.generate([prompts()[0]])
     assert own.ask(do="reset")["reset"]
