@@ -131,7 +131,7 @@ class ControlSettings(Part):
         0.9, gt=0, lt=1, description="quantile of the load's forecast at which the floor is kept"
     )
     certainty: float = Field(
-        0.95, gt=0, lt=1, description="probability with which a day is planned to keep the SLO"
+        0.99, gt=0, lt=1, description="probability with which a day is planned to keep the SLO"
     )
     forecast: Literal["model", "naive", "perfect"] = Field(
         "model", description="what the controller expects: model, naive or (in a replay) perfect"
