@@ -119,7 +119,7 @@ class Running:
         )
         self.requests = 0
 
-    async def start(self) -> LiveControl:
+    async def __aenter__(self) -> LiveControl:
         await self.cache.__aenter__()
         await self.store.resize(self.engine.installed)
         self.control = LiveControl(self.engine, self.parts, self.engine.installed)
@@ -146,7 +146,7 @@ class Running:
         told.acquired("a", b"".join(keys), at_s, request=self.requests, found=found)
         told.seen("a", Seen(at_s, 6 * 512 + 9, 30, 0.2, 0.01, request=self.requests))
 
-    async def close(self) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.control.close()
         await self.cache.close()
 
@@ -163,9 +163,8 @@ async def test_a_loop_that_is_well_sizes_tiers_and_measures_energy(
     engine: ControlledEngine, tmp_path: Path
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
-    await running.intervals(4)
-    await running.close()
+    async with running as control:
+        await running.intervals(4)
     assert control.failures == {}
     assert control.decided == 4
     assert control.sizes in engine.candidates.pairs()
@@ -182,25 +181,24 @@ async def test_a_model_s_fault_leaves_the_tiers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
-    await running.intervals(2)
-    before = running.sizes()
-    steer = Pilot.steer
+    async with running as control:
+        await running.intervals(2)
+        before = running.sizes()
+        steer = Pilot.steer
 
-    def broken(self: Pilot, *_: object) -> None:
-        raise ZeroDivisionError("a model's fault")
+        def broken(self: Pilot, *_: object) -> None:
+            raise ZeroDivisionError("a model's fault")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Pilot, "steer", broken)
-        await running.intervals(3)
-    assert running.sizes() == before == control.sizes
-    assert control.failures == {"interval": 3}
-    assert said(caplog, "a model's fault") == 1
-    assert Pilot.steer is steer
-    await running.intervals(2)
-    assert control.failures == {"interval": 3}, "it goes on"
-    assert control.decided == 4
-    await running.close()
+        with monkeypatch.context() as patched:
+            patched.setattr(Pilot, "steer", broken)
+            await running.intervals(3)
+        assert running.sizes() == before == control.sizes
+        assert control.failures == {"interval": 3}
+        assert said(caplog, "a model's fault") == 1
+        assert Pilot.steer is steer
+        await running.intervals(2)
+        assert control.failures == {"interval": 3}, "it goes on"
+        assert control.decided == 4
 
 
 async def test_a_grid_that_cannot_be_had_leaves_the_tiers(
@@ -210,21 +208,20 @@ async def test_a_grid_that_cannot_be_had_leaves_the_tiers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
-    await running.intervals(2)
-    before = running.sizes()
+    async with running as control:
+        await running.intervals(2)
+        before = running.sizes()
 
-    def down(*_: object) -> None:
-        raise ConnectionError("the provider is down")
+        def down(*_: object) -> None:
+            raise ConnectionError("the provider is down")
 
-    for name in ("forecast", "past"):
-        monkeypatch.setattr(IntensityBook, name, down)
-    await running.intervals(2)
-    assert running.sizes() == before
-    assert control.failures == {"interval": 2, "intensity": 2 + 20}
-    assert said(caplog, "the provider is down") == 2
-    assert control.accounts.seconds == 4 * INTERVAL_S, "at what it was last known to be"
-    await running.close()
+        for name in ("forecast", "past"):
+            monkeypatch.setattr(IntensityBook, name, down)
+        await running.intervals(2)
+        assert running.sizes() == before
+        assert control.failures == {"interval": 2, "intensity": 2 + 20}
+        assert said(caplog, "the provider is down") == 2
+        assert control.accounts.seconds == 4 * INTERVAL_S, "at what it was last known to be"
 
 
 async def test_a_size_that_cannot_be_had_leaves_the_tiers(
@@ -234,55 +231,54 @@ async def test_a_size_that_cannot_be_had_leaves_the_tiers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
+    async with running as control:
 
-    async def full(self: CacheStore, sizes: Sizes) -> None:
-        raise StorageError("ssd", "no space left on the device")
+        async def full(self: CacheStore, sizes: Sizes) -> None:
+            raise StorageError("ssd", "no space left on the device")
 
-    with monkeypatch.context() as patched:
-        patched.setattr(CacheStore, "resize", full)
-        await running.intervals(3)
-    assert running.sizes() == engine.installed == control.sizes == control.pilot.controller.sizes
-    assert control.failures == {"interval": 3}
-    assert said(caplog, "no space left") == 1
-    assert control.decided == 3
-    await running.intervals(1)
-    assert running.sizes() == control.sizes == control.decisions[-1].sizes
-    await running.close()
+        with monkeypatch.context() as patched:
+            patched.setattr(CacheStore, "resize", full)
+            await running.intervals(3)
+        assert (
+            running.sizes() == engine.installed == control.sizes == control.pilot.controller.sizes
+        )
+        assert control.failures == {"interval": 3}
+        assert said(caplog, "no space left") == 1
+        assert control.decided == 3
+        await running.intervals(1)
+        assert running.sizes() == control.sizes == control.decisions[-1].sizes
 
 
 async def test_a_meter_that_fails_is_stood_in_for_by_the_model(
     engine: ControlledEngine, tmp_path: Path
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
-    await running.intervals(1)
-    metered = control.accounts.report().energy_kwh["gpu"]
-    running.meter.broken = True
-    await running.intervals(1)
-    assert control.failures == {"energy": 10}
-    assert control.accounts.sources["gpu"] == "model"
-    modelled_w = (control.accounts.report().energy_kwh["gpu"] - metered) * 3.6e6 / INTERVAL_S
-    idle_w = engine.hardware.rates.idle_w
-    assert idle_w < modelled_w < 2 * idle_w, "20 prompts in ten minutes are little"
-    running.meter.broken = False
-    await running.intervals(1)
-    assert control.accounts.sources["gpu"] == "a meter"
-    assert control.decided == 3
-    await running.close()
+    async with running as control:
+        await running.intervals(1)
+        metered = control.accounts.report().energy_kwh["gpu"]
+        running.meter.broken = True
+        await running.intervals(1)
+        assert control.failures == {"energy": 10}
+        assert control.accounts.sources["gpu"] == "model"
+        modelled_w = (control.accounts.report().energy_kwh["gpu"] - metered) * 3.6e6 / INTERVAL_S
+        idle_w = engine.hardware.rates.idle_w
+        assert idle_w < modelled_w < 2 * idle_w, "20 prompts in ten minutes are little"
+        running.meter.broken = False
+        await running.intervals(1)
+        assert control.accounts.sources["gpu"] == "a meter"
+        assert control.decided == 3
 
 
 async def test_engines_are_asked_within_intervals_what_waits(
     engine: ControlledEngine, tmp_path: Path
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
-    await running.intervals(2)
-    looks = [100.0, 200.0, 300.0, 400.0, 500.0]
-    assert running.page.asked_s == [*looks, *(INTERVAL_S + at for at in looks)]
-    assert control.accounts.seconds == 2 * INTERVAL_S
-    assert control.decided == 2, "HBM holds all that is asked for: nothing has to grow"
-    await running.close()
+    async with running as control:
+        await running.intervals(2)
+        looks = [100.0, 200.0, 300.0, 400.0, 500.0]
+        assert running.page.asked_s == [*looks, *(INTERVAL_S + at for at in looks)]
+        assert control.accounts.seconds == 2 * INTERVAL_S
+        assert control.decided == 2, "HBM holds all that is asked for: nothing has to grow"
 
 
 async def test_what_engines_tell_that_waits_needs_no_page(
@@ -296,34 +292,32 @@ async def test_what_engines_tell_that_waits_needs_no_page(
     monkeypatch.setattr(Pilot, "react", react)
     running = Running(engine, tmp_path)
     running.parts = replace(running.parts, engines=None, hbm=EnginePools(running.clock))
-    control = await running.start()
-    await running.intervals(1)
-    assert looked == [], "nobody tells"
-    window = control.window
-    assert window is not None
-    assert window.backlog_s == 0.0
-    for tokens in (1000, 3000):
-        await running.clock.advance(control.schedule.next_look_s - 1.0)
-        running.parts.hbm.told("an engine", Hbm(BLOCK_BYTES, 64, 0, 0, waiting_tokens=tokens))
-        await running.clock.advance(control.schedule.next_look_s)
-    thousand_s, more_s = looked
-    rates = engine.hardware.rates
-    assert thousand_s > 1000 * rates.flops_per_token / rates.flops_per_s, "attention counts"
-    assert more_s == pytest.approx(3 * thousand_s)
-    await running.close()
+    async with running as control:
+        await running.intervals(1)
+        assert looked == [], "nobody tells"
+        window = control.window
+        assert window is not None
+        assert window.backlog_s == 0.0
+        for tokens in (1000, 3000):
+            await running.clock.advance(control.schedule.next_look_s - 1.0)
+            running.parts.hbm.told("an engine", Hbm(BLOCK_BYTES, 64, 0, 0, waiting_tokens=tokens))
+            await running.clock.advance(control.schedule.next_look_s)
+        thousand_s, more_s = looked
+        rates = engine.hardware.rates
+        assert thousand_s > 1000 * rates.flops_per_token / rates.flops_per_s, "attention counts"
+        assert more_s == pytest.approx(3 * thousand_s)
 
 
 async def test_a_page_that_fails_within_an_interval_leaves_the_tiers(
     engine: ControlledEngine, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
-    running.page.broken = True
-    await running.intervals(2)
-    assert control.failures == {"engine": 10}
-    assert said(caplog, "no such page") == 1
-    assert control.decided == 2
-    await running.close()
+    async with running as control:
+        running.page.broken = True
+        await running.intervals(2)
+        assert control.failures == {"engine": 10}
+        assert said(caplog, "no such page") == 1
+        assert control.decided == 2
 
 
 async def test_a_model_s_fault_within_an_interval_leaves_the_tiers(
@@ -333,20 +327,19 @@ async def test_a_model_s_fault_within_an_interval_leaves_the_tiers(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
-    await running.intervals(1)
-    before = running.sizes()
+    async with running as control:
+        await running.intervals(1)
+        before = running.sizes()
 
-    def broken(self: Pilot, *_: object) -> None:
-        raise ZeroDivisionError("a model's fault")
+        def broken(self: Pilot, *_: object) -> None:
+            raise ZeroDivisionError("a model's fault")
 
-    monkeypatch.setattr(Pilot, "react", broken)
-    await running.intervals(2)
-    assert control.failures == {"look": 10}
-    assert said(caplog, "a model's fault") == 1
-    assert control.decided == 3
-    assert running.sizes() == before == control.sizes
-    await running.close()
+        monkeypatch.setattr(Pilot, "react", broken)
+        await running.intervals(2)
+        assert control.failures == {"look": 10}
+        assert said(caplog, "a model's fault") == 1
+        assert control.decided == 3
+        assert running.sizes() == before == control.sizes
 
 
 async def test_who_may_only_advise_changes_nothing(
@@ -354,11 +347,10 @@ async def test_who_may_only_advise_changes_nothing(
 ) -> None:
     advising = replace(engine, control=engine.control.model_copy(update={"dry_run": True}))
     running = Running(advising, tmp_path)
-    control = await running.start()
-    await running.intervals(4)
-    assert running.sizes() == engine.installed
-    assert any(each.advised != each.sizes for each in control.decisions)
-    await running.close()
+    async with running as control:
+        await running.intervals(4)
+        assert running.sizes() == engine.installed
+        assert any(each.advised != each.sizes for each in control.decisions)
 
 
 async def test_a_damaged_file_is_ignored_and_counted(
@@ -366,23 +358,21 @@ async def test_a_damaged_file_is_ignored_and_counted(
 ) -> None:
     (tmp_path / "state").write_bytes(b"GCctl\x00\x00\x01" + bytes(40))
     running = Running(engine, tmp_path)
-    control = await running.start()
-    assert control.failures == {"state": 1}
-    assert said(caplog, "damaged") == 1
-    await running.intervals(2)
-    assert control.decided == 2
-    await running.close()
+    async with running as control:
+        assert control.failures == {"state": 1}
+        assert said(caplog, "damaged") == 1
+        await running.intervals(2)
+        assert control.decided == 2
 
 
 async def test_hours_that_were_slept_through_are_missing_not_empty(
     engine: ControlledEngine, tmp_path: Path
 ) -> None:
     running = Running(engine, tmp_path)
-    control = await running.start()
-    await running.intervals(2)
-    running.clock.now_s += 5 * INTERVAL_S  # the host was suspended
-    await running.intervals(2)
-    loads = control.pilot.controller.telemetry.loads()
-    assert np.isnan(loads).sum() >= 4
-    assert control.failures == {}
-    await running.close()
+    async with running as control:
+        await running.intervals(2)
+        running.clock.now_s += 5 * INTERVAL_S  # the host was suspended
+        await running.intervals(2)
+        loads = control.pilot.controller.telemetry.loads()
+        assert np.isnan(loads).sum() >= 4
+        assert control.failures == {}
