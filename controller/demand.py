@@ -17,9 +17,6 @@ __all__ = ["Answers", "EngineLimits", "PairCosts", "ServiceModel", "pair_costs"]
 
 Floats = NDArray[np.float64]
 
-_REPRESENTATIVES = 9
-"""Pairs of sizes whose requests are queued; the others lie between them by the work they leave."""
-
 _MOST_BUSY = 0.95
 """Share of time with prompts beyond which answers are taken to have as much of it as there."""
 
@@ -125,9 +122,6 @@ class ServiceModel:
     ) -> Attained:
         """Share of requests that meet the limits, by work left over, rate and pair of sizes.
 
-        A few pairs, from the one that leaves the least work to the one that leaves the most, have
-        their sampled requests queued; the others lie between them.
-
         Parameters
         ----------
         profile:
@@ -144,19 +138,10 @@ class ServiceModel:
         Attained
             Arrays (starts, rates, DRAM sizes, SSD sizes).
         """
-        left = profile.computed_tokens
-        order = np.argsort(left, axis=None, kind="stable")
-        wanted = np.linspace(left.min(), left.max(), _REPRESENTATIVES)
-        nearest = np.unique(np.searchsorted(left.ravel()[order], wanted).clip(0, left.size - 1))
-        chosen = order[nearest]
-        result = self.pairs(profile, work, rates, starts_s, chosen)
-        where = left.ravel()[chosen]
-        return Attained(
-            *(
-                np.apply_along_axis(lambda row: np.interp(left, where, row), -1, array)
-                for array in result
-            )
-        )
+        every = np.arange(profile.computed_tokens.size)
+        result = self.pairs(profile, work, rates, starts_s, every)
+        pairs = profile.computed_tokens.shape
+        return Attained(*(array.reshape(*array.shape[:-1], *pairs) for array in result))
 
     def pairs(
         self,

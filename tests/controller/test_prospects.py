@@ -115,8 +115,24 @@ def test_a_full_tier_costs_and_serves_what_is_expected_of_its_size(model: Prospe
         )
         at = 0, model.node(SSDS[ssd], 0.0), choice(dram, ssd)
         assert made.grams[at] == pytest.approx(expected.grams, rel=1e-9)
-        # Between the pairs that are queued, in time are as many as the work says.
-        assert made.attained[at] == pytest.approx(200 * expected.attainment, rel=0.02)
+        assert made.attained[at] == pytest.approx(200 * expected.attainment, rel=1e-9)
+
+
+def test_drives_that_hit_alike_are_told_apart_by_how_fast_they_read(model: ProspectsModel) -> None:
+    profile = profile_of()
+    found = profile.found.copy()
+    found[..., 2:] = found[..., 2:3]
+    alike = replace(
+        profile,
+        found=found,
+        computed_tokens=profile.computed_tokens[:, [0, 1, 2, 2]],
+        attended=profile.attended[:, [0, 1, 2, 2]],
+    )
+    limits = EngineLimits(1.0, 0.2, 2048, HOUR_S)
+    speeds = np.array([7e9, 7e9, 0.7e9, 7e9])
+    service = ServiceModel(model.service.hardware, limits, speeds)
+    slow, fast = service.attained(alike, 1.0, np.array([0.01]), np.zeros(1)).share[0, 0, 0, 2:]
+    assert slow < fast
 
 
 def test_a_larger_tier_is_worth_nothing_before_it_is_filled(model: ProspectsModel) -> None:
