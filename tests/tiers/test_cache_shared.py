@@ -33,6 +33,7 @@ def host(
     path: Path | None = None,
     *,
     dram_blocks: int | None = 16,
+    ssd_blocks: int = 16,
     shared_blocks: int = 64,
     **options: Any,
 ) -> TieredCache:
@@ -45,7 +46,7 @@ def host(
         )
     if path is not None:
         ssd = SsdTier(path, BLOCK_BYTES, 0, directory=directory, extent_bytes=16 * BLOCK_BYTES)
-        ssd._capacity_bytes = ssd.bytes_for(16)
+        ssd._capacity_bytes = ssd.bytes_for(ssd_blocks)
     shared = RedisTier(
         valkey.url,
         BLOCK_BYTES,
@@ -131,7 +132,8 @@ async def test_without_dram_the_caller_waits_for_the_server(valkey: Server) -> N
 async def test_a_hung_server_holds_up_neither_stores_nor_the_ssd(
     valkey: Server, tmp_path: Path
 ) -> None:
-    async with host(valkey, tmp_path, share_queue_bytes=20 * BLOCK_BYTES) as cache:
+    room = {"dram_blocks": 64, "ssd_blocks": 64}  # for all, however slow this disk is
+    async with host(valkey, tmp_path, share_queue_bytes=20 * BLOCK_BYTES, **room) as cache:
         await store(cache, prompt("warm"))
         await cache.drain()
         valkey.hang()
