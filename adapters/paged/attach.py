@@ -26,12 +26,13 @@ _AGAIN_S = 0.1
 _log = logging.getLogger("vllm.greencache")
 
 _DETACHED = """
-import subprocess, sys
+import os, subprocess, sys
+os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
 options = {"stdin": subprocess.DEVNULL, "stdout": 2, "start_new_session": True}
-print(subprocess.Popen(sys.argv[1:], **options).pid)
+print(subprocess.Popen(sys.argv[2:], **options).pid)
 """
-"""Starts a process that is nobody's child: vLLM kills all that descends from its processes, and
-other engines may use the daemon by then."""
+"""Starts a process on given processors that is nobody's child: vLLM kills all that descends from
+its processes, and other engines may use the daemon by then."""
 
 
 def attach(
@@ -102,8 +103,12 @@ def _start(socket: Path) -> bool:
 def _started(socket: Path) -> bool:
     _log.info("no daemon runs: starting one with this engine")
     command = [sys.executable, "-m", "greencache", "serve", "--socket", str(socket), "--while-used"]
+    processors = ",".join(map(str, _processors()))
     started = subprocess.run(
-        [sys.executable, "-c", _DETACHED, *command], stdout=subprocess.PIPE, text=True, check=False
+        [sys.executable, "-c", _DETACHED, processors, *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     end_s = time.monotonic() + _START_S
     while started.returncode == 0 and time.monotonic() < end_s:
@@ -114,6 +119,15 @@ def _started(socket: Path) -> bool:
         time.sleep(0.05)
     _log.warning("no daemon could be started; try `%s`", " ".join(command))
     return False
+
+
+def _processors() -> set[int]:
+    """Where a daemon may run: where this process or its parent may.
+
+    vLLM binds its workers on CPUs to processors of their own, on which they spin. A daemon that
+    was bound to the same got next to no time there.
+    """
+    return os.sched_getaffinity(os.getpid()) | os.sched_getaffinity(os.getppid())
 
 
 def _runs(pid: int) -> bool:

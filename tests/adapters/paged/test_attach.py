@@ -60,6 +60,23 @@ def test_ranks_of_an_engine_start_one_daemon_which_ends_with_them(
     assert settled(lambda: not clients[0].socket.exists(), 60.0)
 
 
+def test_a_daemon_is_not_bound_to_the_processor_of_a_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GREENCACHE_SERVE__DRAM", "16MiB")
+    monkeypatch.setenv("GREENCACHE_SERVE__METRICS", "false")
+    before = os.sched_getaffinity(os.getpid())
+    os.sched_setaffinity(os.getpid(), {min(before)})
+    try:
+        client = _attach(_settings(tmp_path))
+        found = os.sched_getaffinity(client.status()["pid"])
+        client.close()
+    finally:
+        os.sched_setaffinity(os.getpid(), before)
+    assert found == {min(before)} | os.sched_getaffinity(os.getppid())
+    assert settled(lambda: not client.socket.exists(), 60.0)
+
+
 def test_the_hosts_daemon_goes_before_one_of_its_own(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path / "own") as daemon, _attach(_settings(tmp_path)) as client:
         assert client.status()["pid"] == daemon.pid
