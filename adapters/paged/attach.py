@@ -23,6 +23,9 @@ _START_S = 60.0
 _AGAIN_S = 0.1
 """A client that was refused does not try again before that."""
 
+_BINDING = {"GOMP_CPU_AFFINITY", "KMP_AFFINITY", "OMP_PLACES", "OMP_PROC_BIND"}
+"""By these OpenMP, which vLLM has every process load, binds whoever starts."""
+
 _log = logging.getLogger("vllm.greencache")
 
 _DETACHED = """
@@ -109,6 +112,7 @@ def _started(socket: Path) -> bool:
         stdout=subprocess.PIPE,
         text=True,
         check=False,
+        env={name: value for name, value in os.environ.items() if name not in _BINDING},
     )
     end_s = time.monotonic() + _START_S
     while started.returncode == 0 and time.monotonic() < end_s:

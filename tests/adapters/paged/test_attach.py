@@ -65,11 +65,14 @@ def test_a_daemon_is_not_bound_to_the_processor_of_a_worker(
 ) -> None:
     monkeypatch.setenv("GREENCACHE_SERVE__DRAM", "16MiB")
     monkeypatch.setenv("GREENCACHE_SERVE__METRICS", "false")
+    monkeypatch.setenv("GOMP_CPU_AFFINITY", "0")
     before = os.sched_getaffinity(os.getpid())
     os.sched_setaffinity(os.getpid(), {min(before)})
     try:
         client = _attach(_settings(tmp_path))
-        found = os.sched_getaffinity(client.status()["pid"])
+        pid = client.status()["pid"]
+        found = os.sched_getaffinity(pid)
+        assert b"GOMP_CPU_AFFINITY" not in Path(f"/proc/{pid}/environ").read_bytes()
         client.close()
     finally:
         os.sched_setaffinity(os.getpid(), before)
