@@ -168,8 +168,6 @@ class Planning:
         self._leaving: set[str] = set()
         """Requests that have finished, whose last blocks are to be offered after their saves."""
         self._seen_since: list[Seen] = []
-        self.waiting_tokens = 0
-        """Prompt tokens to be computed before requests have their first token."""
 
     # Requests as they come.
 
@@ -325,7 +323,6 @@ class Planning:
             if known.request.num_output_tokens > 0:
                 known.first_token_s = self._clock()
                 del self._silent[name]
-        self.waiting_tokens = sum(known.left_tokens for known in self._silent.values())
 
     def reported(self, report: Report) -> None:
         """Take note of what workers did."""
@@ -415,6 +412,11 @@ class Planning:
         """Requests that came, and those that ended, since this was asked last."""
         seen, self._seen_since = self._seen_since, []
         return seen
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Prompt tokens to be computed before requests have their first token; for any thread."""
+        return sum(known.left_tokens for known in list(self._silent.values()))
 
     @property
     def idle(self) -> bool:

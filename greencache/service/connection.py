@@ -302,10 +302,11 @@ class Connection:
             while self._outgoing:
                 first = self._outgoing[0]
                 sent = _send(self._socket, first.bytes, first.descriptors)
-                self._sent_after += _kept_bytes(sent)
                 if first.descriptors:
                     self._handed_over_s, self._sent_after = self._loop.time(), 0
                     _close_all(first.descriptors)
+                elif self._handed_over_s is not None:
+                    self._sent_after += _kept_bytes(sent)
                 self._unread_bytes -= sent
                 first.bytes, first.descriptors = first.bytes[sent:], ()
                 if first.bytes:
