@@ -380,10 +380,10 @@ def restore(
     state.slot_of[block_id] = slot
     state.meta[USED] += 1
     state.meta[FRESH] = max(state.meta[FRESH], slot + 1)
-    # A block that goes makes those before it newer by one each (`hand_over`): never newer than
-    # what was used after it.
-    state.meta[TICK] += blocks
     _show(state, slot, False, now_s)
+    # A block that goes makes those before it newer by one each (`hand_over`): never newer than
+    # what was used after it, be that restored too or the first access after all.
+    state.meta[TICK] += blocks
 
 
 @subroutine

@@ -106,6 +106,16 @@ def test_lru_goes_on_as_the_other_would(
             assert new.match(chain) == index.match(chain) == len(chain)
 
 
+def test_what_was_restored_goes_before_what_was_used_since() -> None:
+    index = TierIndex(12)
+    index.access(chain_of(39), now_s=0.0)
+    new = restored(index, 1.0)
+    new.access(chain_of(31), now_s=2.0)
+    new.access(chain_of(47), now_s=3.0)
+    assert new.match(chain_of(31)) == len(chain_of(31))
+    assert new.match(chain_of(39)) == 3, "the deepest went first"
+
+
 def test_an_index_that_was_emptied_can_be_restored() -> None:
     index = TierIndex(8)
     index.access(ids(0, 1, 2, 3), now_s=0.0)
