@@ -6,7 +6,7 @@ Engines with a tiny random model stand side by side and take turns, so that all 
 same machine. TTFT is the time of a request for one token: of a prompt that nobody has
 (*recompute*), and of one that the store has and the engine has forgotten (*full hit*). Throughput
 is tokens per second over prompts of which nothing is stored, so that storing them is all that the
-store does.
+store does, and what it does from the first time on that its memory is full.
 """
 
 from __future__ import annotations
@@ -43,6 +43,16 @@ OTHERS = {
 
 PROMPTS, PROMPT_TOKENS, OUTPUT_TOKENS = 24, 1024, 16
 """Of a turn of the throughput part."""
+
+STORE_BYTES = 512 * 2**20
+WARM_TURNS = 4
+"""In which the store's memory has been filled once: what is measured later evicts, as it does in
+all of an engine's life but the first minutes, and meets no memory that nobody has touched."""
+
+_QUIET_S = 2.0
+"""Before an engine's turn: for a second after their last step, vLLM's processes look for the next
+one without sleeping (``busy_loop_s`` of its ``SpinCondition``), on the processors that the next
+engine computes on."""
 
 _START_S = 120.0
 
@@ -104,7 +114,16 @@ def _daemon(stack: ExitStack, folder: Path) -> Path:
     """Start one with DRAM alone; its socket."""
     socket = folder / "store" / "daemon.sock"
     process = subprocess.Popen(
-        [sys.executable, "-m", "greencache", "serve", "--socket", socket, "--dram", "2GiB"],
+        [
+            sys.executable,
+            "-m",
+            "greencache",
+            "serve",
+            "--socket",
+            socket,
+            "--dram",
+            str(STORE_BYTES),
+        ],
         env={**os.environ, "GREENCACHE_SERVE__METRICS": "false"},
         stderr=subprocess.DEVNULL,
     )
@@ -135,6 +154,7 @@ def _ttft(sides: _Sides, tokens: int, rounds: int) -> dict[str, Any]:
     for turn in range(rounds + 1):
         for name, engine in sides.engines.items():
             prompt = _prompt(rng, tokens)
+            time.sleep(_QUIET_S)
             first = engine.generate([prompt], max_tokens=1)
             spent = {f"{name}, recompute": first["seconds"]}
             if name != NONE:
@@ -161,14 +181,15 @@ def _throughput(sides: _Sides, rounds: int) -> dict[str, Any]:
     """Tokens per second on prompts that nobody has, turn by turn."""
     rng = random.Random(1)
     rates: dict[str, list[float]] = {NONE: [], OURS: []}
-    for turn in range(rounds + 1):
+    for turn in range(WARM_TURNS + rounds):
         order = [NONE, OURS] if turn % 2 else [OURS, NONE]
         for name in order:
             engine = sides.engines[name]
             prompts = [_prompt(rng, PROMPT_TOKENS) for _ in range(PROMPTS)]
+            time.sleep(_QUIET_S)
             done = engine.generate(prompts, max_tokens=OUTPUT_TOKENS)
             assert not any(done["cached"])
-            if turn:
+            if turn >= WARM_TURNS:
                 rates[name].append(PROMPTS * (PROMPT_TOKENS + OUTPUT_TOKENS) / done["seconds"])
             engine.ask(do="reset")
     ratios = [ours / none for ours, none in zip(rates[OURS], rates[NONE], strict=True)]

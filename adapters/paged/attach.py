@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from greencache.adapters.paged.processors import processors
 from greencache.client import Client
 from greencache.client.address import connect
 from greencache.errors import UnavailableError
@@ -106,9 +107,9 @@ def _start(socket: Path) -> bool:
 def _started(socket: Path) -> bool:
     _log.info("no daemon runs: starting one with this engine")
     command = [sys.executable, "-m", "greencache", "serve", "--socket", str(socket), "--while-used"]
-    processors = ",".join(map(str, _processors()))
+    there = ",".join(map(str, processors()))
     started = subprocess.run(
-        [sys.executable, "-c", _DETACHED, processors, *command],
+        [sys.executable, "-c", _DETACHED, there, *command],
         stdout=subprocess.PIPE,
         text=True,
         check=False,
@@ -123,15 +124,6 @@ def _started(socket: Path) -> bool:
         time.sleep(0.05)
     _log.warning("no daemon could be started; try `%s`", " ".join(command))
     return False
-
-
-def _processors() -> set[int]:
-    """Where a daemon may run: where this process or its parent may.
-
-    vLLM binds its workers on CPUs to processors of their own, on which they spin. A daemon that
-    was bound to the same got next to no time there.
-    """
-    return os.sched_getaffinity(os.getpid()) | os.sched_getaffinity(os.getppid())
 
 
 def _runs(pid: int) -> bool:

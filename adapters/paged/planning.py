@@ -103,6 +103,8 @@ class _Known:
     held_tokens: int = 0
     """Tokens that the engine had when it asked first."""
     lease: Lease | None = None
+    failed: bool = False
+    """Whether a load failed: what it lacks is computed: another try may take as long."""
     hits: Mapping[str, int] = field(default_factory=dict)
     """Tokens that each tier added to these, as far as they were to be loaded."""
     matched_from: int = 0
@@ -188,6 +190,9 @@ class Planning:
     def match(self, request: EngineRequest, held_tokens: int) -> int:
         """Tokens beyond those that the engine has which can be loaded; they are kept for it."""
         known = self._of(request)
+        if known.failed:
+            self._let_go(known)
+            return 0
         if known.lease is None:
             self._acquire(known, held_tokens)
         blocks = 0 if known.lease is None else known.lease.blocks
@@ -338,6 +343,7 @@ class Planning:
         for name in report.failed:
             failed = self._known.get(name)
             if failed is not None:
+                failed.failed = True
                 failed.filled = failed.offered = 0  # what failed is computed, and stored, again
 
     def _end(self, room: Reservation) -> None:

@@ -15,6 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from greencache.adapters.paged.jobs import Load, Report, Save, Step
 from greencache.adapters.paged.pages import Pages
+from greencache.adapters.paged.processors import run_anywhere
 from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client
 from greencache.errors import StorageError
@@ -103,8 +104,8 @@ class Transfers:
         self._asynchronous, self._counts = asynchronous, counts
         self._ready = ready
         self._load_deadline_s = load_deadline_s
-        self._loaders = ThreadPoolExecutor(threads, "greencache-load")
-        self._savers = ThreadPoolExecutor(threads, "greencache-save")
+        self._loaders = ThreadPoolExecutor(threads, "greencache-load", run_anywhere)
+        self._savers = ThreadPoolExecutor(threads, "greencache-save", run_anywhere)
         self._loading: dict[Future[bool], Load] = {}
         self._saving: dict[Future[bool], _Saving] = {}
         self._finished: set[str] = set()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
 import secrets
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,57 @@ def test_what_is_computed_behind_a_failed_synchronous_load_is_not_stored(
         engine.forget()
         assert stored(engine, prompt) == 56
         check(engine, Request("fourth", prompt))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_what_cannot_be_loaded_is_tried_once_for_a_request(
+    daemon: RunningDaemon, namespace: bytes, way: dict[str, Any]
+) -> None:
+    """Each try may take as long as a load may: a request does not wait for that twice."""
+    prompt = tokens(60)
+    with MiniatureEngine(daemon.socket, namespace=namespace, **way) as engine:
+        check(engine, Request("first", prompt))
+        engine.forget()
+
+        def fail(*_: object) -> None:
+            raise OSError("never any more")
+
+        for worker in engine.workers:
+            worker._pages.load = fail  # type: ignore[assignment,method-assign]
+        for turn in range(2):  # the next request may find it better
+            check(engine, Request(f"second {turn}", prompt))
+            assert engine.counts.take()["failed_loads"] == engine.ranks
+            engine.forget()
+    assert nothing_is_held(daemon)
+
+
+def test_copies_run_where_the_engine_does_not_compute(
+    daemon: RunningDaemon, namespace: bytes
+) -> None:
+    """vLLM binds the thread that begins them to a processor, on which it computes."""
+    before, ran_on = os.sched_getaffinity(0), list[set[int]]()
+    with MiniatureEngine(daemon.socket, namespace=namespace) as engine:
+        own = engine.workers[0]._pages
+        save, load = own.save, own.load
+
+        def noted(copy: Callable[..., None]) -> Callable[..., None]:
+            def and_note(*arguments: object) -> None:
+                ran_on.append(os.sched_getaffinity(0))
+                copy(*arguments)
+
+            return and_note
+
+        own.save, own.load = noted(save), noted(load)  # type: ignore[method-assign]
+        os.sched_setaffinity(0, {min(before)})
+        try:
+            check(engine, Request("first", tokens(60)))
+            engine.forget()
+            check(engine, Request("second", tokens(60)))
+        finally:
+            os.sched_setaffinity(0, before)
+        assert engine.external_tokens > 0
+    assert ran_on
+    assert all(each == {min(before)} | os.sched_getaffinity(os.getppid()) for each in ran_on)
 
 
 def _slow_saves(engine: MiniatureEngine) -> None:
