@@ -19,10 +19,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from greencache.adapters.paged.jobs import Load, Report, Save, Step
 from greencache.adapters.paged.names import block_keys
+from greencache.adapters.paged.reserving import Reserving
 from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client, Lease, Reservation, Seen
 
@@ -114,13 +115,15 @@ class _Known:
     offered: int = 0
     """Leading blocks that are stored, or were offered to be."""
     missing: bool = False
-    """Whether some of them found no room."""
+    """Whether some of them found no room, as far as is known."""
+    asking: bool = False
+    """Whether room is being asked for."""
     last_blocks: Sequence[int] = ()
     """The engine's blocks, when it has finished and some are to be offered again."""
     saving: set[int] = field(default_factory=set)
     """Reservations that are written from blocks which it has."""
     preemptions: int = 0
-    """How often it had been preempted when the first of them was planned."""
+    """How often it had been preempted when room was asked for the first of them."""
     first_token_s: float | None = None
 
     @property
@@ -128,6 +131,13 @@ class _Known:
         """Prompt tokens that nobody has, as far as that is known."""
         hits = self.held_tokens + sum(self.hits.values())
         return max(self.request.num_prompt_tokens - hits, 0)
+
+
+class _Wanted(NamedTuple):
+    """Blocks that are to be saved if there is room: the engine's, from the start of a prompt."""
+
+    known: _Known
+    block_ids: Sequence[int]
 
 
 class Planning:
@@ -156,6 +166,9 @@ class Planning:
         self._known: dict[str, _Known] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
+        # What a step computes behind a synchronous load may be no good: workers drop what is saved
+        # in that same step then. So there, room is taken at once.
+        self._rooms: Reserving[_Wanted] = Reserving(client, counts, asynchronous=shape.asynchronous)
         self._loading: dict[int, Lease] = {}
         """Leases that workers read."""
         self._loaded: Counter[int] = Counter()
@@ -284,6 +297,7 @@ class Planning:
             planned = self._known.get(name)
             if planned is not None:
                 self._plan(planned, tokens, block_ids)
+        self._begin_saves()
         step, self._step = self._step, Step()
         return step
 
@@ -291,28 +305,45 @@ class Planning:
         request = known.request
         filled = min(tokens // self._shape.engine_tokens, len(request.block_hashes))
         known.filled = filled // self._shape.per_block
-        if known.filled > known.offered and not known.saving:
-            self._plan_save(known, block_ids(request.request_id))
+        if known.filled > known.offered and not (known.saving or known.asking):
+            self._want(known, list(block_ids(request.request_id)))
 
-    def _plan_save(self, known: _Known, block_ids: Sequence[int]) -> None:
-        """Save what is filled and not stored, as far as there is room."""
-        known.offered, known.missing = known.filled, True
-        try:
-            room = self._client.reserve(self._keys(known, known.filled))
-        except Exception as fault:
-            self._counts.failed("failed_saves", fault)
+    def _want(self, known: _Known, block_ids: Sequence[int]) -> None:
+        """Ask for room for what is filled and not stored."""
+        known.offered, known.missing, known.asking = known.filled, True, True
+        known.preemptions = known.request.num_preemptions
+        self._rooms.ask(_Wanted(known, block_ids), self._keys(known, known.filled))
+
+    def _begin_saves(self) -> None:
+        """Save what has found room, as far as it did."""
+        for (known, block_ids), room in self._rooms.taken():
+            known.asking = False
+            if room is not None and len(room):
+                self._begin_save(known, room, block_ids)
+            if known.request.request_id in self._leaving and not (
+                known.saving and known.last_blocks
+            ):
+                self._leave(known)
+
+    def _begin_save(self, known: _Known, room: Reservation, block_ids: Sequence[int]) -> None:
+        if known.request.num_preemptions > known.preemptions:
+            self._abort(room)  # its blocks are others' by now
             return
-        known.missing = room.first + len(room) < known.filled
-        if not len(room):
-            return
+        known.missing = room.first + len(room) < known.offered
+        if not known.missing and known.filled <= known.offered:
+            known.last_blocks = ()
         begin = room.first * self._shape.per_block
         end = begin + len(room) * self._shape.per_block
-        self._step.saves.append(
-            Save(known.request.request_id, room.number, list(block_ids[begin:end]))
-        )
-        known.preemptions = known.request.num_preemptions
+        ids = list(block_ids[begin:end])
+        self._step.saves.append(Save(known.request.request_id, room.number, ids))
         known.saving.add(room.number)
         self._saving[room.number] = known, room
+
+    def _abort(self, room: Reservation) -> None:
+        try:
+            room.abort()
+        except Exception as fault:
+            self._counts.failed("failed_saves", fault)
 
     def _note_preemption(self, known: _Known) -> None:
         """Have workers end what they write from blocks that their request has lost."""
@@ -338,7 +369,7 @@ class Planning:
             known, room = self._saving.pop(number)
             known.saving.discard(number)
             self._end(room)
-            if known.request.request_id in self._leaving and not known.saving:
+            if known.request.request_id in self._leaving and not (known.saving or known.asking):
                 self._leave(known)
         for name in report.failed:
             failed = self._known.get(name)
@@ -348,14 +379,11 @@ class Planning:
 
     def _end(self, room: Reservation) -> None:
         """No rank writes any more. What one has not written, nobody is to find."""
-        try:
-            if room.number in self._dropped:
-                room.abort()
-            else:
-                room.end(None)  # each rank has committed its part
-        except Exception as fault:
-            self._counts.failed("failed_saves", fault)
-        self._dropped.discard(room.number)
+        if room.number in self._dropped:
+            self._dropped.discard(room.number)
+            self._abort(room)
+        else:
+            room.end(None)  # each rank has committed its part
 
     def _done(self, ranks: Counter[int], more: Counter[int]) -> list[int]:
         """What all ranks are done with."""
@@ -378,7 +406,7 @@ class Planning:
         known.filled = min(known.filled, len(block_ids) // per_block)
         if known.missing or known.filled > known.offered:
             known.last_blocks = list(block_ids[: known.filled * per_block])
-        if known.saving:
+        if known.saving or known.asking:
             self._leaving.add(request.request_id)
             return True
         return self._leave(known)
@@ -387,11 +415,12 @@ class Planning:
         """Offer a finished request's last blocks; whether workers will say that it is saved."""
         name = known.request.request_id
         if known.last_blocks:
-            self._plan_save(known, known.last_blocks)
-            known.last_blocks = ()
-        leaving = name in self._leaving
-        self._leaving.discard(name)
-        if leaving or known.saving:
+            block_ids, known.last_blocks = known.last_blocks, ()
+            self._want(known, block_ids)
+            self._leaving.add(name)
+            return True
+        if name in self._leaving:
+            self._leaving.discard(name)
             self._step.finished.append(name)
             return True
         return False
@@ -427,7 +456,13 @@ class Planning:
     @property
     def idle(self) -> bool:
         """Whether workers have said of everything that it has ended."""
-        return not (self._saving or self._loading or self._leaving or self._step.finished)
+        return self._rooms.idle and not (
+            self._saving or self._loading or self._leaving or self._step.finished
+        )
+
+    def close(self) -> None:
+        """Ask the daemon for no more room."""
+        self._rooms.close()
 
     def _keys(self, known: _Known, blocks: int) -> list[bytes]:
         """Keys of leading blocks: as many as are asked for, or as the engine has hashes for."""

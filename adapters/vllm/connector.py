@@ -323,6 +323,8 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
         """As vLLM's."""
         if self._transfers is not None:
             self._transfers.close()
+        if self._planning is not None:
+            self._planning.close()
         if self._telling is not None:
             self._telling.close()
         self._client.close()

@@ -238,6 +238,7 @@ class MiniatureEngine:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.planning.close()
         for worker in self.workers:
             worker.close()
         for client in self.clients:

@@ -308,7 +308,7 @@ def test_what_cannot_be_loaded_is_tried_once_for_a_request(
 def test_copies_run_where_the_engine_does_not_compute(
     daemon: RunningDaemon, namespace: bytes
 ) -> None:
-    """vLLM binds the thread that begins them to a processor, on which it computes."""
+    """An engine on CPUs binds the thread that begins them to where it computes, as vLLM does."""
     before, ran_on = os.sched_getaffinity(0), list[set[int]]()
     with MiniatureEngine(daemon.socket, namespace=namespace) as engine:
         own = engine.workers[0]._pages
@@ -525,6 +525,8 @@ def test_a_step_does_not_wait_for_a_frozen_daemon_to_take_blocks_away(
                 own_daemon.pause()
 
         engine.planned = freeze
+        engine.step()
+        assert settled(lambda: all(each.done() for _, each in engine.planning._rooms._asked))
         engine.step()
         engine.clients[0].timeout_s = 0.1
         engine._preempt(request)
