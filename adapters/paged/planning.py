@@ -1,8 +1,8 @@
 """The scheduler's side of the connector: what to load and what to save, step by step.
 
 It runs in the engine's scheduler, so it only asks short questions of the daemon, each with a
-deadline; bytes are moved by the workers. Whatever the daemon fails to do is a miss, or a save less:
-nothing that goes wrong here ends the engine.
+deadline; room for saves is asked for beside the steps, and bytes are moved by the workers. Whatever
+the daemon fails to do is a miss, or a save less: nothing that goes wrong here ends the engine.
 
 Blocks are saved as steps fill them. The store takes what follows a prefix only once that prefix is
 there, so what found no room while others, or an earlier step's saves, were being written is offered
@@ -18,44 +18,17 @@ import itertools
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from greencache.adapters.paged.jobs import Load, Report, Save, Step
+from greencache.adapters.paged.known import EngineRequest, Known
 from greencache.adapters.paged.names import block_keys
 from greencache.adapters.paged.reserving import Reserving
 from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client, Lease, Reservation, Seen
 
-__all__ = ["EngineRequest", "Planning", "Shape"]
-
-
-class EngineRequest(Protocol):
-    """What is used of vLLM's ``Request``."""
-
-    @property
-    def request_id(self) -> str:
-        """Its name."""
-
-    @property
-    def block_hashes(self) -> Sequence[bytes]:
-        """Of its full blocks, chained."""
-
-    @property
-    def num_tokens(self) -> int:
-        """Of the prompt and what was said."""
-
-    @property
-    def num_prompt_tokens(self) -> int:
-        """Of the prompt."""
-
-    @property
-    def num_output_tokens(self) -> int:
-        """Of what was said."""
-
-    @property
-    def num_preemptions(self) -> int:
-        """How often its blocks were taken away."""
+__all__ = ["Planning", "Shape"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,55 +61,10 @@ class Shape:
         return self.engine_tokens * self.per_block
 
 
-@dataclass(slots=True)
-class _Known:
-    """What is known of a request."""
-
-    request: EngineRequest
-    number: int
-    """By which the daemon's controller is told of it."""
-    arrived_s: float
-    keys: list[bytes] = field(default_factory=list)
-    """Of its leading blocks, as far as they were needed."""
-    last_hash: bytes = b""
-    """The engine's, of which the last key was made."""
-    asked: bool = False
-    held_tokens: int = 0
-    """Tokens that the engine had when it asked first."""
-    lease: Lease | None = None
-    failed: bool = False
-    """Whether a load failed: what it lacks is computed: another try may take as long."""
-    hits: Mapping[str, int] = field(default_factory=dict)
-    """Tokens that each tier added to these, as far as they were to be loaded."""
-    matched_from: int = 0
-    """Tokens that it had when it asked last."""
-    filled: int = 0
-    """Leading blocks that are computed when the last planned step is over."""
-    offered: int = 0
-    """Leading blocks that are stored, or were offered to be."""
-    missing: bool = False
-    """Whether some of them found no room, as far as is known."""
-    asking: bool = False
-    """Whether room is being asked for."""
-    last_blocks: Sequence[int] = ()
-    """The engine's blocks, when it has finished and some are to be offered again."""
-    saving: set[int] = field(default_factory=set)
-    """Reservations that are written from blocks which it has."""
-    preemptions: int = 0
-    """How often it had been preempted when room was asked for the first of them."""
-    first_token_s: float | None = None
-
-    @property
-    def left_tokens(self) -> int:
-        """Prompt tokens that nobody has, as far as that is known."""
-        hits = self.held_tokens + sum(self.hits.values())
-        return max(self.request.num_prompt_tokens - hits, 0)
-
-
 class _Wanted(NamedTuple):
     """Blocks that are to be saved if there is room: the engine's, from the start of a prompt."""
 
-    known: _Known
+    known: Known
     block_ids: Sequence[int]
 
 
@@ -163,7 +91,7 @@ class Planning:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._client, self._shape, self._counts, self._clock = client, shape, counts, clock
-        self._known: dict[str, _Known] = {}
+        self._known: dict[str, Known] = {}
         self._numbers = itertools.count(1)
         self._step = Step()
         # What a step computes behind a synchronous load may be no good: workers drop what is saved
@@ -174,11 +102,11 @@ class Planning:
         self._loaded: Counter[int] = Counter()
         self._saved: Counter[int] = Counter()
         """Ranks that are done with a lease, with a reservation."""
-        self._saving: dict[int, tuple[_Known, Reservation]] = {}
+        self._saving: dict[int, tuple[Known, Reservation]] = {}
         """What workers write, and for whom."""
         self._dropped: set[int] = set()
         """Reservations that a rank did not write."""
-        self._silent: dict[str, _Known] = {}
+        self._silent: dict[str, Known] = {}
         """Requests without a first token."""
         self._leaving: set[str] = set()
         """Requests that have finished, whose last blocks are to be offered after their saves."""
@@ -190,10 +118,10 @@ class Planning:
         """Note a request when it is new."""
         self._of(request)
 
-    def _of(self, request: EngineRequest) -> _Known:
+    def _of(self, request: EngineRequest) -> Known:
         known = self._known.get(request.request_id)
         if known is None:
-            known = self._known[request.request_id] = _Known(
+            known = self._known[request.request_id] = Known(
                 request, next(self._numbers), self._clock()
             )
             self._silent[request.request_id] = known
@@ -218,7 +146,7 @@ class Planning:
         known.matched_from = held_tokens
         return tokens
 
-    def _acquire(self, known: _Known, held_tokens: int) -> None:
+    def _acquire(self, known: Known, held_tokens: int) -> None:
         block_tokens = self._shape.block_tokens
         keys = self._keys(known, known.request.num_tokens // block_tokens)
         first, known.asked = not known.asked, True
@@ -265,7 +193,7 @@ class Planning:
             above, left = max(above - blocks * size, 0), left - hits[tier]
         return hits
 
-    def _let_go(self, known: _Known) -> None:
+    def _let_go(self, known: Known) -> None:
         lease, known.lease = known.lease, None
         if lease is not None:
             self._release(lease)
@@ -301,14 +229,14 @@ class Planning:
         step, self._step = self._step, Step()
         return step
 
-    def _plan(self, known: _Known, tokens: int, block_ids: Callable[[str], Sequence[int]]) -> None:
+    def _plan(self, known: Known, tokens: int, block_ids: Callable[[str], Sequence[int]]) -> None:
         request = known.request
         filled = min(tokens // self._shape.engine_tokens, len(request.block_hashes))
         known.filled = filled // self._shape.per_block
         if known.filled > known.offered and not (known.saving or known.asking):
             self._want(known, list(block_ids(request.request_id)))
 
-    def _want(self, known: _Known, block_ids: Sequence[int]) -> None:
+    def _want(self, known: Known, block_ids: Sequence[int]) -> None:
         """Ask for room for what is filled and not stored."""
         known.offered, known.missing, known.asking = known.filled, True, True
         known.preemptions = known.request.num_preemptions
@@ -325,9 +253,9 @@ class Planning:
             ):
                 self._leave(known)
 
-    def _begin_save(self, known: _Known, room: Reservation, block_ids: Sequence[int]) -> None:
+    def _begin_save(self, known: Known, room: Reservation, block_ids: Sequence[int]) -> None:
         if known.request.num_preemptions > known.preemptions:
-            self._abort(room)  # its blocks are others' by now
+            self._end(room, written=False)  # its blocks are others' by now
             return
         known.missing = room.first + len(room) < known.offered
         if not known.missing and known.filled <= known.offered:
@@ -339,13 +267,7 @@ class Planning:
         known.saving.add(room.number)
         self._saving[room.number] = known, room
 
-    def _abort(self, room: Reservation) -> None:
-        try:
-            room.abort()
-        except Exception as fault:
-            self._counts.failed("failed_saves", fault)
-
-    def _note_preemption(self, known: _Known) -> None:
+    def _note_preemption(self, known: Known) -> None:
         """Have workers end what they write from blocks that their request has lost."""
         if known.saving and known.request.num_preemptions > known.preemptions:
             self._step.wait += known.saving
@@ -368,7 +290,8 @@ class Planning:
         for number in self._done(self._saved, report.saved):
             known, room = self._saving.pop(number)
             known.saving.discard(number)
-            self._end(room)
+            self._end(room, written=number not in self._dropped)
+            self._dropped.discard(number)
             if known.request.request_id in self._leaving and not (known.saving or known.asking):
                 self._leave(known)
         for name in report.failed:
@@ -377,13 +300,15 @@ class Planning:
                 failed.failed = True
                 failed.filled = failed.offered = 0  # what failed is computed, and stored, again
 
-    def _end(self, room: Reservation) -> None:
+    def _end(self, room: Reservation, *, written: bool) -> None:
         """No rank writes any more. What one has not written, nobody is to find."""
-        if room.number in self._dropped:
-            self._dropped.discard(room.number)
-            self._abort(room)
-        else:
-            room.end(None)  # each rank has committed its part
+        try:
+            if written:
+                room.end(None)  # each rank has committed its part
+            else:
+                room.abort()
+        except Exception as fault:
+            self._counts.failed("failed_saves", fault)
 
     def _done(self, ranks: Counter[int], more: Counter[int]) -> list[int]:
         """What all ranks are done with."""
@@ -411,7 +336,7 @@ class Planning:
             return True
         return self._leave(known)
 
-    def _leave(self, known: _Known) -> bool:
+    def _leave(self, known: Known) -> bool:
         """Offer a finished request's last blocks; whether workers will say that it is saved."""
         name = known.request.request_id
         if known.last_blocks:
@@ -425,7 +350,7 @@ class Planning:
             return True
         return False
 
-    def _seen(self, known: _Known, *, ended: bool) -> Seen:
+    def _seen(self, known: Known, *, ended: bool) -> Seen:
         request, now_s = known.request, self._clock()
         outputs, first_s = request.num_output_tokens, known.first_token_s
         if first_s is None and outputs:
@@ -464,7 +389,7 @@ class Planning:
         """Ask the daemon for no more room."""
         self._rooms.close()
 
-    def _keys(self, known: _Known, blocks: int) -> list[bytes]:
+    def _keys(self, known: Known, blocks: int) -> list[bytes]:
         """Keys of leading blocks: as many as are asked for, or as the engine has hashes for."""
         hashes, per_block = known.request.block_hashes, self._shape.per_block
         last = len(known.keys) * per_block - 1

@@ -69,10 +69,12 @@ class Reserving(Generic[T]):
         answered = []
         while self._asked and self._asked[0][1].done():
             wanted, answer = self._asked.pop(0)
-            fault = answer.exception()
-            if fault is not None:
+            room = None
+            try:
+                room = answer.result()
+            except Exception as fault:
                 self._counts.failed("failed_saves", fault)
-            answered.append(Taken(wanted, None if fault is not None else answer.result()))
+            answered.append(Taken(wanted, room))
         return answered
 
     @property
