@@ -7,31 +7,17 @@ longer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, NamedTuple, TypeVar
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
 
 from greencache.adapters.paged.statistics import Counts
 from greencache.client import Client, Reservation
 
-__all__ = ["Reserving", "Taken"]
+__all__ = ["Reserving"]
 
 T = TypeVar("T")
-
-
-class Taken(NamedTuple, Generic[T]):
-    """An answer.
-
-    Attributes
-    ----------
-    wanted:
-        What it was asked for.
-    room:
-        None if the daemon gave no answer.
-    """
-
-    wanted: T
-    room: Reservation | None
 
 
 class Reserving(Generic[T]):
@@ -49,33 +35,30 @@ class Reserving(Generic[T]):
 
     def __init__(self, client: Client, counts: Counts, *, asynchronous: bool) -> None:
         self._client, self._counts = client, counts
-        self._thread = ThreadPoolExecutor(1, "greencache-reserve") if asynchronous else None
-        self._asked: list[tuple[T, Future[Reservation]]] = []
+        self._asynchronous = asynchronous
+        self._thread = ThreadPoolExecutor(1, "greencache-reserve")
+        self._asked: deque[tuple[T, Future[Reservation]]] = deque()
 
     def ask(self, wanted: T, keys: Sequence[bytes]) -> None:
         """Ask for room for a prompt's blocks."""
-        if self._thread is not None:
-            self._asked.append((wanted, self._thread.submit(self._client.reserve, keys)))
-            return
-        answer: Future[Reservation] = Future()
-        try:
-            answer.set_result(self._client.reserve(keys))
-        except Exception as fault:
-            answer.set_exception(fault)
+        answer = self._thread.submit(self._client.reserve, keys)
         self._asked.append((wanted, answer))
+        if not self._asynchronous:
+            wait((answer,))
 
-    def taken(self) -> list[Taken[T]]:
-        """What was answered since this was asked last, in the order of asking."""
-        answered = []
+    def taken(self) -> Iterator[tuple[T, Reservation | None]]:
+        """What was answered since this was asked last, in the order of asking.
+
+        With each, what it was asked for; None is the answer of a daemon that gave none.
+        """
         while self._asked and self._asked[0][1].done():
-            wanted, answer = self._asked.pop(0)
+            wanted, answer = self._asked.popleft()
             room = None
             try:
                 room = answer.result()
             except Exception as fault:
                 self._counts.failed("failed_saves", fault)
-            answered.append(Taken(wanted, room))
-        return answered
+            yield wanted, room
 
     @property
     def idle(self) -> bool:
@@ -84,5 +67,4 @@ class Reserving(Generic[T]):
 
     def close(self) -> None:
         """Ask no more."""
-        if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+        self._thread.shutdown(wait=False, cancel_futures=True)

@@ -9,6 +9,7 @@ import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -245,6 +246,21 @@ def _check_store(engine: MiniatureEngine, prompt: list[int]) -> bool:
     return stored(engine, prompt) > 0
 
 
+@contextmanager
+def _failing_loads(engine: MiniatureEngine) -> Iterator[None]:
+    """The daemon's memory is gone."""
+
+    def fail(*_: object) -> None:
+        raise OSError("the daemon's memory is gone")
+
+    loads = [worker._pages.load for worker in engine.workers]
+    for worker in engine.workers:
+        worker._pages.load = fail  # type: ignore[assignment,method-assign]
+    yield
+    for worker, load in zip(engine.workers, loads, strict=True):
+        worker._pages.load = load  # type: ignore[method-assign]
+
+
 @pytest.mark.parametrize("drafting", [False, True])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_what_is_computed_behind_a_failed_synchronous_load_is_not_stored(
@@ -257,23 +273,16 @@ def test_what_is_computed_behind_a_failed_synchronous_load_is_not_stored(
         check(engine, Request("first", prompt[:40]))
         engine.forget()
 
-        def fail(*_: object) -> None:
-            raise OSError("the daemon's memory is gone")
-
-        loads = [worker._pages.load for worker in engine.workers]
-        for worker in engine.workers:
-            worker._pages.load = fail  # type: ignore[assignment,method-assign]
         request = Request("second", prompt)
         request_said = said(request, ranks)
-        engine.add(request)
-        engine.step()
-        # Before the next step writes what is right where garbage is.
-        assert settled(
-            lambda: all(each.done() for worker in engine.workers for each in worker._saving)
-        )
-        assert engine.counts.take()["failed_loads"] == ranks
-        for worker, load in zip(engine.workers, loads, strict=True):
-            worker._pages.load = load  # type: ignore[method-assign]
+        with _failing_loads(engine):
+            engine.add(request)
+            engine.step()
+            # Before the next step writes what is right where garbage is.
+            assert settled(
+                lambda: all(each.done() for worker in engine.workers for each in worker._saving)
+            )
+            assert engine.counts.take()["failed_loads"] == ranks
         engine.settle()
         assert request.outputs == request_said
         engine.forget()
@@ -293,15 +302,11 @@ def test_what_cannot_be_loaded_is_tried_once_for_a_request(
         check(engine, Request("first", prompt))
         engine.forget()
 
-        def fail(*_: object) -> None:
-            raise OSError("never any more")
-
-        for worker in engine.workers:
-            worker._pages.load = fail  # type: ignore[assignment,method-assign]
-        for turn in range(2):  # the next request may find it better
-            check(engine, Request(f"second {turn}", prompt))
-            assert engine.counts.take()["failed_loads"] == engine.ranks
-            engine.forget()
+        with _failing_loads(engine):
+            for turn in range(2):  # the next request may find it better
+                check(engine, Request(f"second {turn}", prompt))
+                assert engine.counts.take()["failed_loads"] == engine.ranks
+                engine.forget()
     assert nothing_is_held(daemon)
 
 
