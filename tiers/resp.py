@@ -28,7 +28,9 @@ LINE_BYTES = 64 * 1024
 """The longest line of a reply: an error's text, the length of a value."""
 SCRATCH_BYTES = 64 * 1024
 """Read at once where replies are small; larger values bypass the buffer."""
-
+UNIX_SEND_BYTES = 2**20
+"""What may be on its way through a Unix socket, of which Linux's 208 KiB by default are soon full:
+blocks of 2 MiB are written 1.3 times as fast. TCP finds out by itself what it needs."""
 
 _IS_NUMBER = re.compile(rb":-?[0-9]{1,18}").fullmatch
 
@@ -99,6 +101,7 @@ class RespConnection:
     ) -> None:
         if address.path:
             plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BYTES)
         else:
             where = (address.host, address.port)
             plain = socket.create_connection(where, deadline.left_s())
