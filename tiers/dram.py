@@ -22,6 +22,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from greencache.buffers import copy_bytes
 from greencache.errors import BlockStateError, StorageError, TierError
 from greencache.quantities import GIB, format_bytes
 from greencache.tiers.base import Blocks, TierLease, TierReservation
@@ -354,11 +355,11 @@ class DramTier(SlotTier):
 
 
 def _read(slot: Bytes, block: Bytes) -> None:
-    np.copyto(block, slot)
+    copy_bytes(block, slot)
 
 
 def _write(slot: Bytes, block: Bytes) -> None:
-    np.copyto(slot, block)
+    copy_bytes(slot, block)
 
 
 _open_tiers: weakref.WeakSet[DramTier] = weakref.WeakSet()

@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from greencache.buffers import Blocks
+from greencache.buffers import Blocks, copy_bytes
 from greencache.client.arena import Bytes, Standing
 
 __all__ = ["Copiers", "Work", "copy_all", "reading", "writing"]
@@ -77,7 +77,7 @@ def copy_all(work: Work) -> None:
         except IndexError:
             return
         for to, source in piece:
-            np.copyto(to, source)
+            copy_bytes(to, source)
 
 
 class Copiers:
