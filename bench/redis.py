@@ -67,14 +67,20 @@ LMCACHE_THREADS = 8
 UNHURRIED = Deadlines(connect_s=30.0, lookup_s=30.0, read_s=60.0, write_s=60.0)
 
 
-class Emptied(Side):
-    """A side whose server is emptied before each round, as it evicts nothing by itself."""
+class MakingRoom(Side):
+    """A side that evicts nothing: before it stores a batch, the one that it replaces is deleted.
+
+    As our tier does within its time, and not all at once, after which a server has to take its
+    memory from the system again.
+    """
 
     def __init__(self, side: Side, port: int) -> None:
         import redis
 
         self.name, self._side = side.name, side
         self._server = redis.Redis(port=port)
+        self._names: dict[int, set[bytes]] = {}
+        """Of each batch, what stands on the server."""
 
     def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
@@ -82,9 +88,16 @@ class Emptied(Side):
 
     def put(self, batch: int) -> float:
         """As `Side.put`."""
-        if batch == 0:
-            self._server.flushall()
-        return self._side.put(batch)
+        before = self._names.pop(batch, set())
+        if before:
+            self._server.unlink(*before)
+        others = self._all()
+        seconds = self._side.put(batch)
+        self._names[batch] = self._all() - others
+        return seconds
+
+    def _all(self) -> set[bytes]:
+        return set(self._server.scan_iter(count=10_000))
 
     def get(self, batch: int) -> float:
         """As `Side.get`."""
@@ -94,6 +107,7 @@ class Emptied(Side):
         """As `Side.end_case`."""
         self._side.end_case()
         self._server.flushall()
+        self._names.clear()
 
     def close(self) -> None:
         """As `Side.close`."""
@@ -188,9 +202,9 @@ def _sides(stack: ExitStack, lmcache: Path | None, *, redis_py: bool) -> list[Si
     def folder() -> Path:
         return Path(stack.enter_context(TemporaryDirectory()))
 
-    def emptied(make: Callable[[str], Side]) -> Side:
+    def making_room(make: Callable[[str], Side]) -> Side:
         port = _server(stack)
-        return Emptied(make(f"127.0.0.1:{port}"), port)
+        return MakingRoom(make(f"127.0.0.1:{port}"), port)
 
     def lmcache_with(threads: int | None) -> Callable[[str], Side]:
         return lambda at: LmcacheSide(RESP, lmcache, folder(), url=f"resp://{at}", depth=threads)
@@ -202,8 +216,8 @@ def _sides(stack: ExitStack, lmcache: Path | None, *, redis_py: bool) -> list[Si
         TierSide(OURS_UNIX, _ours(f"unix://{path}")),
     ]
     if redis_py:
-        sides.append(emptied(lambda at: RedisPySide(f"redis://{at}")))
-    return [*sides, *(emptied(lmcache_with(threads)) for threads in (None, LMCACHE_THREADS))]
+        sides.append(making_room(lambda at: RedisPySide(f"redis://{at}")))
+    return [*sides, *(making_room(lmcache_with(threads)) for threads in (None, LMCACHE_THREADS))]
 
 
 def measure(
