@@ -1,8 +1,8 @@
 """``RecordTransfers``: commands and batches of records, to servers and from them, in threads.
 
 A batch is shared by several connections to each node, each with a thread of its own, that take the
-next block in turns: so blocks come in order, and a batch that is cut short has a good beginning.
-Large blocks go from and to the caller's buffers without a copy, and are hashed piece by piece while
+next record in turns: so they come in order, and a batch that is cut short has a good beginning.
+Large ones go from and to the caller's buffers without a copy, and are hashed piece by piece while
 they are in the processor's cache. What a server has to keep for us is bounded: of answers that were
 not read yet, and of commands that were not answered.
 
@@ -19,12 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from greencache.tiers.base import Blocks
 from greencache.tiers.records import CHECKSUM_BYTES, HEADER_BYTES, Checksum, RecordFormat
 from greencache.tiers.resp import (
     Deadline,
@@ -38,19 +34,19 @@ from greencache.tiers.resp import (
 from greencache.tiers.servers import SERVER_FAULTS, Servers
 from greencache.tiers.workers import run_all
 
-__all__ = ["Outcome", "RecordTransfers", "Results", "cause_of"]
+__all__ = ["Found", "Outcome", "Part", "RecordTransfers", "Results", "cause_of"]
 
 PIECE_BYTES = 512 * 1024
 """Hashed at once, as long as the processor has it in its cache."""
 
 SMALL_BYTES = 32 * 1024
-"""Smaller blocks are copied together, so that a system call moves many."""
+"""Smaller ones are copied together, so that a system call moves many."""
 TOGETHER_BYTES = 256 * 1024
 
 UNREAD_BYTES = 32 * 2**20
-"""Answers that a connection may ask a server for ahead; two blocks if that is more."""
+"""Answers that a connection may ask a server for ahead; two records if that is more."""
 UNANSWERED_BYTES = 64 * 2**20
-"""What a connection sends before it reads answers; a block if that is more."""
+"""What a connection sends before it reads answers; a record if that is more."""
 MOST_COMMANDS = 1024
 """The same, of small commands."""
 
@@ -62,11 +58,30 @@ T = TypeVar("T")
 
 
 class Outcome(IntEnum):
-    """What became of a block that was read."""
+    """What became of a block, or a part of it, that was read; of several the greatest counts."""
 
     GOOD = 0
     MISSING = 1
     DAMAGED = 2
+
+
+class Part(NamedTuple):
+    """One record of a batch of blocks."""
+
+    name: bytes
+    key: bytes
+    number: int
+    """Which part of the block it is."""
+    view: memoryview
+    """Its bytes, to be read or to be written."""
+
+
+class Found(NamedTuple):
+    """What became of a part that was read."""
+
+    outcome: Outcome
+    writer: bytes = b""
+    """Whose it is, if it is good."""
 
 
 @dataclass
@@ -147,13 +162,10 @@ class RecordTransfers:
         await self._scatter(self._lookups, 1, names, results, work, deadline_s)
         return results
 
-    async def read(
-        self, keys: Sequence[bytes], into: Blocks, deadline_s: float
-    ) -> Results[Outcome]:
-        """Read blocks into buffers, up to the first that is not good or a little beyond."""
-        names = [self._records.name(key) for key in keys]
-        results: Results[Outcome] = Results([None] * len(keys), stop=len(keys))
-        ahead = max(2, UNREAD_BYTES // self._records.record_bytes)
+    async def read(self, parts: Sequence[Part], deadline_s: float) -> Results[Found]:
+        """Read parts into their buffers, up to the first that is not good or a little beyond."""
+        results: Results[Found] = Results([None] * len(parts), stop=len(parts))
+        ahead = max(2, UNREAD_BYTES // self._records.record_bytes(0))
 
         def work(connection: RespConnection, places: deque[int], deadline: Deadline) -> None:
             asked: deque[int] = deque()
@@ -162,71 +174,60 @@ class RecordTransfers:
                     more = _take(places, ahead - len(asked), results)
                     asked += more
                     if more:
-                        wanted = [command(b"GET", names[place]) for place in more]
+                        wanted = [command(b"GET", parts[place].name) for place in more]
                         connection.send(b"".join(wanted), deadline)
                 if not asked:
                     return
                 place = asked.popleft()
-                self._note(
-                    results,
-                    place,
-                    self._read_one(connection, keys[place], into[place], deadline),
-                )
+                self._note(results, place, self._read_one(connection, parts[place], deadline))
 
+        names = [part.name for part in parts]
         await self._scatter(self._reads, self._connections, names, results, work, deadline_s)
         return results
 
     def _read_one(
-        self,
-        connection: RespConnection,
-        key: bytes,
-        into: NDArray[np.uint8],
-        deadline: Deadline,
-    ) -> Outcome | ReplyError:
+        self, connection: RespConnection, part: Part, deadline: Deadline
+    ) -> Found | ReplyError:
         length = connection.value_length(deadline)
         if length is None:
-            return Outcome.MISSING
+            return Found(Outcome.MISSING)
         if isinstance(length, ReplyError):
-            return Outcome.DAMAGED if length.code == "WRONGTYPE" else length
-        if length != self._records.record_bytes:
+            return Found(Outcome.DAMAGED) if length.code == "WRONGTYPE" else length
+        if length != self._records.record_bytes(part.number):
             connection.skip_value(length, deadline)
-            return Outcome.DAMAGED
+            return Found(Outcome.DAMAGED)
         header = bytearray(HEADER_BYTES)
         connection.read_into(memoryview(header), deadline)
         hashed = Checksum(header)
-        view = into.data
-        for begin in range(0, len(view), PIECE_BYTES):
-            piece = view[begin : begin + PIECE_BYTES]
+        for begin in range(0, len(part.view), PIECE_BYTES):
+            piece = part.view[begin : begin + PIECE_BYTES]
             connection.read_into(piece, deadline)
             hashed.update(piece)
         checksum = bytearray(CHECKSUM_BYTES)
         connection.read_into(memoryview(checksum), deadline)
         connection.end_value(deadline)
-        good = header == self._records.header(key) and checksum == hashed.digest()
-        return Outcome.GOOD if good else Outcome.DAMAGED
+        writer = self._records.writer_of(header, part.key, part.number)
+        if writer is None or checksum != hashed.digest():
+            return Found(Outcome.DAMAGED)
+        return Found(Outcome.GOOD, writer)
 
     async def write(
-        self,
-        names: Sequence[bytes],
-        keys: Sequence[bytes],
-        blocks: Blocks,
-        ttl_s: float,
-        deadline_s: float,
+        self, parts: Sequence[Part], writer: bytes, ttl_s: float, deadline_s: float
     ) -> Results[Reply]:
-        """Write a record for each block under these names, to stay for a while."""
-        results: Results[Reply] = Results([None] * len(keys), stop=len(keys))
-        window = max(1, UNANSWERED_BYTES // self._records.record_bytes)
+        """Write records under their names, to stay for a while."""
+        results: Results[Reply] = Results([None] * len(parts), stop=len(parts))
+        window = max(1, UNANSWERED_BYTES // self._records.record_bytes(0))
         after = b"\r\n$2\r\nPX\r\n" + _word(b"%d" % round(ttl_s * 1000))
 
         def work(connection: RespConnection, places: deque[int], deadline: Deadline) -> None:
             while some := _take(places, window, results):
                 together = bytearray()
                 for place in some:
-                    header = self._records.header(keys[place])
-                    together += b"*5\r\n$3\r\nSET\r\n" + _word(names[place])
-                    together += b"$%d\r\n" % self._records.record_bytes + header
+                    name, key, number, view = parts[place]
+                    header = self._records.header(key, number, writer)
+                    together += b"*5\r\n$3\r\nSET\r\n" + _word(name)
+                    together += b"$%d\r\n" % self._records.record_bytes(number) + header
                     hashed = Checksum(header)
-                    view = blocks[place].data
                     if len(view) < SMALL_BYTES:
                         hashed.update(view)
                         together += view
@@ -246,6 +247,7 @@ class RecordTransfers:
                 for place in some:
                     self._note(results, place, connection.reply(deadline))
 
+        names = [part.name for part in parts]
         await self._scatter(self._writes, self._connections, names, results, work, deadline_s)
         return results
 
@@ -299,7 +301,7 @@ class RecordTransfers:
             results.stop = 0
             self._servers.mark_stale()
 
-    def _note(self, results: Results[Any], place: int, found: Reply | Outcome) -> None:
+    def _note(self, results: Results[Any], place: int, found: Reply | Found) -> None:
         """Note what was found at a place, and whether what follows is of use."""
         if isinstance(found, ReplyError) and found.code != "WRONGTYPE":
             if found.code == "MOVED":
@@ -310,7 +312,7 @@ class RecordTransfers:
             results.stop = min(results.stop, place)
             return
         results.each[place] = found
-        if isinstance(found, Outcome) and found is not Outcome.GOOD:
+        if isinstance(found, Found) and found.outcome is not Outcome.GOOD:
             results.stop = min(results.stop, place)
 
 

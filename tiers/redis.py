@@ -35,7 +35,7 @@ from greencache.tiers.base import (
 from greencache.tiers.breaker import Breaker
 from greencache.tiers.departures import Departures
 from greencache.tiers.record_transfers import Outcome
-from greencache.tiers.records import RecordFormat
+from greencache.tiers.records import WRITER_BYTES, RecordFormat
 from greencache.tiers.remote import Deadlines, RemoteRecords
 from greencache.tiers.servers import RedisUrl, Servers
 from greencache.tiers.share import Kept, Share
@@ -140,10 +140,10 @@ class RedisTier(Tier):
 
     def bytes_for(self, blocks: int) -> int:
         """The least capacity that has room for so many blocks."""
-        return blocks * self._records.record_bytes
+        return blocks * self._records.stored_bytes
 
     def _blocks_in(self, capacity_bytes: int) -> int:
-        return capacity_bytes // self._records.record_bytes
+        return capacity_bytes // self._records.stored_bytes
 
     async def open(self) -> None:
         """As `Tier.open`; a server that cannot be reached is missed later on, not here."""
@@ -202,15 +202,15 @@ class RedisTier(Tier):
         for begin in range(0, len(keys), LOOKUP_BLOCKS):
             some = keys[begin : begin + LOOKUP_BLOCKS]
             known = self._share.committed(some)
-            lengths = await self._remote.lengths(some)
-            for place, length in enumerate(lengths):
-                if length == self._records.record_bytes:
+            sizes = await self._remote.stored(some)
+            for place, size in enumerate(sizes):
+                if size == self._records.stored_bytes:
                     continue
-                if length == 0:
+                if size == 0:
                     self._lost(some[place], known[place])
-                elif length is not None:
+                elif size is not None:
                     self._damaged(some[place])
-                return begin + place, length is not None
+                return begin + place, size is not None
         return len(keys), True
 
     def _visible(self, keys: Sequence[bytes]) -> int:
@@ -258,7 +258,7 @@ class RedisTier(Tier):
 
     def _damaged(self, key: bytes) -> None:
         """Take a record off the server that is not what it should be, whoever wrote it."""
-        self._remote.count("damaged record", self._records.name(key).decode())
+        self._remote.count("damaged record", self._records.names(key)[0].decode())
         self._leave({key, *self._share.drop(key)})
 
     # Writing.
@@ -274,7 +274,7 @@ class RedisTier(Tier):
         reservation = TierReservation(
             keys[found : found + len(blocks)],
             found,
-            _Writing(blocks, before, secrets.token_hex(8).encode()),
+            _Writing(blocks, before, secrets.token_bytes(WRITER_BYTES)),
         )
         try:
             self._leave(removed)
@@ -373,14 +373,14 @@ class RedisTier(Tier):
         self._leave(removed)
         await self._departures.over(removed)
         over = max(0, len(self._share) - self._share.capacity_blocks)
-        return over * self._records.record_bytes
+        return over * self._records.stored_bytes
 
     async def flush(self) -> None:
         """As `Tier.flush`: how long a server keeps anything is its own affair."""
 
     def stats(self) -> TierStats:
         """As `Tier.stats`; sizes and blocks are those of this host's share."""
-        used_bytes = len(self._share) * self._records.record_bytes
+        used_bytes = len(self._share) * self._records.stored_bytes
         return self._counts.copy(
             capacity_bytes=self._capacity_bytes,
             used_bytes=used_bytes,

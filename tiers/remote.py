@@ -10,14 +10,21 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from greencache.tiers.base import Blocks
 from greencache.tiers.breaker import Attempt, Breaker, BreakerState
-from greencache.tiers.record_transfers import Outcome, RecordTransfers, Results, cause_of
+from greencache.tiers.record_transfers import (
+    Found,
+    Outcome,
+    Part,
+    RecordTransfers,
+    Results,
+    cause_of,
+)
 from greencache.tiers.records import RecordFormat
 from greencache.tiers.resp import Reply, command
 from greencache.tiers.servers import Servers
@@ -26,6 +33,8 @@ __all__ = ["Deadlines", "RemoteRecords"]
 
 DRAFT_S = 60.0
 """Beyond the deadline of writing it, how long a block stays on the server that is not committed."""
+
+T = TypeVar("T")
 
 _log = logging.getLogger("greencache.tiers")
 
@@ -98,20 +107,24 @@ class RemoteRecords:
         """Wait for what is under way, which no deadline outlasts; close all connections."""
         await asyncio.to_thread(self._transfers.close)
 
-    async def lengths(self, keys: Sequence[bytes]) -> list[Reply]:
-        """Bytes of each block's record, 0 where there is none; None where nobody knows."""
-        names = [self._records.name(key) for key in keys]
+    async def stored(self, keys: Sequence[bytes]) -> list[int | None]:
+        """Bytes of each block's records; 0 where one is missing; None where nobody knows.
+
+        Less than 0 stands for what is no record of it.
+        """
         with self.lookups.attempt() as attempt:
             if attempt is None:
                 return [None] * len(keys)
+            names = self._names(keys)
             asked = [command(b"STRLEN", name) for name in names]
             results = await self._ask("lookup", names, asked, attempt)
-        return results.each
+        expected = [self._records.record_bytes(part) for part in range(self._records.parts)]
+        return [_stored(lengths, expected) for lengths in self._by_block(results.each)]
 
     async def renew(self, keys: Sequence[bytes]) -> None:
         """Let the time that blocks have to live begin anew, if the server takes writes."""
         if self.writes.would_allow:
-            names = [self._records.name(key) for key in keys]
+            names = self._names(keys)
             asked = [command(b"PEXPIRE", name, self._ttl_ms) for name in names]
             await self._ask("renew", names, asked, Attempt(probe=False))
 
@@ -120,27 +133,27 @@ class RemoteRecords:
         with self.reads.attempt() as attempt:
             if attempt is None:
                 return [None] * len(keys)
-            results = await self._transfers.read(keys, into, self._deadlines.read_s)
+            parts = self._parts(self._names(keys), keys, into)
+            results = await self._transfers.read(parts, self._deadlines.read_s)
             self._note("read", results, attempt)
-        return results.each
+        return [_outcome(found) for found in self._by_block(results.each)]
 
     async def write(self, keys: Sequence[bytes], writer: bytes, blocks: Blocks) -> bool:
         """Write blocks as this writer's drafts; whether all are on the server."""
-        names = self._drafts(keys, writer)
         limit_s = self._deadlines.write_s
         with self.writes.attempt(decides=False) as attempt:  # only if they can be committed too
             if attempt is None:
                 return False
-            results = await self._transfers.write(names, keys, blocks, limit_s + DRAFT_S, limit_s)
+            parts = self._parts(self._drafts(keys, writer), keys, blocks)
+            results = await self._transfers.write(parts, writer, limit_s + DRAFT_S, limit_s)
             self._note("write", results, attempt)
         return all(each == b"OK" for each in results.each)
 
     async def publish(self, keys: Sequence[bytes], writer: bytes) -> int:
-        """Let a writer's drafts be found; how many, from the first one, are."""
+        """Let a writer's drafts be found; how many blocks, from the first one, are."""
         drafts = self._drafts(keys, writer)
         asked = []
-        for key, draft in zip(keys, drafts, strict=True):
-            name = self._records.name(key)
+        for name, draft in zip(self._names(keys), drafts, strict=True):
             asked += [command(b"RENAME", draft, name), command(b"PEXPIRE", name, self._ttl_ms)]
         with self.writes.attempt() as attempt:
             if attempt is None:
@@ -148,26 +161,28 @@ class RemoteRecords:
             names = [name for name in drafts for _ in range(2)]
             results = await self._ask("commit", names, asked, attempt)
         done = zip(results.each[::2], results.each[1::2], strict=True)
-        return next((i for i, each in enumerate(done) if each != (b"OK", 1)), len(keys))
+        each = self._by_block([answers == (b"OK", 1) for answers in done])
+        return next((i for i, parts in enumerate(each) if not all(parts)), len(keys))
 
-    async def discard(self, keys: Sequence[bytes], writer: bytes) -> int:
-        """Take drafts off the server; how many."""
-        return await self._unlink(self._drafts(keys, writer))
+    async def discard(self, keys: Sequence[bytes], writer: bytes) -> None:
+        """Take drafts off the server."""
+        await self._unlink(self._drafts(keys, writer))
 
     async def remove(self, keys: Sequence[bytes]) -> int:
-        """Take blocks off the server; how many."""
-        return await self._unlink([self._records.name(key) for key in keys])
+        """Take blocks off the server; of how many something was there."""
+        removed = await self._unlink(self._names(keys))
+        return sum(any(parts) for parts in self._by_block(removed))
 
-    async def _unlink(self, names: Sequence[bytes]) -> int:
-        """Take records off the server if it takes writes.
+    async def _unlink(self, names: Sequence[bytes]) -> list[bool]:
+        """Take records off the server if it takes writes; which were there.
 
         That it does so is no sign that it takes more: a full one does.
         """
         if not self.writes.would_allow:
-            return 0
+            return [False] * len(names)
         asked = [command(b"UNLINK", name) for name in names]
         results = await self._ask("delete", names, asked, Attempt(probe=False))
-        return sum(each == 1 for each in results.each)
+        return [each == 1 for each in results.each]
 
     def count(self, cause: str, what: str) -> None:
         """Count something that is no failure of the server, and say so the first time."""
@@ -175,8 +190,27 @@ class RemoteRecords:
             _log.warning("%s: %s: %s; counted from now on", self._name, cause, what)
         self.failures[cause] += 1
 
+    def _names(self, keys: Sequence[bytes]) -> list[bytes]:
+        """Of the records of these blocks, one block's after another's."""
+        return [name for key in keys for name in self._records.names(key)]
+
     def _drafts(self, keys: Sequence[bytes], writer: bytes) -> list[bytes]:
-        return [self._records.draft_name(key, writer) for key in keys]
+        return [name for key in keys for name in self._records.draft_names(key, writer)]
+
+    def _parts(self, names: Sequence[bytes], keys: Sequence[bytes], blocks: Blocks) -> list[Part]:
+        """The records of blocks that stand, or are to stand, in buffers."""
+        ranges = [self._records.range_of(part) for part in range(self._records.parts)]
+        places = (
+            (key, number, block.data[begin:end])
+            for key, block in zip(keys, blocks, strict=True)
+            for number, (begin, end) in enumerate(ranges)
+        )
+        return [Part(name, *place) for name, place in zip(names, places, strict=True)]
+
+    def _by_block(self, each: Sequence[T]) -> Iterator[Sequence[T]]:
+        """What came of each record, a block's together."""
+        parts = self._records.parts
+        return (each[begin : begin + parts] for begin in range(0, len(each), parts))
 
     async def _ask(
         self, what: str, names: Sequence[bytes], asked: Sequence[bytes], attempt: Attempt
@@ -196,3 +230,23 @@ class RemoteRecords:
             _log.warning("%s: %s go on: %s", self._name, what, why)
         else:
             _log.warning("%s: %s stop for now, all of them are misses: %s", self._name, what, why)
+
+
+def _stored(lengths: Sequence[Reply], expected: Sequence[int]) -> int | None:
+    """What the lengths of a block's records come to; as `RemoteRecords.stored`."""
+    if None in lengths:
+        return None
+    if 0 in lengths:
+        return 0
+    return sum(expected) if list(lengths) == list(expected) else -1
+
+
+def _outcome(parts: Sequence[Found | None]) -> Outcome | None:
+    """What became of a block, by its parts; those of two writers are not one block."""
+    good = [part for part in parts if part is not None]
+    worst = max((part.outcome for part in good), default=None)
+    if worst is Outcome.GOOD and len(good) < len(parts):
+        return None
+    if worst is Outcome.GOOD and len({part.writer for part in good}) > 1:
+        return Outcome.DAMAGED
+    return worst

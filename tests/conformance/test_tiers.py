@@ -10,6 +10,7 @@ import pytest
 
 from greencache.tiers.base import Tier
 from greencache.tiers.dram import DramTier
+from greencache.tiers.records import RecordFormat
 from greencache.tiers.redis import Deadlines, RedisTier
 from greencache.tiers.ssd import SsdTier
 from tests.conformance.minimal import MinimalTier
@@ -88,6 +89,15 @@ class TestRedis(TierConformance):
             )
 
         return make
+
+
+class TestRedisInParts(TestRedis):
+    """With blocks of four records each."""
+
+    @pytest.fixture(autouse=True)
+    def parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("greencache.tiers.records.PART_BYTES", 1500)
+        assert RecordFormat(BLOCK_BYTES, b"", "p").parts == 4
 
 
 class TestMinimal(TierConformance):

@@ -73,7 +73,7 @@ async def test_a_gap_on_one_node_ends_the_prefix(nodes: list[Server]) -> None:
     keys = prompt(*range(20))
     async with tier_at(nodes[1]) as tier:
         await store(tier, keys)
-        name = tier._records.name(keys[7])
+        name = tier._records.names(keys[7])[0]
         assert sum(int(node.client.delete(name)) for node in nodes if _has(node, name)) == 1
         assert await load(tier, keys) == 7
         assert await store(tier, keys) == 13
@@ -92,7 +92,7 @@ async def test_slots_that_move_are_followed(nodes: list[Server]) -> None:
     source, target = nodes[0], nodes[1]
     async with tier_at(target) as tier:
         await store(tier, keys)
-        names = [tier._records.name(key) for key in keys]
+        names = [tier._records.names(key)[0] for key in keys]
         moving = {key_slot(name) for name in names if _has(source, name)}
 
         def move(to: Server) -> None:
