@@ -35,6 +35,10 @@ T = TypeVar("T")
 _INLINE_BYTES = 256 << 10
 """Copying less takes about as long as handing it to a thread and back: 10 to 20 us."""
 
+_TURN_S = 0.3e-3
+"""How long the event loop's thread, which is awake, copies before others have their turn. Waiting
+for threads instead, which first have to wake, takes 5 % longer for a batch of 64 MiB."""
+
 
 class _LoopLink(Link):
     """A connection that an event loop watches."""
@@ -224,14 +228,15 @@ class AsyncClient(BaseClient):
         if step.size_bytes <= _INLINE_BYTES:
             copy_all(step.work)
             return
-        threads = self._copiers.submit(step.work, self._copiers.threads)
+        helpers = self._copiers.submit(step.work, max(1, self._copiers.threads - 1))
         try:
-            await ended([asyncio.wrap_future(threads[0])])
+            while not copy_all(step.work, _TURN_S):
+                await asyncio.sleep(0)
         finally:
-            # Now nothing is left, so a thread that has not begun need not, and is not waited for.
-            begun = [asyncio.wrap_future(each) for each in threads[1:] if not each.cancel()]
+            step.work.clear()  # if this was cancelled, or failed
+            begun = [asyncio.wrap_future(each) for each in helpers if not each.cancel()]
             await ended(begun)
-        for each in threads:
+        for each in helpers:
             if not each.cancelled():
                 each.result()
 

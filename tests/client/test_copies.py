@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from numpy.typing import NDArray
 
+from greencache.client import AsyncClient
 from greencache.client.arena import Extent, Part, Standing
+from greencache.client.base import CopyAll
 from greencache.client.copies import PIECE_BYTES, Copiers, copy_all, reading, writing
 from greencache.client.messages import Places
 
@@ -63,6 +67,43 @@ def test_threads_share_a_large_copy(threads: int) -> None:
     copiers.run(work)
     assert (extent.readable == blocks.reshape(-1)).all()
     copiers.close()
+
+
+def test_a_copy_can_be_done_a_piece_at_a_time() -> None:
+    block_bytes = PIECE_BYTES
+    extent = new_extent(3 * block_bytes)
+    places = Places.of(np.zeros(3, np.uint32), np.arange(3, dtype=np.uint64) * block_bytes)
+    blocks = np.random.default_rng(0).integers(0, 256, (3, block_bytes), np.uint8)
+    work = writing(Standing(places, {0: extent}, Part(0, block_bytes)), blocks)
+    assert [copy_all(work, 0.0) for _ in range(4)] == [False, False, False, True]
+    assert (extent.readable == blocks.reshape(-1)).all()
+
+
+async def test_others_have_their_turn_while_a_client_of_their_event_loop_copies(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However long that takes: the loop's thread copies for a while, then lets them."""
+    monkeypatch.setattr("greencache.client.asynchronous._TURN_S", 0.0)
+    turns: list[int] = []
+
+    def slow(to: NDArray[np.uint8], source: NDArray[np.uint8]) -> None:
+        turns.append(others)
+        np.copyto(to, source)
+
+    monkeypatch.setattr("greencache.client.copies.copy_bytes", slow)
+    blocks, others = np.ones((8, PIECE_BYTES), np.uint8), 0
+    places = Places.of(np.zeros(8, np.uint32), np.arange(8, dtype=np.uint64) * PIECE_BYTES)
+    extent = new_extent(blocks.size)
+    work = writing(Standing(places, {0: extent}, Part(0, PIECE_BYTES)), blocks)
+    client = AsyncClient(PIECE_BYTES, copy_threads=1)
+    copying = asyncio.ensure_future(client._copy(CopyAll(work, blocks.size)))
+    while not copying.done():
+        await asyncio.sleep(0)
+        others += 1
+    await copying
+    assert (extent.readable == 1).all()
+    assert len(set(turns)) > 1
+    await client.close()
 
 
 def test_a_copy_that_fails_leaves_no_thread_copying() -> None:
