@@ -36,8 +36,10 @@ from greencache.tiers.workers import run_all
 
 __all__ = ["Found", "Outcome", "Part", "RecordTransfers", "Results", "cause_of"]
 
-PIECE_BYTES = 512 * 1024
-"""Hashed at once, as long as the processor has it in its cache."""
+READ_BYTES = 128 * 1024
+WRITTEN_BYTES = 512 * 1024
+"""Hashed at once, as long as the processor has it in its cache, which threads that read share. Less
+is slower to write, a system call each, and for reads from a Unix socket."""
 
 SMALL_BYTES = 32 * 1024
 """Smaller ones are copied together, so that a system call moves many."""
@@ -199,8 +201,8 @@ class RecordTransfers:
         header = bytearray(HEADER_BYTES)
         connection.read_into(memoryview(header), deadline)
         hashed = Checksum(header)
-        for begin in range(0, len(part.view), PIECE_BYTES):
-            piece = part.view[begin : begin + PIECE_BYTES]
+        for begin in range(0, len(part.view), READ_BYTES):
+            piece = part.view[begin : begin + READ_BYTES]
             connection.read_into(piece, deadline)
             hashed.update(piece)
         checksum = bytearray(CHECKSUM_BYTES)
@@ -234,8 +236,8 @@ class RecordTransfers:
                     else:
                         connection.send(together, deadline)
                         together.clear()
-                        for begin in range(0, len(view), PIECE_BYTES):
-                            piece = view[begin : begin + PIECE_BYTES]
+                        for begin in range(0, len(view), WRITTEN_BYTES):
+                            piece = view[begin : begin + WRITTEN_BYTES]
                             hashed.update(piece)
                             connection.send(piece, deadline)
                     together += hashed.digest() + after
