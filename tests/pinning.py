@@ -7,16 +7,13 @@ or closed: the kernel counts them as it does those that a driver has pinned.
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import os
 import threading
 import time
 
-__all__ = ["PagePinning", "pinned_now"]
+__all__ = ["PagePinning"]
 
 _PAGE_BYTES = 4096
-_MOST_BYTES = 1 << 20
-"""That one pipe takes, for who is not root: ``fs.pipe-max-size``."""
 
 
 class _Vector(ctypes.Structure):
@@ -31,15 +28,15 @@ class PagePinning:
 
     Attributes
     ----------
-    fails:
-        Whether nothing can be pinned.
+    fails, stuck:
+        Whether nothing can be pinned, and unpinned.
     slow_s:
         How long pinning and unpinning take.
     done:
         What was done: ``pin`` or ``unpin``, and where.
     """
 
-    def __init__(self, every_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, every_bytes: int = 1 << 20) -> None:
         self.fails = self.stuck = False
         self.slow_s = 0.0
         self.done: list[tuple[str, int]] = []
@@ -77,29 +74,35 @@ class PagePinning:
 
     def look(self) -> list[bytes]:
         """What is in the pages that it holds, each of which is let go by that."""
-        with self._lock:
-            pipes, self._pipes = self._pipes, {}
         found = []
-        for _, held in sorted(pipes.items()):
-            for reading, writing in held:
-                found.append(os.read(reading, _PAGE_BYTES))
-                os.close(reading)
-                os.close(writing)
+        with self._lock:
+            for _, held in sorted(self._pipes.items()):
+                for reading, writing in held:
+                    found.append(os.read(reading, _PAGE_BYTES))
+                    os.close(reading)
+                    os.close(writing)
+                held.clear()
         return found
 
     def sees_the_file(self) -> bool:
-        """Whether the pages that it holds are those that are mapped, still; lets go of them."""
+        """Whether the pages that it holds show what is written to memory now; lets go of them."""
         with self._lock:
             places = [
                 address + number * self._every_bytes
                 for address, held in sorted(self._pipes.items())
                 for number in range(len(held))
             ]
-        # What is written to memory now, a page of it shows.
-        for number, place in enumerate(places):
-            ctypes.memmove(place, number.to_bytes(8, "little"), 8)
+        before = [ctypes.string_at(place, 8) for place in places]
+        marks = [number.to_bytes(8, "little") for number in range(len(places))]
+        _write(places, marks)
         seen = [page[:8] for page in self.look()]
-        return seen == [number.to_bytes(8, "little") for number in range(len(places))]
+        _write(places, before)
+        return seen == marks
+
+
+def _write(places: list[int], words: list[bytes]) -> None:
+    for place, word in zip(places, words, strict=True):
+        ctypes.memmove(place, word, len(word))
 
 
 def _held(address: int) -> tuple[int, int]:
@@ -107,10 +110,4 @@ def _held(address: int) -> tuple[int, int]:
     vector = _Vector(address, _PAGE_BYTES)
     if _libc.vmsplice(writing, ctypes.byref(vector), 1, 0) != _PAGE_BYTES:
         raise OSError(ctypes.get_errno(), "vmsplice")
-    fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ)
     return reading, writing
-
-
-def pinned_now(device: PagePinning) -> int:
-    """How many parts are pinned."""
-    return len(device.addresses)

@@ -439,11 +439,12 @@ class Client(BaseClient):
     def look(self) -> bool:
         """As `greencache.client.looking.Looks`."""
         with self._lock:
-            link, ended = self._link, bool(self._lost)
-            if link is not None and not link.waiting:
-                link.receive()
+            if self.closed:
+                return False
+            link, ended = self._current(), bool(self._lost)
+            if link is not None:
                 self._push(link)
-        if link is None and ended and not self.closed:
+        if link is None and ended:
             with contextlib.suppress(GreenCacheError):  # until the next look
                 self.lookup([])
-        return not self.closed
+        return True
