@@ -4,6 +4,9 @@ The daemon says what may be pinned, and asks it back before it gives memory away
 Pinning and unpinning take some 100 ms for a GiB, so a thread of its own does both. No copy runs
 while an extent is unpinned: those under way are waited for, those that come wait for the unpinning,
 and run without.
+
+Pinning begins with the first copy: engines that start have other work for their device, and some of
+it (CUDA's capture of graphs) does not bear it.
 """
 
 from __future__ import annotations
@@ -80,7 +83,7 @@ class Pins:
         """Copies that run, by extent."""
         self._pins: dict[Extent, _Pin] = {}
         self._thread: ThreadPoolExecutor | None = None
-        self._closed = False
+        self._begun = self._closed = False
 
     # Copies.
 
@@ -92,6 +95,7 @@ class Pins:
             # All at once: who had some and waited for others could wait for ever.
             self._changed.wait_for(lambda: not any(self._is_leaving(each) for each in used))
             self._uses.update(used)
+            self._begin()
         try:
             yield
         finally:
@@ -113,6 +117,13 @@ class Pins:
         with self._changed:
             if not self._closed and extent not in self._pins:
                 pin = self._pins[extent] = _Pin(extent, owner, parts)
+                if self._begun:
+                    self._do(self._pin, pin)
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._begun = True
+            for pin in self._pins.values():
                 self._do(self._pin, pin)
 
     def asked_back(self, extents: Iterable[Extent]) -> None:

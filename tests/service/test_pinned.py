@@ -72,10 +72,8 @@ def taken(daemon: RunningDaemon) -> int:
 
 
 def pinning(daemon: RunningDaemon, device: PagePinning, **options: Any) -> Client:
-    """A client that pins, and has done so."""
-    client = Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=20.0, pinning=device, **options)
-    client.lookup([])
-    return client
+    """A client that pins."""
+    return pinning_at(daemon.socket, device, **options)
 
 
 def has_pinned(client: Client, size_bytes: int = WHOLE) -> bool:
@@ -106,6 +104,18 @@ def test_an_idle_client_unpins_what_a_smaller_tier_needs_and_pins_it_again(
         stores_and_loads(client, "again", *range(30))
         assert device.sees_the_file()
     assert watcher.status()["pinned"] == []
+
+
+def test_nothing_is_pinned_before_the_first_copy_and_all_of_it_can_be_had_back(
+    daemon: RunningDaemon, watcher: Client
+) -> None:
+    device = PagePinning()
+    with Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=20.0, pinning=device) as client:
+        client.lookup([])
+        assert dram(watcher)["pinned_bytes"] == WHOLE
+        watcher.resize(dram=SMALL)
+        assert settled(lambda: taken(daemon) == SMALL)
+        assert device.done == []
 
 
 def test_copies_are_waited_for_and_later_ones_run_unpinned(
@@ -177,10 +187,11 @@ def _pins(orders: Connection, path: Path) -> None:
         orders.send(device.sees_the_file())
 
 
-def pinning_at(path: Path, device: PagePinning) -> Client:
-    client = Client(BLOCK_BYTES, socket=path, timeout_s=20.0, pinning=device)
+def pinning_at(path: Path, device: PagePinning, **options: Any) -> Client:
+    client = Client(BLOCK_BYTES, socket=path, timeout_s=20.0, pinning=device, **options)
     client.lookup([])
-    return client
+    with client.in_use([]):  # the first copy
+        return client
 
 
 class Process:
@@ -396,7 +407,8 @@ async def test_an_asyncio_client_pins_too(daemon: RunningDaemon, watcher: Client
     client = AsyncClient(BLOCK_BYTES, socket=daemon.socket, timeout_s=20.0, pinning=device)
     async with client:
         await client.lookup([])
-        assert await becomes(lambda: client.pinned_bytes == WHOLE)
+        with client.in_use([]):
+            assert await becomes(lambda: client.pinned_bytes == WHOLE)
         await asyncio.to_thread(lambda: watcher.resize(dram=SMALL))
         assert await becomes(lambda: taken(daemon) == SMALL)
     assert device.addresses == []
