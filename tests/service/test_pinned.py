@@ -183,7 +183,10 @@ def _pins(orders: Connection, path: Path) -> None:
     with pinning_at(path, device) as client:
         assert has_pinned(client)
         orders.send("pinned")
-        orders.recv()
+        if orders.recv() == "hang up":
+            assert client._link is not None
+            client._link._socket.shutdown(socket.SHUT_RDWR)
+            os.kill(os.getpid(), signal.SIGSTOP)
         orders.send(device.sees_the_file())
 
 
@@ -210,9 +213,12 @@ class Process:
         assert self.process.pid is not None
         os.kill(self.process.pid, number)
 
+    def tell(self, order: str) -> None:
+        self._ours.send(order)
+
     def end(self) -> bool:
         """End it; whether what it had pinned was what is mapped."""
-        self._ours.send("end")
+        self.tell("end")
         assert self._ours.poll(30.0)
         return bool(self._ours.recv())
 
@@ -239,6 +245,19 @@ def test_what_a_killed_client_had_pinned_is_given_back(
     other.signal(signal.SIGKILL)
     assert settled(lambda: taken(daemon) == SMALL)
     assert watcher.status()["pinned"] == []
+
+
+def test_a_client_that_was_cut_off_and_killed_is_watched_all_the_while(
+    daemon: RunningDaemon, watcher: Client, other: Process
+) -> None:
+    """It holds no lease, so that nothing else of it is known any more."""
+    other.tell("hang up")
+    assert settled(lambda: watcher.status()["connections"] == 1)
+    watcher.resize(dram=SMALL)
+    time.sleep(1.1)  # whom nothing is known of is forgotten within a second
+    assert taken(daemon) == WHOLE
+    other.signal(signal.SIGKILL)
+    assert settled(lambda: taken(daemon) == SMALL)
 
 
 def test_a_stopped_client_keeps_what_it_has_pinned_and_harms_nobody(
