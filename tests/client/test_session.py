@@ -375,9 +375,7 @@ def test_parts_of_an_extent_are_pinned_and_go_together() -> None:
     begin = min(device.pinned)
     assert device.pinned == {begin: BLOCK_BYTES, begin + 2 * BLOCK_BYTES: 2 * BLOCK_BYTES}
     answer(session, Extents(0, [], unpin=[7]), Extents(0, [], unpin=[7]))
-    while session.used:
-        pass
-    pins.close()
+    pins.close()  # which waits for that
     pins.close()
     assert device.pinned == {}
     assert given_back == [7]
