@@ -155,6 +155,9 @@ class VllmSettings(Part):
     autostart: bool = Field(
         True, description="start a daemon for this engine alone where none runs"
     )
+    pin: bool = Field(
+        True, description="pin the daemon's memory, so that GPUs copy from and to it by themselves"
+    )
     any_version: bool = Field(
         False, description="try versions of vLLM that the connector was never run with"
     )

@@ -102,6 +102,20 @@ BACKED = Metric(
     ("tier",),
     "bytes",
 )
+PINNED = Metric(
+    "greencache_tier_pinned_bytes",
+    "gauge",
+    "Memory that clients were allowed to pin, for their devices to use.",
+    ("tier",),
+    "bytes",
+)
+UNPINNING = Metric(
+    "greencache_tier_unpinning_bytes",
+    "gauge",
+    "Memory beyond a tier's capacity that it gives back once clients have unpinned it.",
+    ("tier",),
+    "bytes",
+)
 BLOCKS = Metric(
     "greencache_tier_blocks",
     "gauge",

@@ -56,6 +56,7 @@ LIVE = {
         "making",
         "manifest",
         "memory",
+        "memory_file",
         "promotion",
         "record_transfers",
         "recovery",

@@ -41,12 +41,22 @@ class Backing:
         self._make_room_for(below)
         return np.flatnonzero(~self._bits[:below])[:count].astype(np.int32)
 
-    def highest_free(self, count: int, occupied: NDArray[np.bool_]) -> Slots:
-        """The last ``count`` slots that are backed and not in ``occupied``."""
+    def free(self, occupied: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Which slots are backed and not in ``occupied``."""
         free = self._bits.copy()
         both = min(len(free), len(occupied))
         free[:both] &= ~occupied[:both]
-        return np.flatnonzero(free)[::-1][:count].astype(np.int32)
+        return free
+
+    def mask(self) -> NDArray[np.bool_]:
+        """Which slots are backed."""
+        return self._bits.copy()
+
+    def runs(self, begin: int, end: int) -> list[tuple[int, int]]:
+        """First slot and length of each run of backed slots from ``begin`` to before ``end``."""
+        backed = np.concatenate([[False], self._bits[begin:end], [False]])
+        ends = np.flatnonzero(backed[1:] != backed[:-1]) + begin
+        return [(int(first), int(after - first)) for first, after in ends.reshape(-1, 2)]
 
     def add(self, slots: Slots) -> None:
         """Note that slots are backed now that were not."""

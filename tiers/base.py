@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from greencache.buffers import Blocks, check_blocks
 from greencache.durations import Durations
 from greencache.errors import BlockStateError
+from greencache.tiers.pins import PinHolder
 
 __all__ = [
     "Addressable",
@@ -127,6 +128,8 @@ class TierStats:
         What it may hold and what its blocks take; more than it may only while leases last.
     backed_bytes:
         Memory or disk that it occupies now, free slots and its own records included.
+    pinned_bytes, unpinning_bytes:
+        Of these, what clients may have pinned; and what goes as soon as they have unpinned it.
     blocks:
         Blocks held, those being written included.
     hit_blocks, missed_blocks:
@@ -145,6 +148,8 @@ class TierStats:
     capacity_bytes: int = 0
     used_bytes: int = 0
     backed_bytes: int = 0
+    pinned_bytes: int = 0
+    unpinning_bytes: int = 0
     blocks: int = 0
     hit_blocks: int = 0
     missed_blocks: int = 0
@@ -302,8 +307,8 @@ class Tier(ABC):
         Returns
         -------
         int
-            Bytes still to be given back, which are leased or being written; they are when that
-            ends.
+            Bytes still to be given back, which are leased, being written or pinned; they are when
+            that ends.
 
         Raises
         ------
@@ -360,3 +365,21 @@ class Shareable(Protocol):
 
     def extents_gone(self) -> int:
         """How many have gone by now; it changes whenever one goes."""
+
+    def offer_pins(
+        self, holder: PinHolder, but: Collection[int] = ()
+    ) -> list[tuple[int, int, int]]:
+        """What a holder may pin from now on: extent, first byte and bytes of each part.
+
+        All of it has memory, is not of the extents in ``but``, and was not offered to the holder
+        before. It counts as pinned until `unpinned`; what a shrink needs is asked back.
+        """
+
+    def unpinned(self, holder: PinHolder, extents: Collection[int] | None = None) -> set[int]:
+        """A holder has nothing of these extents, or of any, pinned any more.
+
+        Which of them it was offered, and not asked for.
+        """
+
+    def pinned_extents(self, holder: PinHolder) -> tuple[int, int]:
+        """How many extents a holder was offered, and how many of them it is asked for."""

@@ -8,15 +8,13 @@ it. An extent is as long as its slots from the start, but takes memory only for 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import functools
+import heapq
 import itertools
-import mmap
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -29,9 +27,10 @@ from greencache.tiers.base import Blocks, TierLease, TierReservation
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import TierIndex
 from greencache.tiers.memory import available_memory_bytes
+from greencache.tiers.memory_file import MemoryFile
+from greencache.tiers.pins import PinHolder, Runs
 from greencache.tiers.policies import Policy
 from greencache.tiers.slots import Slots, SlotTier
-from greencache.tiers.syscalls import allocate, populate, punch_hole
 
 __all__ = ["DramTier"]
 
@@ -54,52 +53,12 @@ _PART_BYTES = 8 * 2**20
 _PREFAULT_BYTES = 32 * 2**20
 """Backed at once in the background: about 10 ms, for which a writer may have to wait."""
 
+_MOST_RUNS = 16
+"""Of backed slots in an extent that are offered to be pinned, the longest ones: what has many holes
+is not worth as many calls."""
 
-_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-
-
-class _Extent:
-    """One memory file, mapped.
-
-    Its length is sealed: whoever is handed the file could else end this process by shortening it.
-    """
-
-    def __init__(self, number: int, name: str, size: int) -> None:
-        self.number = number
-        self.descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        try:
-            os.ftruncate(self.descriptor, size)
-            fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
-            self._map = mmap.mmap(self.descriptor, size)
-        except BaseException:
-            os.close(self.descriptor)
-            raise
-        self.length = size
-        self.bytes: Bytes = np.frombuffer(self._map, np.uint8)
-        self.backed_slots = 0
-
-    @property
-    def allocated_bytes(self) -> int:
-        """Memory that the file takes, as the kernel counts."""
-        try:
-            return os.fstat(self.descriptor).st_blocks * 512  # whatever the page size (stat(2))
-        except OSError:
-            return 0  # just closed, by the thread that gives memory back
-
-    def back(self, offset: int, length: int) -> None:
-        # What is allocated can be written to: without it, a write could end the process (SIGBUS).
-        allocate(self.descriptor, offset, length)
-        populate(self.bytes.ctypes.data + offset, length)
-
-    def give_back(self, offset: int, length: int) -> None:
-        punch_hole(self.descriptor, offset, length)
-
-    def close(self) -> None:
-        self.bytes = np.zeros(0, np.uint8)
-        os.close(self.descriptor)
-        # Whoever failed or was cancelled may still have a view: it is unmapped with the last one.
-        with contextlib.suppress(BufferError):
-            self._map.close()
+_PINNED_AT_ONCE_BYTES = 64 * 2**20
+"""By one call, of which a process's page faults may have to wait for the end: some 10 ms."""
 
 
 class DramTier(SlotTier):
@@ -156,9 +115,11 @@ class DramTier(SlotTier):
         self.slots_per_extent = max(1, extent_bytes // self.stride_bytes)
         self._prefault = prefault
         self._prefaulting: asyncio.Task[None] | None = None
-        self._extents: dict[int, _Extent] = {}
+        self._extents: dict[int, MemoryFile] = {}
         """By place: those of slots from ``place * slots_per_extent`` on."""
         self._made = self._gone = 0
+        self._emptying = False
+        """Whether slots are being given back that count as backed until that is over."""
 
     # What `SlotTier` asks for.
 
@@ -187,7 +148,11 @@ class DramTier(SlotTier):
         await self._in_threads([functools.partial(self._back_now, slots)])
 
     async def _give_back(self, slots: Slots) -> None:
-        await self._in_threads([functools.partial(self._give_back_now, slots)])
+        self._emptying = True
+        try:
+            await self._in_threads([functools.partial(self._give_back_now, slots)])
+        finally:
+            self._emptying = False
 
     async def _check_capacity(self, capacity_bytes: int) -> None:
         more = capacity_bytes - len(self._backing) * self.stride_bytes
@@ -247,6 +212,62 @@ class DramTier(SlotTier):
         """As `greencache.tiers.base.Shareable.extents_gone`."""
         return self._gone
 
+    # Memory that devices use by themselves.
+
+    def offer_pins(
+        self, holder: PinHolder, but: Collection[int] = ()
+    ) -> list[tuple[int, int, int]]:
+        """As `greencache.tiers.base.Shareable.offer_pins`."""
+        # A tier that is larger than it should be needs all back.
+        too_large = len(self._backing) > self.index.capacity_blocks
+        if self._pool is None or self._emptying or too_large:
+            return []
+        stride, most = self.stride_bytes, max(1, _PINNED_AT_ONCE_BYTES // self.stride_bytes)
+        offered: list[tuple[int, int, int]] = []
+        for place, extent in sorted(self._extents.items()):
+            held = self._pins.slots_of(holder, extent.number)
+            if extent.number in but or not (held or self._pins.may_offer(holder, extent.number)):
+                continue
+            runs = self._offerable(place)
+            if held:
+                if sum(count for _, count in runs) > held + held // 8:
+                    self._pins.ask_back(holder, [extent.number])  # to be offered more of it
+                continue
+            if runs:
+                self._pins.offer(holder, extent.number, runs)
+            for first, count in runs:
+                begin = first - place * self.slots_per_extent
+                for at in range(begin, begin + count, most):
+                    size = min(most, begin + count - at) * stride
+                    offered.append((extent.number, at * stride, size))
+        return offered
+
+    def _offerable(self, place: int) -> Runs:
+        """Backed slots of an extent, if no more of it are going to be."""
+        capacity, begin = self.index.capacity_blocks, place * self.slots_per_extent
+        end = begin + self.slots_per_extent
+        below = max(0, min(end, capacity) - begin)
+        backed = self._backing.between(begin, begin + below)
+        if len(self._backing) < capacity and (backed < below or below == 0):
+            return []
+        runs = self._backing.runs(begin, end)
+        return sorted(heapq.nlargest(_MOST_RUNS, runs, key=lambda run: run[1]))
+
+    def unpinned(self, holder: PinHolder, extents: Collection[int] | None = None) -> set[int]:
+        """As `greencache.tiers.base.Shareable.unpinned`."""
+        held = self._pins.extents_of(holder)
+        ended = held if extents is None else held.intersection(extents)
+        unasked = ended - self._pins.asked_of(holder)
+        self._pins.release(holder, ended)
+        if ended and self._pool is not None:
+            self._awaited = 0  # it may be given back now
+            self._settle()
+        return unasked
+
+    def pinned_extents(self, holder: PinHolder) -> tuple[int, int]:
+        """As `greencache.tiers.base.Shareable.pinned_extents`."""
+        return len(self._pins.extents_of(holder)), len(self._pins.asked_of(holder))
+
     def _places(self, slots: Slots) -> Places:
         at, within = np.divmod(slots, self.slots_per_extent)
         numbers = [self._extents[place].number for place in at.tolist()]
@@ -301,7 +322,7 @@ class DramTier(SlotTier):
                 if number not in self._extents:
                     size = self.slots_per_extent * self.stride_bytes
                     self._made += 1
-                    self._extents[number] = _Extent(self._made, f"greencache-{self.name}", size)
+                    self._extents[number] = MemoryFile(self._made, f"greencache-{self.name}", size)
                 extent = self._extents[number]
                 extent.backed_slots += count
                 backed.append(np.arange(first, first + count, dtype=np.int32))

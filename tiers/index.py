@@ -15,6 +15,7 @@ from greencache.tiers.reuse import SEEN, grow_reuse, new_reuse
 from greencache.tiers.state import (
     CAPACITY,
     EVICTED,
+    FREED,
     FRESH,
     HELD,
     NONE,
@@ -296,9 +297,29 @@ class TierIndex:
         kernels.drop_block(self.state, slot, marks)
         return before - len(self)
 
-    def order_free(self) -> None:
-        """Let free slots be taken from the lowest on, so that slots in use stand together."""
-        kernels.order_free_slots(self.state)
+    def order_free(self, first: NDArray[np.bool_] | None = None) -> None:
+        """Let free slots be taken from the lowest on, so that slots in use stand together.
+
+        Parameters
+        ----------
+        first:
+            Slots to be taken before all others, those that were never used included.
+        """
+        if first is None:
+            kernels.order_free_slots(self.state)
+            return
+        meta = self._state.meta
+        end = max(int(meta[FRESH]), int(np.flatnonzero(first).max(initial=-1)) + 1)
+        self._state = grow(self._state, end, 0)
+        slots = self._state.slots
+        slots["id"][meta[FRESH] : end] = NONE
+        meta[FRESH] = end
+        free = np.flatnonzero(slots["id"][:end] == NONE)
+        wanted = np.zeros(end, np.bool_)
+        wanted[: len(first)] = first[:end]
+        free = np.concatenate([free[wanted[free]], free[~wanted[free]]])
+        slots["parent"][free] = np.append(free[1:], NONE)
+        meta[FREED] = free[0] if len(free) else NONE
 
     def slot_of(self, block_id: int) -> int:
         """The slot that a block stands in, committed or not; -1 if it is not here."""

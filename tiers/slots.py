@@ -8,6 +8,7 @@ next block takes it. Only when a tier shrinks are free slots given back, until n
 than the capacity allows or blocks need. So a shrink moves no block, leased ones survive where they
 are, and memory and disk fall at once by all that is not leased. Slots are given back under the
 lock under which new ones are claimed: a slot is never emptied after somebody began to write it.
+One that a client may have pinned is asked for, and stays backed until it is not; nobody waits.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from greencache.tiers.base import (
 from greencache.tiers.damage import Damage
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import TierIndex
+from greencache.tiers.pins import Pins
 from greencache.tiers.policies import Policy
 from greencache.tiers.workers import ended, run_all, uninterrupted
 
@@ -54,10 +56,8 @@ class SlotTier(Tier):
     ----------
     name:
         What metrics and messages call it.
-    block_bytes:
-        Bytes of a block.
-    capacity_bytes:
-        What it may hold.
+    block_bytes, capacity_bytes:
+        Bytes of a block, and what it may hold.
     stride_bytes:
         Bytes of a slot: ``block_bytes`` or more.
     directory:
@@ -101,6 +101,8 @@ class SlotTier(Tier):
         self._writing: set[TierReservation] = set()
         self._damage = Damage(self.index)
         self._giving_back: asyncio.Task[None] | None = None
+        self._pins = Pins()
+        self._awaited = 0  # slots that the last shrink left backed, as they may be pinned
         self._counts = TierStats()
 
     @abstractmethod
@@ -342,9 +344,8 @@ class SlotTier(Tier):
             await self._check_capacity(capacity_bytes)
         over = self.index.resize(self._slots_in(capacity_bytes), self.clock())
         self._capacity_bytes = capacity_bytes
-        self.index.order_free()
         await uninterrupted(self._shrink())
-        return over * self.stride_bytes
+        return (over + self._awaited) * self.stride_bytes
 
     async def flush(self) -> None:
         """As `Tier.flush`."""
@@ -355,6 +356,8 @@ class SlotTier(Tier):
             capacity_bytes=self._capacity_bytes,
             used_bytes=len(self.index) * self.stride_bytes,
             backed_bytes=len(self._backing) * self.stride_bytes + self._own_bytes(),
+            pinned_bytes=len(self._pins) * self.stride_bytes,
+            unpinning_bytes=max(0, min(self._awaited, self._surplus())) * self.stride_bytes,
             blocks=len(self.index),
             evicted_blocks=self.index.evicted_blocks,
         )
@@ -371,7 +374,7 @@ class SlotTier(Tier):
         """Whether slots are ready to be written: all backed, and none is being given back."""
         return (
             not self._space.locked()
-            and self._surplus() <= 0
+            and self._surplus() <= self._awaited
             and len(self._backing.missing(slots)) == 0
         )
 
@@ -391,12 +394,17 @@ class SlotTier(Tier):
     async def _trim(self, coming: int) -> int:
         """Give free slots back until ``coming`` more may be backed; how many; called in the lock.
 
-        The last ones go, so that whole extents become free.
+        The last ones go, so that whole extents become free, of those that nobody has pinned.
         """
-        over = self._surplus() + coming
+        over, self._awaited = self._surplus() + coming, 0
         if over <= 0:  # as nearly always: no need to look at all slots
             return 0
-        going = self._backing.highest_free(over, self.index.occupied_slots())
+        free = self._backing.free(self.index.occupied_slots())
+        pinned = free & self._pins.mask(len(free))
+        going = np.flatnonzero(free & ~pinned)[::-1][:over].astype(np.int32)
+        if len(going) < over:
+            self._awaited = min(over - len(going), int(np.count_nonzero(pinned)))
+            self._pins.ask_for(self._awaited, free)
         if len(going):
             await self._give_back(going)
             self._backing.remove(going)
@@ -410,7 +418,7 @@ class SlotTier(Tier):
         """After a lease or a reservation ended: let go what waited for that."""
         self._damage.drop()
         idle = self._giving_back is None or self._giving_back.done()
-        if idle and self._surplus() > 0 and self._pool is not None:
+        if idle and self._surplus() > self._awaited and self._pool is not None:
             self._giving_back = asyncio.get_running_loop().create_task(self._shrink())
 
     async def _shrink(self) -> None:
@@ -419,6 +427,7 @@ class SlotTier(Tier):
             try:
                 while await self._trim(0):
                     pass  # more may have been let go meanwhile
+                self.index.order_free(self._backing.mask())
             except TierError as fault:
                 self._failed("give back", fault)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from greencache.adapters.paged.processors import processors
 from greencache.client import Client
 from greencache.client.address import connect
+from greencache.client.pinning import Pinning
 from greencache.errors import UnavailableError
 from greencache.settings import Settings
 
@@ -48,6 +49,7 @@ def attach(
     group: bytes,
     name: str,
     timeout_s: float,
+    pinning: Pinning | None = None,
 ) -> Client:
     """A client of the host's daemon, which is started if there is none and settings allow it.
 
@@ -57,7 +59,7 @@ def attach(
     ----------
     settings:
         Where the daemon is, and whether one may be started.
-    block_bytes, shards, shard, group, name, timeout_s:
+    block_bytes, shards, shard, group, name, timeout_s, pinning:
         As of `Client`.
 
     Raises
@@ -73,6 +75,7 @@ def attach(
         group=group,
         name=name,
         timeout_s=timeout_s,
+        pinning=pinning,
     )
     fault = _tried(client)
     if fault is not None and settings.vllm.autostart and _start(client.socket):

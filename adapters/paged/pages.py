@@ -6,7 +6,8 @@ rank's shard of it, holds the pages of ``per_block`` engine blocks, layer by lay
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -115,7 +116,7 @@ class DevicePages:
         import torch
 
         per_block = self._layout.per_block
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), self._ended():
             ids = torch.tensor(block_ids, device=self._layers[0].device)
             targets = [self._layout.layers(block) for block in blocks]
             for number, layer in enumerate(self._layers):
@@ -123,13 +124,12 @@ class DevicePages:
                 for place, pages in enumerate(targets):
                     source = gathered[place * per_block : (place + 1) * per_block]
                     torch.from_numpy(pages[number]).copy_(source, non_blocking=True)
-            self._wait()
 
     def load(self, blocks: Sequence[Bytes], first: int, block_ids: Sequence[int]) -> None:
         """As `Pages.load`: all of a layer's pages are spread on the device last."""
         import torch
 
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.stream(self._stream), self._ended():
             ids = torch.tensor(block_ids, device=self._layers[0].device)
             sources = [self._layout.layers(block) for block in blocks]
             for number, layer in enumerate(self._layers):
@@ -142,8 +142,15 @@ class DevicePages:
                         torch.from_numpy(source[number]), non_blocking=True
                     )
                 layer.index_copy_(0, ids, pages[first : first + len(block_ids)])
-            self._wait()
 
-    def _wait(self) -> None:
-        if self._stream is not None:
-            self._stream.synchronize()
+    @contextmanager
+    def _ended(self) -> Iterator[None]:
+        """At its end nothing is copied any more, whatever happens.
+
+        Copies of pinned memory go on by themselves, and the caller gives the blocks up.
+        """
+        try:
+            yield
+        finally:
+            if self._stream is not None:
+                self._stream.synchronize()

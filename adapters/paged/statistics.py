@@ -19,6 +19,7 @@ COUNTED = {
     "save_seconds": "Time of these copies",
     "failed_loads": "Requests of which blocks could not be loaded, and were computed",
     "failed_saves": "Saves that were dropped",
+    "failed_pins": "Parts of the daemon's memory that could not be pinned for the GPU",
     "failed_lookups": "Questions that the daemon did not answer in time",
     "untold_requests": "Requests of which the daemon's controller was not told",
 }

@@ -192,7 +192,8 @@ class Transfers:
                 if self._client.fetch(lease, timeout_s=self._load_deadline_s) < first + count:
                     raise StorageError(f"{first + count} blocks were found, {lease.ready} are here")
                 blocks = lease.views()[first : first + count]
-                self._pages.load(blocks, load.first - first * self._per_block, load.block_ids)
+                with lease.in_use():
+                    self._pages.load(blocks, load.first - first * self._per_block, load.block_ids)
         except Exception as fault:  # whatever it is, the engine computes instead
             self._counts.failed("failed_loads", fault)
             return False
@@ -205,8 +206,9 @@ class Transfers:
         try:
             with self._client.join_reservation(save.reservation) as room:
                 ready()
-                saving.begin()
-                self._pages.save(save.block_ids, room.views())
+                with room.in_use():  # which may wait, and nothing is to wait for that
+                    saving.begin()
+                    self._pages.save(save.block_ids, room.views())
                 saving.end()
                 self._client.commit(room)
         except Exception as fault:  # whatever it is, the engine goes on without

@@ -32,6 +32,7 @@ from greencache.adapters.paged.versions import check_version
 from greencache.adapters.vllm.engine import (
     SUPPORTED,
     pages_of,
+    pinning_of,
     shape_of,
     shard_bytes_of,
     state_of,
@@ -132,6 +133,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
         self._counts = Counts()
         ranks, rank = self._shape.ranks, vllm_config.parallel_config.rank
         engine_id = str(self._kv_transfer_config.engine_id)
+        pins = own.pin and role is KVConnectorRole.WORKER
         self._client = attach(
             settings,
             block_bytes=ranks * shard_bytes_of(kv_cache_config, self._shape.per_block),
@@ -141,6 +143,7 @@ class GreenCacheConnector(KVConnectorBase_V1, SupportsHMA):
             name=f"vllm {vllm_config.model_config.served_model_name} {role.name.lower()}",
             # A worker waits in a thread of its own.
             timeout_s=own.deadline if role is KVConnectorRole.SCHEDULER else own.load_deadline,
+            pinning=pinning_of(self._counts) if pins else None,
         )
         (self._group,) = kv_cache_config.transfer_group_ids
         self._load_deadline_s = own.load_deadline

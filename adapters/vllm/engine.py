@@ -11,10 +11,13 @@ from typing import Any
 from greencache.adapters.paged.mirror import PoolState
 from greencache.adapters.paged.names import namespace_of
 from greencache.adapters.paged.pages import DevicePages, HostPages, Pages
+from greencache.adapters.paged.pinned import CudaPinning
 from greencache.adapters.paged.planning import Shape
+from greencache.adapters.paged.statistics import Counts
+from greencache.client.pinning import Pinning
 from greencache.errors import RefusedError
 
-__all__ = ["SUPPORTED", "pages_of", "shape_of", "shard_bytes_of", "state_of"]
+__all__ = ["SUPPORTED", "pages_of", "pinning_of", "shape_of", "shard_bytes_of", "state_of"]
 
 SUPPORTED = ("0.32.0", "0.33")
 """Versions of vLLM: from the first, which is tested with, up to, not including, the second. Its
@@ -155,6 +158,16 @@ def _packing(model: Any, cache: Any) -> str:
     from vllm.v1.attention.backends.cpu_attn import _get_attn_isa
 
     return f"cpu {_get_attn_isa(model.dtype, cache.block_size, model.get_head_size())}"
+
+
+def pinning_of(counts: Counts) -> Pinning | None:
+    """What pins the daemon's memory in a worker, which runs on the current device; CUDA only."""
+    import torch
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cuda():
+        return None
+    return CudaPinning(torch.device("cuda", torch.cuda.current_device()), counts)
 
 
 def pages_of(kv_caches: dict[str, Any], kv_cache_config: Any, per_block: int) -> Pages:

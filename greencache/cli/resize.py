@@ -70,5 +70,5 @@ def _said(wanted_bytes: int, capacity_bytes: int, over_bytes: int) -> str:
     if capacity_bytes > wanted_bytes:
         text += f" wanted, {format_bytes(capacity_bytes)} kept: the least that serving takes"
     if over_bytes:
-        return f"{text}; {format_bytes(over_bytes)} still to be given back, as leases end"
+        return f"{text}; {format_bytes(over_bytes)} still to be given back, as leases and pins end"
     return f"{text}; nothing is left to be given back"

@@ -157,6 +157,12 @@ def _notes(status: dict[str, Any]) -> Iterator[str]:
     if not status["pools"]:
         yield "no engine has stored anything yet"
     for pool in status["pools"]:
+        if (left := pool["tiers"]["dram"]["unpinning_bytes"]) > 0:
+            pids = ", ".join(str(each["pid"]) for each in status["pinned"] if each["asked_back"])
+            yield (
+                f"dram, of blocks of {format_bytes(pool['block_bytes'])}: {format_bytes(left)} are "
+                f"given back once unpinned by process {pids or '(answered)'}"
+            )
         if "ssd" in pool["tiers"]:
             yield (
                 f"to SSD, of blocks of {format_bytes(pool['block_bytes'])}: "

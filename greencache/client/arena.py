@@ -30,6 +30,8 @@ class Extent:
         Of the file; it is closed here.
     size_bytes:
         How long the daemon says that it is.
+    number:
+        What the daemon calls it.
 
     Attributes
     ----------
@@ -44,7 +46,8 @@ class Extent:
         If it cannot be mapped.
     """
 
-    def __init__(self, descriptor: int, size_bytes: int) -> None:
+    def __init__(self, descriptor: int, size_bytes: int, number: int) -> None:
+        self.number = number
         try:
             if not 0 < size_bytes <= os.fstat(descriptor).st_size:
                 raise ProtocolError(f"an extent is shorter than the {size_bytes:,} bytes said")
@@ -59,6 +62,11 @@ class Extent:
 
     def __len__(self) -> int:
         return len(self.writable)
+
+    @property
+    def address(self) -> int:
+        """Where it is mapped."""
+        return self.writable.ctypes.data
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +131,11 @@ class Standing:
 
     def __len__(self) -> int:
         return len(self._number)
+
+    @property
+    def extents(self) -> list[Extent]:
+        """Those in which there are any."""
+        return list(self._extents.values())
 
     def views(self, *, writable: bool = False) -> list[Bytes]:
         """The blocks' bytes where they stand, an array each."""

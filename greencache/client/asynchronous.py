@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import socket
@@ -67,7 +68,8 @@ class AsyncClient(BaseClient):
 
     Parameters
     ----------
-    block_bytes, socket, shards, shard, group, name, timeout_s, long_timeout_s, copy_threads:
+    block_bytes, socket, shards, shard, group, name, timeout_s, long_timeout_s, copy_threads, \
+    pinning:
         As of `greencache.client.Client`.
     """
 
@@ -186,6 +188,9 @@ class AsyncClient(BaseClient):
         """As `Client.close`."""
         with self._lock:
             self.closed = True
+        if self._pins is not None:
+            await asyncio.to_thread(self._pins.close)
+        with self._lock:
             link, goodbye = self._link, self._say_goodbye()
         if link is not None:
             try:
@@ -306,6 +311,12 @@ class AsyncClient(BaseClient):
             self._loop, self._connecting = loop, asyncio.Lock()
             if self._link is not None:
                 self._lose(self._link, UnavailableError("its event loop has ended"))
+
+    def _unpinned(self, session: Session, number: int) -> None:
+        # Called in a thread; what sends has to be in the loop's.
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and the connection with it
+            assert self._loop is not None
+            self._loop.call_soon_threadsafe(super()._unpinned, session, number)
 
     def _readable(self, link: _LoopLink) -> None:
         with self._lock:

@@ -12,13 +12,14 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from greencache.buffers import Blocks, check_blocks
-from greencache.client.arena import Part
+from greencache.client.arena import Extent, Part
 from greencache.client.backoff import Backoff
 from greencache.client.copies import Copiers, Work, reading, writing
 from greencache.client.link import Link
@@ -51,8 +52,10 @@ from greencache.client.messages import (
     Seen,
     Status,
     StatusText,
+    Unpin,
     join_keys,
 )
+from greencache.client.pinning import Pinning, Pins
 from greencache.client.place import default_socket
 from greencache.client.session import Call, Session
 from greencache.client.transactions import Lease, Reservation
@@ -120,6 +123,7 @@ class BaseClient:
         timeout_s: float = TIMEOUT_S,
         long_timeout_s: float = LONG_TIMEOUT_S,
         copy_threads: int = 2,
+        pinning: Pinning | None = None,
     ) -> None:
         if shards < 1 or block_bytes % shards or not (shard is None or 0 <= shard < shards):
             raise InputError(
@@ -132,7 +136,9 @@ class BaseClient:
         self.socket = default_socket() if socket is None else Path(socket)
         self.timeout_s, self.long_timeout_s = timeout_s, long_timeout_s
         self.closed = False
-        self._hello = Hello(0, PROTOCOL, block_bytes, shards, shard, group, name)
+        pins = pinning is not None
+        self._hello = Hello(0, PROTOCOL, block_bytes, shards, shard, group, name, pins)
+        self._pinning = pinning
         self._start()
         self._copiers = Copiers(copy_threads)
         _clients.add(self)
@@ -145,11 +151,14 @@ class BaseClient:
         self._lost: list[Session] = []
         """Sessions of which the daemon, if it is the same, still keeps what they were given."""
         self._ending: tuple[Call, list[Session]] | None = None
+        self._pins: Pins | None = None
+        if self._pinning is not None:
+            self._pins = Pins(self._pinning, _given_back_to(weakref.ref(self)))
 
     # Connections. All of this is called under the lock.
 
     def _session(self) -> Session:
-        return Session(self.part, self.shard)
+        return Session(self.part, self.shard, self._pins)
 
     def _current(self) -> Link | None:
         """The connection as it is now; None if there is none."""
@@ -165,7 +174,7 @@ class BaseClient:
     def _say_goodbye(self) -> Call | None:
         """End the session, if nothing of it is in use."""
         self._tell_ended()
-        if self._link is None or self._link.session.uses:
+        if self._link is None or self._link.session.used:
             return None
         return self._link.session.ask(Goodbye(0), time.monotonic())
 
@@ -212,7 +221,7 @@ class BaseClient:
             if call.fault is None:
                 self._lost = [each for each in self._lost if each not in sessions]
             self._ending = None
-        over = [each for each in self._lost if each.uses == 0]
+        over = [each for each in self._lost if not each.used]
         if over:
             question = Ended(0, [each.identity for each in over])
             self._ending = link.session.ask(question, time.monotonic()), over
@@ -245,6 +254,23 @@ class BaseClient:
             self._push(link)
             return link.session is session and not session.lost
 
+    def in_use(self, extents: list[Extent]) -> AbstractContextManager[None]:
+        """As `greencache.client.transactions.Giver.in_use`."""
+        return nullcontext() if self._pins is None else self._pins.in_use(extents)
+
+    @property
+    def pinned_bytes(self) -> int:
+        """Memory of the daemon that is pinned now."""
+        return 0 if self._pins is None else self._pins.pinned_bytes
+
+    def _unpinned(self, session: Session, number: int) -> None:
+        """Nothing of an extent is pinned any more; called in a thread."""
+        with self._lock:
+            session.tell(Unpin(0, [number]), time.monotonic())
+            self._tell_ended()
+            if self._link is not None:
+                self._push(self._link)
+
     def _push(self, link: Link) -> None:
         """Send what there is to be sent, as far as it can be without waiting."""
         link.send()
@@ -253,6 +279,8 @@ class BaseClient:
     def _leave_to_parent(self) -> None:
         """In a forked child: the connection and all that was given over it are the parent's."""
         link, lost = self._link, self._lost
+        for session in [*lost, *([] if link is None else [link.session])]:
+            session.pins = None  # the parent's, who may have been at it just then
         self._start()
         self._copiers = Copiers(self._copiers.threads)
         if link is not None:
@@ -380,6 +408,17 @@ class BaseClient:
 
     def _observe(self, seen: Sequence[Seen], hbm: Hbm | None) -> Flow[None]:
         yield from _ask(Observe(0, list(seen), hbm), Done)
+
+
+def _given_back_to(client: weakref.ref[BaseClient]) -> Callable[[Session, int], None]:
+    """Tells a client that something is unpinned, if there is one still."""
+
+    def given_back(session: Session, number: int) -> None:
+        found = client()
+        if found is not None:
+            found._unpinned(session, number)
+
+    return given_back
 
 
 def _ask(

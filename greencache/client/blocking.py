@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import threading
 import time
@@ -19,6 +20,7 @@ from greencache.client.base import (
     Flow,
 )
 from greencache.client.link import Link
+from greencache.client.looking import look_often
 from greencache.client.messages import Hbm, Seen
 from greencache.client.session import Call
 from greencache.client.transactions import Lease, Reservation
@@ -59,6 +61,9 @@ class Client(BaseClient):
         For each answer, and for one that may have to wait for a disk.
     copy_threads:
         How many threads share a large copy.
+    pinning:
+        Pins the daemon's memory for a device, as far and as long as the daemon allows; copies that
+        rely on it are made within `Lease.in_use` or `Reservation.in_use`.
 
     Raises
     ------
@@ -279,7 +284,7 @@ class Client(BaseClient):
         Returns
         -------
         dict
-            For each, bytes still to be given back as leases end.
+            For each, bytes still to be given back as leases and pins end.
 
         Raises
         ------
@@ -314,6 +319,9 @@ class Client(BaseClient):
         """
         with self._lock:
             self.closed = True
+        if self._pins is not None:
+            self._pins.close()
+        with self._lock:
             link, goodbye = self._link, self._say_goodbye()
         if link is not None:
             try:
@@ -332,6 +340,7 @@ class Client(BaseClient):
         super()._start()
         self._changed = threading.Condition(self._lock)
         self._connecting = threading.Lock()
+        self._looking: threading.Thread | None = None
 
     def _run(self, flow: Flow[T], timeout_s: float | None) -> T:
         end_s = float("inf") if timeout_s is None else time.monotonic() + timeout_s
@@ -423,4 +432,19 @@ class Client(BaseClient):
             raise
         with self._lock:
             self._welcome(link)
+            if self._pins is not None and self._looking is None:
+                self._looking = look_often(self)
         return link
+
+    def look(self) -> bool:
+        """As `greencache.client.looking.Looks`."""
+        with self._lock:
+            if self.closed:
+                return False
+            link, ended = self._current(), bool(self._lost)
+            if link is not None:
+                self._push(link)
+        if link is None and ended:
+            with contextlib.suppress(GreenCacheError):  # until the next look
+                self.lookup([])
+        return True

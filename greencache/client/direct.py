@@ -45,7 +45,7 @@ def ask_status(socket: Path, *, timeout_s: float = 5.0) -> dict[str, Any]:
 def ask_resize(
     socket: Path, capacity_bytes: dict[str, int], *, timeout_s: float = 60.0
 ) -> dict[str, int]:
-    """Change tiers' capacities; for each, bytes still to be given back as leases end.
+    """Change tiers' capacities; for each, bytes still to be given back as leases and pins end.
 
     Raises
     ------

@@ -61,6 +61,7 @@ __all__ = [
     "Seen",
     "Status",
     "StatusText",
+    "Unpin",
     "Welcome",
     "join_keys",
     "split_keys",
@@ -104,6 +105,8 @@ class Hello(_Message, tag=1, frozen=True):
     """Names the processes of one engine, 16 bytes that nobody else knows; empty if this is all."""
     name: str = ""
     """What logs and metrics call the client."""
+    pins: bool = False
+    """Whether it wants to pin memory, for a device to use: then `Extents` says what it may."""
 
 
 class Lookup(_Message, tag=2, frozen=True):
@@ -251,6 +254,15 @@ class Join(_Message, tag=17, frozen=True):
     reservation: int = 0
 
 
+class Unpin(_Message, tag=18, frozen=True):
+    """Nothing of these extents is pinned by this session any more; answered by `Done`.
+
+    If it was not asked for them, it could not pin them, and is not offered them again.
+    """
+
+    extents: list[int]
+
+
 # What the daemon answers.
 
 
@@ -333,7 +345,7 @@ class Count(_Message, tag=69, frozen=True):
 
 
 class Resized(_Message, tag=70, frozen=True):
-    """Bytes that each tier has still to give back, which it does as leases end."""
+    """Bytes that each tier has still to give back, which it does as leases and pins end."""
 
     over_bytes: dict[str, int]
 
@@ -363,6 +375,11 @@ class Extents(_Message, tag=74, frozen=True):
     """Number and length in bytes of each; one descriptor each, in this order."""
     gone: list[int] = []
     """What has no block any more. What is in use elsewhere in the client may stay mapped."""
+    pin: list[tuple[int, int, int]] = []
+    """Extent, first byte and bytes of each part. It counts as pinned, whether it is or not, until
+    `Unpin`, the session's end by `Goodbye` or `Ended`, or the end of the process."""
+    unpin: list[int] = []
+    """Extents that are asked back: `Unpin` is to follow once no copy runs there any more."""
 
 
 Question: TypeAlias = (
@@ -383,6 +400,7 @@ Question: TypeAlias = (
     | Goodbye
     | Ended
     | Join
+    | Unpin
 )
 Answer: TypeAlias = (
     Welcome

@@ -46,8 +46,10 @@ from greencache.client.messages import (
     Resized,
     Status,
     StatusText,
+    Unpin,
     Welcome,
 )
+from greencache.client.pinning import Pins
 from greencache.errors import (
     BlockStateError,
     GreenCacheError,
@@ -69,6 +71,7 @@ _MOST_DESCRIPTORS = 4096
 
 _ANSWERS: dict[type[Question], type[Answer] | tuple[type[Answer], ...]] = {
     Hello: Welcome,
+    Unpin: Done,
     Lookup: Found,
     Acquire: Leased,
     Fetch: Leased,
@@ -172,6 +175,8 @@ class Session:
         Which bytes of a block this process reads and writes.
     shard:
         Whose those are.
+    pins:
+        What it has pinned, if it was said that it pins.
 
     Attributes
     ----------
@@ -188,8 +193,8 @@ class Session:
         Why it is lost, if it is.
     """
 
-    def __init__(self, part: Part, shard: int | None = None) -> None:
-        self.part, self.shard = part, shard
+    def __init__(self, part: Part, shard: int | None = None, pins: Pins | None = None) -> None:
+        self.part, self.shard, self.pins = part, shard, pins
         self.identity = b""
         self.outgoing = bytearray()
         self.uses = 0
@@ -200,6 +205,11 @@ class Session:
         self._frames = Frames()
         self._descriptors: deque[int] = deque()
         self._extents: dict[int, Extent] = {}
+
+    @property
+    def used(self) -> bool:
+        """Whether anything of it is in use or pinned."""
+        return self.uses > 0 or (self.pins is not None and self.pins.has(self))
 
     @property
     def lost(self) -> bool:
@@ -276,6 +286,8 @@ class Session:
         while self._descriptors:
             os.close(self._descriptors.popleft())
         self._extents.clear()
+        if self.pins is not None:
+            self.pins.take_all_back(self)
         self.outgoing.clear()
         waiting, self._waiting = self._waiting, {}
         for call in waiting.values():
@@ -289,7 +301,20 @@ class Session:
                 raise ProtocolError(f"extent {number} came twice")
             if not self._descriptors:
                 raise ProtocolError(f"extent {number} came without its memory")
-            self._extents[number] = Extent(self._descriptors.popleft(), size_bytes)
+            self._extents[number] = Extent(self._descriptors.popleft(), size_bytes, number)
+        if self.pins is not None:
+            self._mind_pins(message, self.pins)
+
+    def _mind_pins(self, message: Extents, pins: Pins) -> None:
+        pins.asked_back(self._extents[each] for each in message.unpin if each in self._extents)
+        parts: dict[Extent, list[tuple[int, int]]] = {}
+        for number, begin, size_bytes in message.pin:
+            extent = self._extents.get(number)
+            if extent is None or not 0 <= begin < begin + size_bytes <= len(extent):
+                raise ProtocolError(f"what is not mapped is to be pinned, in extent {number}")
+            parts.setdefault(extent, []).append((begin, size_bytes))
+        for extent, wanted in parts.items():
+            pins.offered(self, extent, wanted)
 
     def _answered(self, answer: Answer, now_s: float) -> None:
         call = self._waiting.pop(answer.number, None)

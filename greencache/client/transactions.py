@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.client.arena import Standing
+from greencache.client.arena import Extent, Standing
 from greencache.client.messages import Abort, Leased, Question, Release, Reserved
 from greencache.client.session import Session
 from greencache.errors import BlockStateError
@@ -25,9 +26,14 @@ class Giver(Protocol):
         Whether that could be said: not if the connection is lost.
         """
 
+    def in_use(self, extents: list[Extent]) -> AbstractContextManager[None]:
+        """None of these extents is unpinned meanwhile."""
+
 
 class _Transaction:
     """Something of the daemon's that this process uses until it says that it no longer does."""
+
+    standing: Standing
 
     def __init__(self, giver: Giver, session: Session, number: int) -> None:
         self.session = session
@@ -54,6 +60,13 @@ class _Transaction:
             return True
         self.ended = True
         return self._giver.give_back(self.session, question)
+
+    def in_use(self) -> AbstractContextManager[None]:
+        """Within it, devices may copy by themselves: nothing is unpinned of where its blocks stand.
+
+        It may have to wait for what is being unpinned, and so must not be entered in another one.
+        """
+        return self._giver.in_use(self.standing.extents)
 
     def __enter__(self) -> Self:
         return self

@@ -78,9 +78,13 @@ class Accounts:
             self._unmetered_s[name] += 0.0 if name in joules else seconds
         idle_j = engine.replicas * engine.hardware.rates.idle_w * seconds
         installed = {"dram": engine.installed.dram_bytes, "ssd": engine.installed.ssd_bytes}
-        # While leases last, tiers may have more than they were resized to.
+        # While leases and pins last, tiers may have more than they were resized to.
         charged = {
-            name: min(max(held.capacity_bytes.get(name, 0.0), held.used_bytes.get(name, 0.0)), most)
+            name: min(
+                max(held.capacity_bytes.get(name, 0.0), held.used_bytes.get(name, 0.0))
+                + held.unpinning_bytes.get(name, 0.0),
+                most,
+            )
             for name, most in installed.items()
         }
         written = held.written_bytes - self.held.written_bytes

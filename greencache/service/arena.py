@@ -1,4 +1,7 @@
-"""Handing a tier's memory to a client: which extents it has been told of, and which are gone."""
+"""Handing a tier's memory to a client.
+
+Which extents it has been told of, which are gone, and which it may have pinned.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ __all__ = ["Arena"]
 
 
 class Arena:
-    """What one client has mapped, or is about to.
+    """What one client has mapped and pinned, or is about to.
 
     Parameters
     ----------
@@ -23,11 +26,16 @@ class Arena:
         Whose memory it is.
     connection:
         The client's.
+    pins:
+        Whether it wants to pin.
     """
 
-    def __init__(self, tier: Shareable, connection: Connection) -> None:
+    def __init__(self, tier: Shareable, connection: Connection, *, pins: bool = False) -> None:
         self._tier, self._connection = tier, connection
         self._told: set[int] = set()
+        self._pins = pins
+        self._refused: set[int] = set()
+        """Extents that it could not pin."""
         self._gone_before = tier.extents_gone()
 
     def tell(self, named: NDArray[np.uint32]) -> None:
@@ -38,6 +46,34 @@ class Arena:
             self._send(new[begin : begin + MOST_DESCRIPTORS], gone)
             gone = []
         self.tell_gone(gone)
+
+    def offer(self) -> None:
+        """Offer the client, if it wants to pin, what it may pin by now."""
+        if not self._pins or self._connection.closed:
+            return
+        parts = self._tier.offer_pins(self, self._refused)
+        if parts:
+            # It maps them for that, also those in which it has no block yet.
+            self.tell(np.array([number for number, _, _ in parts], np.uint32))
+            self._connection.send(Extents(0, [], pin=parts))
+
+    def ask_back(self, extents: list[int]) -> None:
+        """As `greencache.tiers.pins.PinHolder.ask_back`."""
+        self._connection.send(Extents(0, [], unpin=extents))
+
+    def unpinned(self, extents: list[int]) -> None:
+        """The client has nothing of these extents pinned any more, it says."""
+        self._refused |= self._tier.unpinned(self, extents)
+
+    def ended(self) -> None:
+        """Nor of any other, nor will it: its session or its process has ended."""
+        self._pins = False
+        self._tier.unpinned(self)
+
+    @property
+    def pinned(self) -> tuple[int, int]:
+        """How many extents it may have pinned, and how many of them it is asked for."""
+        return self._tier.pinned_extents(self)
 
     def tell_gone(self, gone: list[int] | None = None) -> None:
         """Tell of extents that went, if the client knows any."""

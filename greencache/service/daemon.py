@@ -21,9 +21,10 @@ from greencache.service.endpoint import Endpoint
 from greencache.service.hbm import EnginePools
 from greencache.service.ledger import Effects, Ledger
 from greencache.service.peers import Peer, peer_of
+from greencache.service.pinning import Pinned
 from greencache.service.pools import Pools
 from greencache.service.server import Server
-from greencache.service.session import Events, Held, Taken
+from greencache.service.session import Events, Held, Process, Taken
 from greencache.service.sizes import pool_options
 from greencache.service.warming import warm_up
 from greencache.settings import Settings
@@ -63,6 +64,8 @@ class Daemon:
         The caches.
     ledger:
         Who holds what.
+    pinned:
+        Who may have memory pinned.
     hbm:
         What engines' own pools have.
     events:
@@ -86,6 +89,7 @@ class Daemon:
         self.path = settings.serve.socket or default_socket()
         self.pools = Pools(pool_options(settings))
         self.ledger: Ledger[Held, Taken] = Ledger(1 + secrets.randbits(62))
+        self.pinned: Pinned[Process] = Pinned()
         self.hbm = EnginePools()
         self.events = Events(hbm=[self.hbm.told])
         self.services: list[AbstractAsyncContextManager[Any]] = []
@@ -204,10 +208,18 @@ class Daemon:
             "sessions": self.ledger.sessions,
             "transactions": self.ledger.transactions,
             "counts": dict(self.counts),
+            "pinned": self._report_pinned(),
             "capacity_bytes": self.pools.capacity_bytes,
             "pools": [pool.report() for pool in self.pools],
             **{name: report() for name, report in self.reports.items()},
         }
+
+    def _report_pinned(self) -> list[dict[str, int]]:
+        """Processes that may have memory pinned, and how much of it they are asked for."""
+        return [
+            {"pid": process.pid, "extents": extents, "asked_back": asked}
+            for process, (extents, asked) in self.pinned.processes().items()
+        ]
 
 
 def _clients_possible() -> int:

@@ -195,6 +195,7 @@ class Server:
             if session.process is watched.process:
                 connection.close("")  # a child that it forked may have it, and is nobody here
         self._service.apply(self._service.ledger.died(watched.process))
+        self._service.pinned.died(watched.process)
 
     def _forget(self, watched: _Watched) -> None:
         del self._watched[watched.peer.pid]
@@ -213,10 +214,11 @@ class Server:
                     connection.close(reason)
                 else:
                     connection.read_on()  # others may have left memory for it
-                    session.tell_gone()
+                    session.tell()
             for watched in list(self._watched.values()):
-                process = watched.process
-                if not process.connections and not self._service.ledger.knows(process):
+                process, service = watched.process, self._service
+                known = service.ledger.knows(process) or service.pinned.knows(process)
+                if not process.connections and not known:
                     self._forget(watched)
 
 

@@ -22,6 +22,7 @@ from greencache.errors import (
 from greencache.service.arena import Arena
 from greencache.service.connection import Connection
 from greencache.service.ledger import Effects, Ledger
+from greencache.service.pinning import Pinned
 from greencache.service.pools import Pool, Pools
 from greencache.tiers import CacheLease, CacheReservation
 from greencache.tiers.state import PINNED
@@ -112,6 +113,7 @@ class Service(Protocol):
 
     pools: Pools
     ledger: Ledger[Held, Taken]
+    pinned: Pinned[Process]
     events: Events
     counts: Counter[str]
 
@@ -175,11 +177,13 @@ class Session:
         """The connection ended."""
         if self.id:
             self._service.apply(self._service.ledger.lost(self.id))
+            self._service.pinned.lost(self.id)
 
-    def tell_gone(self) -> None:
-        """Tell the client of memory that went."""
+    def tell(self) -> None:
+        """Tell the client of memory that went, and of what it may pin."""
         if self.id:
             self._arena.tell_gone()
+            self._arena.offer()
 
     # Beginning and end.
 
@@ -205,18 +209,27 @@ class Session:
         )
         self.id, self.name = session, question.name[:100]
         self.who = (group or session).hex()
-        self._arena = Arena(self._pool.dram, self._connection)
+        self._arena = Arena(self._pool.dram, self._connection, pins=question.pins)
+        if question.pins:
+            self._service.pinned.attach(session, self.process, self._arena)
         if self._connection.closed:
             self.lost()
+        self._arena.offer()
         return m.Welcome(question.number, session, VERSION, self._service.pools.tiers)
 
     async def _goodbye(self, question: m.Goodbye) -> m.Answer:
         self._service.apply(self._service.ledger.goodbye(self.id))
+        self._service.pinned.goodbye(self.id)
         return m.Done(question.number)
 
     async def _ended(self, question: m.Ended) -> m.Answer:
         for session in question.sessions:
             self._service.apply(self._service.ledger.ended(session, self.process))
+            self._service.pinned.ended(session, self.process)
+        return m.Done(question.number)
+
+    async def _unpin(self, question: m.Unpin) -> m.Answer:
+        self._arena.unpinned(question.extents)
         return m.Done(question.number)
 
     # Loading.
@@ -398,6 +411,7 @@ _ANSWERS: dict[type[Any], Callable[[Session, Any], Awaitable[m.Answer]]] = {
     m.Reserve: Session._reserve,
     m.Resize: Session._resize,
     m.Status: Session._status,
+    m.Unpin: Session._unpin,
 }
 
 _KINDS: list[tuple[type[GreenCacheError], str]] = [

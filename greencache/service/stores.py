@@ -22,14 +22,15 @@ class Held:
 
     Attributes
     ----------
-    capacity_bytes, used_bytes:
-        By tier.
+    capacity_bytes, used_bytes, unpinning_bytes:
+        By tier; the last is beyond the capacity, until clients have unpinned it.
     read_bytes, written_bytes, declined_bytes, dropped_bytes:
         SSD traffic; what was not worth a write, and what was given up because writes lagged.
     """
 
     capacity_bytes: Mapping[str, float] = field(default_factory=dict)
     used_bytes: Mapping[str, float] = field(default_factory=dict)
+    unpinning_bytes: Mapping[str, float] = field(default_factory=dict)
     read_bytes: float = 0.0
     written_bytes: float = 0.0
     declined_bytes: float = 0.0
@@ -87,6 +88,10 @@ class CacheStore:
                 for name, tier in self._tiers.items()
             },
             used_bytes={name: stats.tiers[name].blocks * float(block) for name in self._tiers},
+            unpinning_bytes={
+                name: stats.tiers[name].unpinning_bytes // tier.stride_bytes * float(block)
+                for name, tier in self._tiers.items()
+            },
             read_bytes=ssd.read_bytes * scale if ssd else 0.0,
             written_bytes=ssd.written_bytes * scale if ssd else 0.0,
             declined_bytes=stats.declined_blocks * float(block),
@@ -143,6 +148,7 @@ class PoolStore:
         return Held(
             total("capacity_bytes"),
             total("used_bytes"),
+            total("unpinning_bytes"),
             sum(held.read_bytes for held in each),
             sum(held.written_bytes for held in each),
             sum(held.declined_bytes for held in each),

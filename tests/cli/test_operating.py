@@ -130,7 +130,7 @@ def test_resize_says_what_is_still_to_be_given_back(
         assert resized["tiers"]["ssd"]["capacity_bytes"] == 0
         assert resized["tiers"]["ssd"]["over_bytes"] > 0
         assert greencache("resize", "ssd=0", where) == 0
-        assert "still to be given back, as leases end" in capsys.readouterr().out
+        assert "still to be given back, as leases and pins end" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ SLOTS = 12
 def new_extent(size_bytes: int) -> Extent:
     descriptor = os.memfd_create("greencache-copies")
     os.ftruncate(descriptor, size_bytes)
-    return Extent(descriptor, size_bytes)
+    return Extent(descriptor, size_bytes, 1)
 
 
 @given(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ from greencache.client.messages import (
     Reserved,
     Welcome,
 )
+from greencache.client.pinning import Pins
 from greencache.client.session import Call, Session
 from greencache.errors import (
     BlockStateError,
@@ -313,3 +315,76 @@ def test_a_question_too_long_is_refused_here() -> None:
     session.ask(Lookup(0, KEYS), 0.0)
     answer(session, Count(3, 1))
     assert session.lost
+
+
+class Recording:
+    """Pins nothing, and notes what it should."""
+
+    def __init__(self) -> None:
+        self.pinned: dict[int, int] = {}
+
+    def pin(self, address: int, size_bytes: int) -> None:
+        self.pinned[address] = size_bytes
+
+    def unpin(self, address: int) -> None:
+        del self.pinned[address]
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        (8, 0, BLOCK_BYTES),
+        (7, -BLOCK_BYTES, BLOCK_BYTES),
+        (7, 0, 0),
+        (7, 0, 5 * BLOCK_BYTES),
+        (7, 4 * BLOCK_BYTES, 1),
+        (7, 2**63, 2**63),
+        (7, BLOCK_BYTES, -1),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("descriptors")
+def test_what_is_not_mapped_is_not_pinned(part: tuple[int, int, int]) -> None:
+    gc.collect()  # sessions of other tests
+    device = Recording()
+    pins = Pins(device, lambda owner, number: None)
+    session = Session(Part.of(BLOCK_BYTES, 1, None), None, pins)
+    with_memory(session)
+    with pins.in_use([]):
+        answer(session, Extents(0, [], pin=[part]))
+    assert isinstance(session.fault, ProtocolError)
+    pins.close()
+    assert device.pinned == {}
+    assert mapped() == 0
+
+
+@pytest.mark.usefixtures("descriptors")
+def test_parts_of_an_extent_are_pinned_and_go_together() -> None:
+    gc.collect()  # sessions of other tests
+    device, given_back = Recording(), list[int]()
+    pins = Pins(device, lambda owner, number: given_back.append(number))
+    session = Session(Part.of(BLOCK_BYTES, 1, None), None, pins)
+    with_memory(session)
+    parts = [(7, 0, BLOCK_BYTES), (7, 2 * BLOCK_BYTES, 2 * BLOCK_BYTES)]
+    answer(session, Extents(0, [], pin=parts), Extents(0, [], unpin=[99]))
+    assert session.used
+    with pins.in_use([]):
+        answer(session, Extents(0, [], pin=parts))  # again, which means nothing
+    while pins.pinned_bytes < 3 * BLOCK_BYTES:
+        pass
+    begin = min(device.pinned)
+    assert device.pinned == {begin: BLOCK_BYTES, begin + 2 * BLOCK_BYTES: 2 * BLOCK_BYTES}
+    answer(session, Extents(0, [], unpin=[7]), Extents(0, [], unpin=[7]))
+    pins.close()  # which waits for that
+    pins.close()
+    assert device.pinned == {}
+    assert given_back == [7]
+    session.lose(UnavailableError("the test is over"))
+    assert mapped() == 0
+
+
+def test_who_pins_nothing_does_not_mind_what_it_may_pin() -> None:
+    session = new_session()
+    with_memory(session)
+    answer(session, Extents(0, [], pin=[(1, 2, 3)], unpin=[4]))
+    assert not session.lost

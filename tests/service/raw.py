@@ -36,6 +36,8 @@ class RawClient:
         self.socket.connect(os.fspath(path))
         self.extents: dict[int, NDArray[np.uint8]] = {}
         self.gone: set[int] = set()
+        self.offered: list[tuple[int, int, int]] = []
+        self.asked_back: list[int] = []
         self._frames, self._bodies = Frames(), deque[bytes]()
         self._descriptors: deque[int] = deque()
         self._number = 0
@@ -79,6 +81,8 @@ class RawClient:
             if not isinstance(answer, Extents):
                 return answer
             self.gone.update(answer.gone)
+            self.offered += answer.pin
+            self.asked_back += answer.unpin
             for number, length in answer.new:
                 descriptor = self._descriptors.popleft()
                 self.extents[number] = np.frombuffer(mmap.mmap(descriptor, length), np.uint8)

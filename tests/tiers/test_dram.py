@@ -199,7 +199,7 @@ async def test_without_memory_nothing_is_reserved_and_it_is_counted(
         await tier.delete(prompt("a", "b"))  # so that what is free is in two pieces
         tier.release(lease)
         with monkeypatch.context() as failing:
-            failing.setattr("greencache.tiers.dram.allocate", full)
+            failing.setattr("greencache.tiers.memory_file.allocate", full)
             for times in (1, 2):
                 pieces = 1
                 assert await store(tier, prompt("a", *range(9))) == 0
@@ -225,7 +225,7 @@ async def test_part_of_what_was_asked_for_is_given_back_if_the_rest_is_not_to_be
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             give(descriptor, offset, length)
 
-        monkeypatch.setattr("greencache.tiers.dram.allocate", scarce)
+        monkeypatch.setattr("greencache.tiers.memory_file.allocate", scarce)
         assert await store(tier, prompt(*range(16))) == 0
         assert taken_bytes() == tier.stats().backed_bytes == 0
         assert await store(tier, prompt(*range(8))) == 8

@@ -27,6 +27,7 @@ from greencache.adapters.paged.planning import Planning, Shape
 from greencache.adapters.paged.statistics import Counts
 from greencache.adapters.paged.transfers import Transfers
 from greencache.client import Client
+from greencache.client.pinning import Pinning
 
 __all__ = ["MiniatureEngine", "Request", "said"]
 
@@ -157,6 +158,8 @@ class MiniatureEngine:
         Engine blocks in one of the store's.
     namespace:
         Of keys.
+    pinning:
+        Pins for the workers.
     """
 
     def __init__(
@@ -171,6 +174,7 @@ class MiniatureEngine:
         per_block: int = 2,
         namespace: bytes = b"a namespace 16 B",
         deadline_s: float = 20.0,
+        pinning: Pinning | None = None,
     ) -> None:
         self.ranks, self.asynchronous, self.ahead, self.drafting = (
             ranks,
@@ -191,6 +195,7 @@ class MiniatureEngine:
                 shard=shard,
                 group=group,
                 timeout_s=deadline_s,
+                pinning=None if shard is None else pinning,
             )
 
         self.counts = Counts()

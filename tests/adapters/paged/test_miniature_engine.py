@@ -20,6 +20,7 @@ from greencache.adapters.paged.jobs import Step
 from greencache.adapters.paged.telling import Telling
 from greencache.client import Client, Seen
 from tests.adapters.paged.miniature import BLOCK, MiniatureEngine, Request, said
+from tests.pinning import PagePinning
 from tests.service.daemons import MIB, RunningDaemon, settled
 
 
@@ -546,3 +547,40 @@ def test_a_step_does_not_wait_for_a_frozen_daemon_to_take_blocks_away(
         engine.settle()
         assert request.outputs == said(request)
     assert nothing_is_held(own_daemon)
+
+
+def test_workers_pin_and_nothing_is_unpinned_where_they_copy(own_daemon: RunningDaemon) -> None:
+    device, prompts = PagePinning(), [tokens(80, seed) for seed in range(12)]
+    with (
+        MiniatureEngine(own_daemon.socket, pinning=device) as engine,
+        Client(4096, socket=own_daemon.socket, timeout_s=20.0) as person,
+    ):
+        worker, pages = engine.clients[1], engine.workers[0]._pages
+        check(engine, Request("first", prompts[0]))
+        assert settled(lambda: worker.pinned_bytes > 0)
+        held: list[bool] = []
+
+        def watched(move: Callable[..., None]) -> Callable[..., None]:
+            def moving(*arguments: object) -> None:
+                before = list(device.done)
+                move(*arguments)
+                assert worker._pins is not None
+                held.append(bool(worker._pins._uses))
+                assert [each for each in device.done if each[0] == "unpin"] == [
+                    each for each in before if each[0] == "unpin"
+                ]
+
+            return moving
+
+        pages.save, pages.load = watched(pages.save), watched(pages.load)  # type: ignore[method-assign]
+        for turn in range(3):
+            for number, prompt in enumerate(prompts):
+                request = Request(f"{turn}-{number}", prompt)
+                assert engine.generate(request) == [said(request)]
+                if number % 3 == 0:
+                    engine.forget()
+                    person.resize(dram=2 * MIB if number % 2 else 16 * MIB)
+        assert len(held) > 20
+        assert all(held)
+        assert any(what == "unpin" for what, _ in device.done)
+        assert not any(engine.counts.take().get(name) for name in ("failed_loads", "failed_saves"))
