@@ -219,10 +219,12 @@ class RecordTransfers:
         """Write records under their names, to stay for a while."""
         results: Results[Reply] = Results([None] * len(parts), stop=len(parts))
         window = max(1, UNANSWERED_BYTES // self._records.record_bytes(0))
+        share = 2 * self._connections
         after = b"\r\n$2\r\nPX\r\n" + _word(b"%d" % round(ttl_s * 1000))
 
         def work(connection: RespConnection, places: deque[int], deadline: Deadline) -> None:
-            while some := _take(places, window, results):
+            # Fewer towards the end, so that all connections end at about the same time.
+            while some := _take(places, min(window, 1 + len(places) // share), results):
                 together = bytearray()
                 for place in some:
                     name, key, number, view = parts[place]
@@ -234,12 +236,12 @@ class RecordTransfers:
                         hashed.update(view)
                         together += view
                     else:
-                        connection.send(together, deadline)
+                        connection.send(together, deadline, more=True)
                         together.clear()
                         for begin in range(0, len(view), WRITTEN_BYTES):
                             piece = view[begin : begin + WRITTEN_BYTES]
                             hashed.update(piece)
-                            connection.send(piece, deadline)
+                            connection.send(piece, deadline, more=True)
                     together += hashed.digest() + after
                     if len(together) >= TOGETHER_BYTES:
                         connection.send(together, deadline)

@@ -111,6 +111,7 @@ class RespConnection:
             if address.path:
                 plain.connect(address.path)
             self._socket: socket.socket = plain
+            self._tls = tls is not None
             if tls is not None:
                 self._socket = tls.wrap_socket(plain, server_hostname=address.host)
         except BaseException:
@@ -134,10 +135,13 @@ class RespConnection:
             return False
         return False  # closed, or something that nobody asked for
 
-    def send(self, data: bytes | bytearray | memoryview, deadline: Deadline) -> None:
-        """Send all of it."""
+    def send(
+        self, data: bytes | bytearray | memoryview, deadline: Deadline, *, more: bool = False
+    ) -> None:
+        """Send all of it; ``more`` if the rest of a command follows at once."""
         self._socket.settimeout(deadline.left_s())
-        self._socket.sendall(data)
+        # Then a packet is not closed with what little there is of it; TLS has records of its own.
+        self._socket.sendall(data, socket.MSG_MORE if more and not self._tls else 0)
 
     def ask(self, deadline: Deadline, *words: bytes) -> Reply:
         """Send a command and read its reply."""
