@@ -97,7 +97,7 @@ def savings(results: Results, load: float) -> bytes:
             *panels[0][0].get_legend_handles_labels(),
             loc="outside lower center",
             ncols=len(factors) + 1,
-            title="SSD, kg/TB; x where a run of the two is invalid",
+            title="SSD, kg/TB; x where a run of the two is invalid or was not made",
         )
         figure.suptitle(
             f"{results.title}: carbon saved per output token at load {load:g} (simulated)\n"
