@@ -297,7 +297,7 @@ class TierIndex:
         kernels.drop_block(self.state, slot, marks)
         return before - len(self)
 
-    def order_free(self, first: NDArray[np.bool_] | None = None) -> None:
+    def order_free(self, first: NDArray[np.bool_]) -> None:
         """Let free slots be taken from the lowest on, so that slots in use stand together.
 
         Parameters
@@ -305,9 +305,6 @@ class TierIndex:
         first:
             Slots to be taken before all others, those that were never used included.
         """
-        if first is None:
-            kernels.order_free_slots(self.state)
-            return
         meta = self._state.meta
         end = max(int(meta[FRESH]), int(np.flatnonzero(first).max(initial=-1)) + 1)
         self._state = grow(self._state, end, 0)

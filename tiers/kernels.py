@@ -22,7 +22,6 @@ from greencache.tiers.transactions import (
     hold,
     lease,
     match,
-    order_free,
     reserve,
     resize,
     restore,
@@ -41,7 +40,6 @@ __all__ = [
     "lease_blocks",
     "match_blocks",
     "observe_blocks",
-    "order_free_slots",
     "release_blocks",
     "reserve_blocks",
     "resize_tier",
@@ -147,12 +145,6 @@ def drop_block(state: TierState, slot: int, marks: NDArray[np.int8]) -> None:
     ``marks`` has a zero for each slot that was ever used.
     """
     drop_with_all_beyond(state, slot, marks)
-
-
-@kernel
-def order_free_slots(state: TierState) -> None:
-    """Let free slots be taken from the lowest on."""
-    order_free(state)
 
 
 @kernel

@@ -59,7 +59,6 @@ __all__ = [
     "lease",
     "make_room",
     "match",
-    "order_free",
     "reserve",
     "resize",
     "restore",

@@ -206,9 +206,10 @@ class IndexMachine(RuleBasedStateMachine):
         after = {other for other in range(63) if self.index.slot_of(other) != NONE}
         assert after == before - going
 
-    @rule()
-    def order_free(self) -> None:
-        self.index.order_free()
+    @rule(first=st.lists(st.booleans(), max_size=20))
+    def order_free(self, first: list[bool]) -> None:
+        """Also with slots first that were never used."""
+        self.index.order_free(np.array(first, np.bool_))
 
     @rule()
     def restart(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,10 @@ from greencache.tiers.base import TierLease
 from greencache.tiers.redis import Deadlines, RedisTier
 from greencache.tiers.servers import RedisUrl
 from tests.conformance.prompts import check, load, prompt, settled, store, the_bytes
-from tests.tiers.valkeys import Server, a_server
+from tests.tiers.valkeys import Server
 
 BLOCK_BYTES = 3000
 PATIENT = Deadlines(connect_s=20, lookup_s=20, read_s=20, write_s=20)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with a_server() as one:
-        yield one
-
-
-@pytest.fixture
-def valkey(server: Server) -> Server:
-    server.client.flushall()
-    return server
 
 
 def tier_at(
