@@ -36,18 +36,17 @@ from greencache.tiers.workers import run_all
 
 __all__ = ["Found", "Outcome", "Part", "RecordTransfers", "Results", "cause_of"]
 
-READ_BYTES = 128 * 1024
-WRITTEN_BYTES = 512 * 1024
-"""Hashed at once, as long as the processor has it in its cache, which threads that read share. Less
-is slower to write, a system call each, and for reads from a Unix socket."""
+PIECE_BYTES = 2**20
+"""Hashed at once, while the processor has it in its caches; less takes more system calls."""
 
 SMALL_BYTES = 32 * 1024
 """Smaller ones are copied together, so that a system call moves many."""
 TOGETHER_BYTES = 256 * 1024
 
-UNREAD_BYTES = 32 * 2**20
-"""Answers that a connection may ask a server for ahead; two records if that is more."""
-UNANSWERED_BYTES = 64 * 2**20
+UNREAD_BYTES = 4 * 2**20
+"""Answers that a connection may ask a server for ahead; two records if that is more. Of more, a
+server on this host copies what has left the processor's caches when it is sent."""
+UNANSWERED_BYTES = 4 * 2**20
 """What a connection sends before it reads answers; a record if that is more."""
 MOST_COMMANDS = 1024
 """The same, of small commands."""
@@ -190,7 +189,7 @@ class RecordTransfers:
     def _read_one(
         self, connection: RespConnection, part: Part, deadline: Deadline
     ) -> Found | ReplyError:
-        length = connection.value_length(deadline)
+        length = connection.value_length(self._records.record_bytes(part.number), deadline)
         if length is None:
             return Found(Outcome.MISSING)
         if isinstance(length, ReplyError):
@@ -201,13 +200,11 @@ class RecordTransfers:
         header = bytearray(HEADER_BYTES)
         connection.read_into(memoryview(header), deadline)
         hashed = Checksum(header)
-        for begin in range(0, len(part.view), READ_BYTES):
-            piece = part.view[begin : begin + READ_BYTES]
+        for begin in range(0, len(part.view), PIECE_BYTES):
+            piece = part.view[begin : begin + PIECE_BYTES]
             connection.read_into(piece, deadline)
             hashed.update(piece)
-        checksum = bytearray(CHECKSUM_BYTES)
-        connection.read_into(memoryview(checksum), deadline)
-        connection.end_value(deadline)
+        checksum = connection.end_value(deadline, CHECKSUM_BYTES)
         writer = self._records.writer_of(header, part.key, part.number)
         if writer is None or checksum != hashed.digest():
             return Found(Outcome.DAMAGED)
@@ -238,8 +235,8 @@ class RecordTransfers:
                     else:
                         connection.send(together, deadline, more=True)
                         together.clear()
-                        for begin in range(0, len(view), WRITTEN_BYTES):
-                            piece = view[begin : begin + WRITTEN_BYTES]
+                        for begin in range(0, len(view), PIECE_BYTES):
+                            piece = view[begin : begin + PIECE_BYTES]
                             hashed.update(piece)
                             connection.send(piece, deadline, more=True)
                     together += hashed.digest() + after

@@ -11,6 +11,7 @@ import re
 import socket
 import ssl
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -27,7 +28,11 @@ __all__ = [
 LINE_BYTES = 64 * 1024
 """The longest line of a reply: an error's text, the length of a value."""
 SCRATCH_BYTES = 64 * 1024
-"""Read at once where replies are small; larger values bypass the buffer."""
+"""Read at once where replies are small."""
+LARGE_BYTES = 32 * 1024
+"""Values from here on bypass the buffer, but for what comes with their length."""
+LENGTH_BYTES = 32
+"""Read at once where the length of such a value is to come."""
 UNIX_SEND_BYTES = 2**20
 """What may be on its way through a Unix socket, of which Linux's 208 KiB by default are soon full:
 blocks of 2 MiB are written 1.3 times as fast. TCP finds out by itself what it needs."""
@@ -105,13 +110,16 @@ class RespConnection:
         else:
             where = (address.host, address.port)
             plain = socket.create_connection(where, deadline.left_s())
-            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             plain.settimeout(deadline.left_s())
             if address.path:
                 plain.connect(address.path)
+            else:
+                _be_prompt(plain)
             self._socket: socket.socket = plain
             self._tls = tls is not None
+            self._wakes_at = 1
+            self._can_wait = tls is None and not address.path
             if tls is not None:
                 self._socket = tls.wrap_socket(plain, server_hostname=address.host)
         except BaseException:
@@ -178,15 +186,22 @@ class RespConnection:
                 found.append(self.reply(deadline))
         return found
 
-    def value_length(self, deadline: Deadline) -> int | ReplyError | None:
+    def value_length(self, expected: int, deadline: Deadline) -> int | ReplyError | None:
         """Read the length of a value, which `read_into` and `end_value` have to follow.
+
+        Parameters
+        ----------
+        expected:
+            What it should be, so that a large value is not read into a buffer first.
+        deadline:
+            When to give up.
 
         Returns
         -------
         int, ReplyError or None
             Its bytes; or what the server said instead; or None if there is no value.
         """
-        line = self._line(deadline)
+        line = self._line(deadline, LENGTH_BYTES if expected >= LARGE_BYTES else SCRATCH_BYTES)
         if line[:1] == b"-":
             return ReplyError(line[1:].decode(errors="replace"))
         if line[:1] != b"$":
@@ -200,21 +215,16 @@ class RespConnection:
         view[:have] = self._scratch[self._begin : self._begin + have]
         self._begin += have
         while have < len(view):
-            if len(view) - have >= SCRATCH_BYTES:
-                have += self._receive(view[have:], deadline)
-                continue
-            self._fill(deadline)
-            more = min(len(view) - have, self._end - self._begin)
-            view[have : have + more] = self._scratch[self._begin : self._begin + more]
-            self._begin += more
-            have += more
+            self._wake_for(len(view) - have)
+            have += self._receive(view[have:], deadline)
 
-    def end_value(self, deadline: Deadline) -> None:
-        """Read what ends a value."""
-        end = bytearray(2)
+    def end_value(self, deadline: Deadline, last: int = 0) -> bytes:
+        """Read the last bytes of a value and what ends it."""
+        end = bytearray(last + 2)
         self.read_into(memoryview(end), deadline)
-        if end != b"\r\n":
-            raise ProtocolError(f"a value that ends with {bytes(end)!r}")
+        if end[last:] != b"\r\n":
+            raise ProtocolError(f"a value that ends with {bytes(end[last:])!r}")
+        return bytes(end[:last])
 
     def skip_value(self, length: int, deadline: Deadline) -> None:
         """Read a value of so many bytes that is of no use."""
@@ -233,7 +243,8 @@ class RespConnection:
         self.end_value(deadline)
         return bytes(value)
 
-    def _line(self, deadline: Deadline) -> bytes:
+    def _line(self, deadline: Deadline, at_once: int = SCRATCH_BYTES) -> bytes:
+        """Read a line, and so many bytes at once until it has ended."""
         searched = self._begin
         while True:
             end = self._scratch.find(b"\r\n", searched, self._end)
@@ -244,9 +255,9 @@ class RespConnection:
             if self._end - self._begin >= SCRATCH_BYTES:
                 raise ProtocolError("a line without an end")
             searched = max(self._begin, self._end - 1)
-            searched -= self._fill(deadline)
+            searched -= self._fill(at_once, deadline)
 
-    def _fill(self, deadline: Deadline) -> int:
+    def _fill(self, at_once: int, deadline: Deadline) -> int:
         """Receive more behind what is there; by how much that moved to the front."""
         moved = 0
         if self._begin == self._end:
@@ -256,8 +267,20 @@ class RespConnection:
             rest = self._scratch[self._begin : self._end]
             self._begin, self._end = 0, len(rest)
             self._scratch[: len(rest)] = rest
-        self._end += self._receive(memoryview(self._scratch)[self._end :], deadline)
+        self._wake_for(1)
+        room = memoryview(self._scratch)[self._end : self._end + at_once]
+        self._end += self._receive(room, deadline)
         return moved
+
+    def _wake_for(self, wanted: int) -> None:
+        """Have the kernel wake this thread when so many bytes have come, and not for each packet.
+
+        Only plain TCP gains by it: TLS has records of its own, and a Unix socket is slower then.
+        """
+        wakes_at = wanted if self._can_wait and wanted >= LARGE_BYTES else 1
+        if wakes_at != self._wakes_at:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, wakes_at)
+            self._wakes_at = wakes_at
 
     def _receive(self, view: memoryview, deadline: Deadline) -> int:
         self._socket.settimeout(deadline.left_s())
@@ -265,6 +288,19 @@ class RespConnection:
         if count == 0:
             raise ConnectionResetError("the server closed the connection")
         return count
+
+
+def _be_prompt(plain: socket.socket) -> None:
+    """Send what there is at once, and to this same host as fast as it is taken.
+
+    There is nothing to be careful of between two processes, but congestion controls that pace
+    (bbr) do so with timers: without them blocks are written 1.2 times as fast. The answers' sender
+    is the server, whose choice stays the system's.
+    """
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_CONGESTION") and plain.getsockname()[0] == plain.getpeername()[0]:
+        with suppress(OSError):  # then it stays as it is
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
 
 
 def _number(text: bytes) -> int:

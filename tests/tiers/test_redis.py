@@ -247,11 +247,13 @@ async def test_long_prompts_are_asked_for_in_parts(valkey: Server) -> None:
         assert valkey.client.info("commandstats")["cmdstat_strlen"]["calls"] == 1024
 
 
-@pytest.mark.parametrize(("block_bytes", "asked"), [(1000, 40), (2 << 20, 15), (32 << 20, 7)])
+@pytest.mark.parametrize(
+    ("block_bytes", "asked"), [(1000, 40), (256 << 10, 15), (2 << 20, 2), (32 << 20, 2)]
+)
 async def test_what_a_server_has_to_keep_for_a_reader_is_bounded(
     block_bytes: int, asked: int
 ) -> None:
-    """It is asked a little ahead: as many records as 32 MiB hold."""
+    """It is asked a little ahead: as many records as 4 MiB hold, or two."""
     heard = bytearray()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -87,7 +87,7 @@ def test_values_arrive_however_they_are_cut(values: list[int], cuts: list[int]) 
     with saying(*parts, stream[at:]) as connection:
         deadline = Deadline(10)
         for body in bodies:
-            assert connection.value_length(deadline) == len(body)
+            assert connection.value_length(len(body), deadline) == len(body)
             into = bytearray(len(body))
             connection.read_into(memoryview(into), deadline)
             connection.end_value(deadline)
@@ -166,3 +166,31 @@ def test_a_connection_is_quiet_until_the_peer_says_something_or_closes() -> None
             while connection.is_quiet() and time.monotonic() < end_s:
                 time.sleep(0.001)
             assert not connection.is_quiet()
+
+
+@pytest.mark.parametrize("length", [1000, 10 * SCRATCH_BYTES])
+def test_half_a_value_is_a_closed_connection_or_a_timeout(length: int) -> None:
+    """However large: of a large one, little wakes nobody, but the end of it does."""
+    half = b"$%d\r\n" % length + bytes(length // 2)
+    into = memoryview(bytearray(length))
+    with saying(half) as connection:
+        assert connection.value_length(length, Deadline(5)) == length
+        with pytest.raises(ConnectionError):
+            connection.read_into(into, Deadline(5))
+    with saying(half, hang=True) as connection:
+        assert connection.value_length(length, Deadline(5)) == length
+        with pytest.raises(TimeoutError):
+            connection.read_into(into, Deadline(0.05))
+
+
+def test_another_value_than_was_expected_is_read_as_well() -> None:
+    small, large = b"$3\r\nabc\r\n", b"$100000\r\n" + b"x" * 100_000 + b"\r\n"
+    with saying(small + b"$-1\r\n-OOM no\r\n" + large + b":7\r\n") as connection:
+        deadline = Deadline(5)
+        assert connection.value_length(100_000, deadline) == 3
+        connection.skip_value(3, deadline)
+        assert connection.value_length(100_000, deadline) is None
+        assert isinstance(connection.value_length(100_000, deadline), ReplyError)
+        assert connection.value_length(3, deadline) == 100_000
+        connection.skip_value(100_000, deadline)
+        assert connection.reply(deadline) == 7
