@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.bench.huge_pages import HUGE_PAGE_BYTES, into_huge_pages, mapped
 from greencache.quantities import format_bytes
+from greencache.shared_memory import HUGE_PAGE_BYTES, map_shared
+from greencache.tiers.syscalls import into_huge_pages
 
 __all__ = [
     "DRAM",
@@ -131,9 +132,9 @@ class Batch:
         self._file = os.memfd_create("greencache-batches")
         self.path = Path(f"/proc/{os.getpid()}/fd/{self._file}")
         os.ftruncate(self._file, self.pool_bytes(case))
-        pool = mapped(self._file, self.pool_bytes(case))
+        pool = map_shared(self._file, self.pool_bytes(case))
         pool[:] = 1
-        self.in_huge_pages = into_huge_pages(pool)
+        self.in_huge_pages = into_huge_pages(pool.ctypes.data, len(pool))
         self.blocks = pool[: case.batch_bytes].reshape(shape)
         random = np.random.default_rng(seed).bytes(case.batch_bytes)
         self.content = np.frombuffer(random, np.uint8).reshape(shape)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
-import mmap
 import os
 
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.tiers.syscalls import allocate, populate, punch_hole
+from greencache.shared_memory import HUGE_PAGE_BYTES, map_shared
+from greencache.tiers.syscalls import allocate, into_huge_pages, populate, punch_hole
 
 __all__ = ["MemoryFile"]
 
+_PAGE_BYTES = 4096
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -29,12 +29,11 @@ class MemoryFile:
         try:
             os.ftruncate(self.descriptor, size)
             fcntl.fcntl(self.descriptor, fcntl.F_ADD_SEALS, _SEALS)
-            self._map = mmap.mmap(self.descriptor, size)
+            self.bytes: NDArray[np.uint8] = map_shared(self.descriptor, size)
         except BaseException:
             os.close(self.descriptor)
             raise
         self.length = size
-        self.bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
         self.backed_slots = 0
 
     @property
@@ -46,7 +45,18 @@ class MemoryFile:
             return 0  # just closed, by the thread that gives memory back
 
     def back(self, offset: int, length: int) -> None:
-        """Put memory behind a range; raises `OSError` if there is none."""
+        """Put memory behind a range that has none; raises `OSError` if there is none left.
+
+        In huge pages where the kernel has them: one takes a fraction of the time of 512 small ones,
+        and direct I/O hands a drive one address instead of as many.
+        """
+        first, last = -(-offset // HUGE_PAGE_BYTES), (offset + length) // HUGE_PAGE_BYTES
+        if first < last:
+            for page in range(first, last):
+                # The kernel gathers what is there already, which may be as little as this.
+                allocate(self.descriptor, page * HUGE_PAGE_BYTES, _PAGE_BYTES)
+            begin, end = first * HUGE_PAGE_BYTES, last * HUGE_PAGE_BYTES
+            into_huge_pages(self.bytes.ctypes.data + begin, end - begin)
         # What is allocated can be written to: without it, a write could end the process (SIGBUS).
         allocate(self.descriptor, offset, length)
         populate(self.bytes.ctypes.data + offset, length)
@@ -56,9 +66,6 @@ class MemoryFile:
         punch_hole(self.descriptor, offset, length)
 
     def close(self) -> None:
-        """Let go of it; who else has it mapped keeps it."""
+        """Let go of it; who else has it mapped keeps it, and who has a view of it here."""
         self.bytes = np.zeros(0, np.uint8)
         os.close(self.descriptor)
-        # Whoever failed or was cancelled may still have a view: it is unmapped with the last one.
-        with contextlib.suppress(BufferError):
-            self._map.close()

@@ -9,13 +9,16 @@ import os
 import struct
 from collections.abc import Callable
 
-__all__ = ["allocate", "direct_io_alignment", "populate", "punch_hole"]
+__all__ = ["allocate", "direct_io_alignment", "into_huge_pages", "populate", "punch_hole"]
 
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 """fallocate(2), linux/falloc.h: FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE."""
 
 _MADV_POPULATE_WRITE = 23
 """madvise(2), linux/mman.h; since Linux 5.14."""
+
+_MADV_COLLAPSE = 25
+"""madvise(2), linux/mman.h; since Linux 6.1."""
 
 # statx(2), linux/stat.h
 _AT_EMPTY_PATH = 0x1000
@@ -85,6 +88,15 @@ def populate(address: int, length: int) -> None:
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+
+
+def into_huge_pages(address: int, length: int) -> bool:
+    """Gather a range of mapped memory into huge pages, whatever the default; whether it all was.
+
+    What is in it stays. Not before Linux 6.1, nor where there is no memory in such pieces, nor
+    where nothing is behind a whole huge page yet.
+    """
+    return bool(_libc().madvise(address, length, _MADV_COLLAPSE) == 0)
 
 
 def direct_io_alignment(descriptor: int) -> int | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from greencache.client.messages import Places
 from greencache.errors import ProtocolError, UnavailableError
+from greencache.shared_memory import map_shared
 
 __all__ = ["Extent", "Part", "Run", "Standing"]
 
@@ -51,12 +51,11 @@ class Extent:
         try:
             if not 0 < size_bytes <= os.fstat(descriptor).st_size:
                 raise ProtocolError(f"an extent is shorter than the {size_bytes:,} bytes said")
-            mapped = mmap.mmap(descriptor, size_bytes)
+            self.writable: Bytes = map_shared(descriptor, size_bytes)
         except OSError as error:
             raise UnavailableError(f"cannot map the daemon's memory: {error.strerror}") from error
         finally:
             os.close(descriptor)
-        self.writable: Bytes = np.frombuffer(mapped, np.uint8)
         self.readable = self.writable.view()
         self.readable.flags.writeable = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from typer.testing import CliRunner
 
 from greencache.bench import tiers as tiers_bench
 from greencache.bench.direct_io import RawDirectSide, filesystem_of, wait_for_rest
-from greencache.bench.huge_pages import HUGE_PAGE_BYTES, into_huge_pages, mapped
 from greencache.bench.lmcache_side import LmcacheSide
 from greencache.bench.lmcache_worker import CPU
 from greencache.bench.tier_rounds import (
@@ -183,22 +181,6 @@ def test_raw_direct_io_moves_what_the_tier_keeps_in_its_slots(tmp_path: Path) ->
     assert found["ours"]["timed_gets"] == 6
     if "missing" not in found["raw direct I/O"]:
         assert found["raw direct I/O"]["timed_gets"] == 6
-
-
-def test_memory_is_in_huge_pages_or_as_it_was() -> None:
-    file = os.memfd_create("test")
-    size = 2 * HUGE_PAGE_BYTES
-    os.ftruncate(file, size)
-    memory = mapped(file, size)
-    assert memory.ctypes.data % HUGE_PAGE_BYTES == 0
-    content = np.random.default_rng(0).integers(0, 256, size, np.uint8)
-    memory[:] = content
-    into_huge_pages(memory)
-    np.testing.assert_array_equal(memory, content)
-    assert os.pread(file, 4096, 4096) == content[4096:8192].tobytes()
-    os.close(file)
-    with pytest.raises(OSError, match="descriptor"):
-        mapped(file, size)
 
 
 def test_filesystems_are_named() -> None:

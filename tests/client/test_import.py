@@ -13,7 +13,7 @@ print(*sorted(set(sys.modules) - before))
 """
 
 _OURS = {"greencache", "greencache.buffers", "greencache.errors", "greencache.version"}
-_OURS |= {"greencache.waiting"}
+_OURS |= {"greencache.shared_memory", "greencache.waiting"}
 
 
 def test_the_client_imports_numpy_and_msgspec_only() -> None:

@@ -221,7 +221,7 @@ async def test_part_of_what_was_asked_for_is_given_back_if_the_rest_is_not_to_be
         give = allocate
 
         def scarce(descriptor: int, offset: int, length: int) -> None:
-            if taken_bytes() >= 8 * MIB:
+            if taken_bytes() > 8 * MIB:
                 raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
             give(descriptor, offset, length)
 
