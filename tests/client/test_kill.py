@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,7 @@ class Work:
 
 
 async def _kill_often(tmp_path: Path, times: int, seed: int) -> None:
+    gc.collect()  # memory of daemons that other tests had
     random = np.random.default_rng(seed)
     blocks = [the_bytes(keys, BLOCK_BYTES) for keys in KEYS]
     options: dict[str, Any] = {"dram": 24 * MIB, "ssd_dir": tmp_path / "ssd", "ssd": 40 * MIB}
