@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from greencache.bench.tier_rounds import Batch, Case, Checked, Side, SideError, buffer
 from greencache.blocks import KEY_BYTES
 from greencache.errors import GreenCacheError
-from greencache.tiers.base import Tier
+from greencache.tiers.base import Blocks, Tier
+from greencache.tiers.dram import DramTier
 
-__all__ = ["MEMCPY", "MemcpySide", "TierSide"]
+__all__ = ["MEMCPY", "FromDramSide", "MemcpySide", "TierSide"]
 
 MEMCPY = "memcpy"
 
@@ -102,6 +103,7 @@ class TierSide(Side):
         self._tier = tier
         self._mine = Checked(batch, case.batches)
         self._keys: list[list[bytes]] = [[] for _ in range(case.batches)]
+        self._memory: Blocks = self._mine.blocks
 
     @property
     def _open(self) -> Tier:
@@ -113,9 +115,10 @@ class TierSide(Side):
         self._mine.renew(batch)
         fresh = secrets.token_bytes(KEY_BYTES * len(self._mine.blocks))
         self._keys[batch] = [fresh[at : at + KEY_BYTES] for at in range(0, len(fresh), KEY_BYTES)]
-        return self._run(self._put(self._keys[batch], self._mine.blocks))
+        self._lay_out()
+        return self._run(self._put(self._keys[batch], self._memory))
 
-    async def _put(self, keys: list[bytes], blocks: NDArray[np.uint8]) -> float:
+    async def _put(self, keys: list[bytes], blocks: Blocks) -> float:
         began_s = time.perf_counter()
         reservation = await self._open.reserve(keys)
         if len(reservation) < len(keys):
@@ -128,11 +131,19 @@ class TierSide(Side):
     def get(self, batch: int) -> float:
         """As `Side.get`."""
         self._mine.forget()
-        seconds = self._run(self._get(self._keys[batch], self._mine.blocks))
+        self._lay_out()
+        seconds = self._run(self._get(self._keys[batch], self._memory))
+        self._bring_back()
         self._mine.check(batch)
         return seconds
 
-    async def _get(self, keys: list[bytes], into: NDArray[np.uint8]) -> float:
+    def _lay_out(self) -> None:
+        """Have the blocks stand where the tier is to write them from, or to read them into."""
+
+    def _bring_back(self) -> None:
+        """Have blocks that were read stand where they are checked."""
+
+    async def _get(self, keys: list[bytes], into: Blocks) -> float:
         began_s = time.perf_counter()
         lease = await self._open.acquire(keys)
         good = await self._open.read(lease, into[: len(lease)])
@@ -158,3 +169,34 @@ class TierSide(Side):
     def close(self) -> None:
         """As `Side.close`."""
         self._loop.close()
+
+
+class FromDramSide(TierSide):
+    """A tier as it is used beneath DRAM: it writes from, and reads into, a `DramTier`'s memory.
+
+    Which that tier has taken from the system by itself, and not as a benchmark would choose it.
+    """
+
+    def prepare(self, case: Case, batch: Batch) -> None:
+        """As `Side.prepare`."""
+        super().prepare(case, batch)
+        self._dram = DramTier(case.block_bytes, case.batch_bytes)
+        self._run(self._dram.open())
+        keys = [block.to_bytes(KEY_BYTES, "big") for block in range(case.blocks)]
+        self._reservation = self._run(self._dram.reserve(keys))
+        self._memory = self._dram.reserved(self._reservation)
+
+    def _lay_out(self) -> None:
+        for place, block in zip(self._memory, self._mine.blocks, strict=True):
+            place[:] = block
+
+    def _bring_back(self) -> None:
+        for place, block in zip(self._memory, self._mine.blocks, strict=True):
+            block[:] = place
+
+    def end_case(self) -> None:
+        """As `Side.end_case`."""
+        super().end_case()
+        self._memory = []
+        self._dram.abort(self._reservation)
+        self._run(self._dram.close())

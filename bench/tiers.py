@@ -9,7 +9,9 @@ on disk, a depth. Blocks are stored new each time, in place of older ones, and c
 - *SSD* is held against a raw loop of direct I/O at the same depth, fio if it is installed, and
   LMCache's disk backend, buffered and with direct I/O. What was stored is flushed before it is
   read, and dropped from the page cache where it went through that. Reads go straight into the
-  buffers of who asks; LMCache's end in objects of its pool, and its writes begin there.
+  buffers of who asks; LMCache's end in objects of its pool, and its writes begin there. All of
+  these share one piece of memory; as blocks go between tiers, from a DRAM tier's and into it, is
+  measured beside them.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from greencache.bench.lmcache_side import LMCACHE_DISK_SIDES, LmcacheSide
 from greencache.bench.lmcache_worker import BUFFERED, CPU, DIRECT
 from greencache.bench.table import WIDE
 from greencache.bench.tier_rounds import DRAM, SSD, Case, Side, measure_case, size_text
-from greencache.bench.tier_sides import MEMCPY, MemcpySide, TierSide
+from greencache.bench.tier_sides import MEMCPY, FromDramSide, MemcpySide, TierSide
 from greencache.errors import InputError
 from greencache.output import check_outputs, write_json, write_output
 from greencache.quantities import parse_bytes
@@ -47,6 +49,7 @@ __all__ = ["OURS", "REFERENCES", "main", "make_cases", "measure", "targets"]
 KIB, MIB = 2**10, 2**20
 
 OURS = {DRAM: "DRAM, ours", SSD: "SSD, ours"}
+FROM_DRAM = "the same, DRAM's memory"
 REFERENCES = {DRAM: MEMCPY, SSD: RAW}
 """What each tier's bandwidth is given as a share of."""
 
@@ -98,11 +101,11 @@ def _dram(case: Case) -> Tier:
     return DramTier(case.block_bytes, case.store_bytes)
 
 
-def _ssd(folder: Path, case: Case) -> Tier:
+def _ssd(folder: Path, name: str, case: Case) -> Tier:
     """With room for the batches, and the 1/64 and 16 MiB more that are for its own records."""
     capacity_bytes = case.store_bytes + case.store_bytes // 64 + 16 * MIB
     return SsdTier(
-        folder / "greencache",
+        folder / name,
         case.block_bytes,
         capacity_bytes,
         depth=case.depth,
@@ -119,7 +122,8 @@ def _sides(folder: Path, lmcache: Path | None) -> dict[str, list[Side]]:
             LmcacheSide(CPU, lmcache, folder),
         ],
         SSD: [
-            TierSide(OURS[SSD], partial(_ssd, folder)),
+            TierSide(OURS[SSD], partial(_ssd, folder, "greencache")),
+            FromDramSide(FROM_DRAM, partial(_ssd, folder, "beneath-dram")),
             RawDirectSide(folder / "greencache" / extent_name(0)),
             FioSide(folder),
             LmcacheSide(BUFFERED, lmcache, folder),

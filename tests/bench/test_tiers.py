@@ -27,7 +27,7 @@ from greencache.bench.tier_rounds import (
     measure_case,
     size_text,
 )
-from greencache.bench.tier_sides import MemcpySide, TierSide
+from greencache.bench.tier_sides import FromDramSide, MemcpySide, TierSide
 from greencache.bench.tiers import OURS, REFERENCES, Grid, make_cases, targets
 from greencache.bench.tiers_chart import tiers_picture
 from greencache.tiers.dram import DramTier
@@ -150,6 +150,14 @@ def test_real_sides_store_and_read_what_they_are_timed_for() -> None:
         assert 0 < found["get_ms"]["p50"] <= found["get_ms"]["p90"] <= found["get_ms"]["p99"]
         assert found["get_gb_per_s"] > 0 < found["put_gb_per_s"]
     assert set(result["sides"]["tier"]["times"]) == {"memcpy", "memcpy, block by block"}
+
+
+def test_a_side_beneath_dram_moves_the_same_bytes(tmp_path: Path) -> None:
+    case = Case(SSD, block_bytes=64 * KIB, blocks=3, batches=2, depth=2)
+    side = FromDramSide("ssd", lambda case: SsdTier(tmp_path / "ssd", case.block_bytes, 4 * MIB))
+    found = measure_case(case, [side], rounds=2)["sides"]["ssd"]
+    side.close()
+    assert found["timed_puts"] == found["timed_gets"] == 4, "each of which was checked"
 
 
 def test_a_tier_without_room_is_not_timed() -> None:
