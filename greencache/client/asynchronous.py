@@ -63,8 +63,9 @@ class AsyncClient(BaseClient):
     """The host's store, for asyncio; any number of tasks of one event loop may share it.
 
     It is `greencache.client.Client` in all but how it waits. Many questions may be under way at
-    once. Large copies are made in threads, and the event loop goes on meanwhile; a task that is
-    cancelled in a copy ends when the copy has.
+    once. The event loop goes on while a large copy is made: other threads share it (one at least,
+    whatever ``copy_threads``), and its own part it does a little at a time. A task that is cancelled
+    in a copy ends when the copy has.
 
     Parameters
     ----------
