@@ -64,8 +64,8 @@ class AsyncClient(BaseClient):
 
     It is `greencache.client.Client` in all but how it waits. Many questions may be under way at
     once. The event loop goes on while a large copy is made: other threads share it (one at least,
-    whatever ``copy_threads``), and its own part it does a little at a time. A task that is cancelled
-    in a copy ends when the copy has.
+    whatever ``copy_threads``), and its own part it does a little at a time. A task that is
+    cancelled in a copy ends when the copy has.
 
     Parameters
     ----------
