@@ -3,9 +3,8 @@
 What is where is in the `Manifest`, bytes are in `Extents`, and a `TierIndex` in memory decides, as
 in every tier of slots. A block's life on disk:
 
-1. Its bytes are written, by direct I/O where the filesystem has it.
-2. Meanwhile, if a block stood in its slot before, the manifest says that the slot is free. Should
-   the process end before that, the block is found again, and does not match its checksum.
+1. If a block stood in its slot before, the manifest says that the slot is free.
+2. Its bytes are written, by direct I/O where the filesystem has it.
 3. At its commit the manifest says where it is and what its checksum is. From now on it outlasts the
    process, however that ends.
 4. `SsdTier.flush` syncs the files of slots, then the manifest. From now on it outlasts the power.
@@ -286,8 +285,8 @@ class SsdTier(SlotTier):
         return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
 
     async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        transfers, free = self._in_use.transfers, partial(self._free_on_disk, slots)
-        writes = transfers.writes(slots, list(blocks), free)
+        transfers, before = self._in_use.transfers, partial(self._free_on_disk, slots)
+        writes = transfers.writes(slots, list(blocks), before)
         with reported(f"write to {self.path}"):
             *_, checksums = await self._in_threads(writes, transfers.writers)
         self._checksums.update(zip(slots.tolist(), checksums, strict=True))

@@ -127,22 +127,29 @@ class Transfers:
         self.writers.shutdown()
 
     def writes(
-        self, slots: Slots, blocks: Sequence[Bytes], meanwhile: Callable[[], None]
+        self, slots: Slots, blocks: Sequence[Bytes], before: Callable[[], None]
     ) -> list[Callable[[], list[bytes]]]:
         """What writes blocks to slots; the last of these calls returns their checksums.
 
-        The first one calls ``meanwhile`` before it writes; the others wait for nothing. They raise
-        what that raises, and `OSError` if something cannot be written.
+        The first one calls ``before``; nothing is written until that has returned, nor if it
+        raised. Others raise `OSError` if something cannot be written.
         """
         order = np.argsort(slots)
         in_order = [blocks[place] for place in order.tolist()]
         pieces = deque(self._pieces(slots[order], LARGEST_WRITE_BYTES))
+        ready: Future[None] = Future()
 
         def begin() -> list[bytes]:
-            meanwhile()
+            try:
+                before()
+            except BaseException as error:
+                ready.set_exception(error)
+            else:
+                ready.set_result(None)
             return write()
 
         def write() -> list[bytes]:
+            ready.result()
             for piece in _taken_from(pieces):
                 self._put(piece, in_order)
             return []
