@@ -164,6 +164,7 @@ class TierSide(Side):
         if self._tier is not None:
             self._run(self._tier.close())
             self._tier = None
+            self._memory = []
             del self._mine
 
     def close(self) -> None:
@@ -179,12 +180,20 @@ class FromDramSide(TierSide):
 
     def prepare(self, case: Case, batch: Batch) -> None:
         """As `Side.prepare`."""
-        super().prepare(case, batch)
-        self._dram = DramTier(case.block_bytes, case.batch_bytes)
-        self._run(self._dram.open())
+        dram = DramTier(case.block_bytes, 0)
+        dram = DramTier(case.block_bytes, dram.bytes_for(case.blocks))
+        try:
+            self._run(dram.open())
+        except GreenCacheError as fault:
+            raise SideError(str(fault)) from fault
+        try:
+            super().prepare(case, batch)
+        except SideError:
+            self._run(dram.close())
+            raise
         keys = [block.to_bytes(KEY_BYTES, "big") for block in range(case.blocks)]
-        self._reservation = self._run(self._dram.reserve(keys))
-        self._memory = self._dram.reserved(self._reservation)
+        self._dram, self._reservation = dram, self._run(dram.reserve(keys))
+        self._memory = dram.reserved(self._reservation)
 
     def _lay_out(self) -> None:
         for place, block in zip(self._memory, self._mine.blocks, strict=True):
@@ -197,6 +206,5 @@ class FromDramSide(TierSide):
     def end_case(self) -> None:
         """As `Side.end_case`."""
         super().end_case()
-        self._memory = []
         self._dram.abort(self._reservation)
         self._run(self._dram.close())

@@ -41,8 +41,8 @@ _PAGE_BYTES = 4096
 """Slots begin on pages, so that a slot's memory can be given back by itself."""
 
 _MOST_EXTENTS = 256
-"""That all of the host's memory would take: each needs two of a process's file descriptors, of
-which it has 1,024 by default."""
+"""That all of the host's memory would take: each needs one of a process's file descriptors, of
+which it has 1,024 by default, and so do its clients while they are told of them."""
 
 _INLINE_BYTES = 256 * 2**10
 """Copying less takes about as long as handing it to a thread and back: 10 to 20 us."""
@@ -322,7 +322,8 @@ class DramTier(SlotTier):
                 if number not in self._extents:
                     size = self.slots_per_extent * self.stride_bytes
                     self._made += 1
-                    self._extents[number] = MemoryFile(self._made, f"greencache-{self.name}", size)
+                    name = f"greencache-{self.name}"
+                    self._extents[number] = MemoryFile(self._made, name, size, self.stride_bytes)
                 extent = self._extents[number]
                 extent.backed_slots += count
                 backed.append(np.arange(first, first + count, dtype=np.int32))

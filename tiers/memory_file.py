@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,13 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class MemoryFile:
-    """One memory file (memfd), mapped.
+    """One memory file (memfd), mapped, that slots stand in one after the other.
 
     Its length is sealed: whoever is handed the file could else end this process by shortening it.
     """
 
-    def __init__(self, number: int, name: str, size: int) -> None:
+    def __init__(self, number: int, name: str, size: int, slot_bytes: int) -> None:
+        self._slot_bytes = slot_bytes
         self.number = number
         self.descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
@@ -45,24 +47,33 @@ class MemoryFile:
             return 0  # just closed, by the thread that gives memory back
 
     def back(self, offset: int, length: int) -> None:
-        """Put memory behind a range that has none; raises `OSError` if there is none left.
-
-        In huge pages where the kernel has them: one takes a fraction of the time of 512 small ones,
-        and direct I/O hands a drive one address instead of as many.
-        """
-        first, last = -(-offset // HUGE_PAGE_BYTES), (offset + length) // HUGE_PAGE_BYTES
-        if first < last:
-            for page in range(first, last):
+        """Put memory behind a range that has none; raises `OSError` if there is none left."""
+        for begin, end in self._huge_pages(offset, offset + length):
+            for page in range(begin, end, HUGE_PAGE_BYTES):
                 # The kernel gathers what is there already, which may be as little as this.
-                allocate(self.descriptor, page * HUGE_PAGE_BYTES, _PAGE_BYTES)
-            begin, end = first * HUGE_PAGE_BYTES, last * HUGE_PAGE_BYTES
+                allocate(self.descriptor, page, _PAGE_BYTES)
             into_huge_pages(self.bytes.ctypes.data + begin, end - begin)
         # What is allocated can be written to: without it, a write could end the process (SIGBUS).
         allocate(self.descriptor, offset, length)
         populate(self.bytes.ctypes.data + offset, length)
 
+    def _huge_pages(self, begin: int, end: int) -> Iterator[tuple[int, int]]:
+        """Ranges of a range that may be in huge pages: those that lie within one slot.
+
+        One huge page takes a fraction of the time of 512 small ones, and direct I/O hands a drive
+        one address instead of as many. But the kernel gives part of one back only if nobody uses
+        another part, so two slots never share one.
+        """
+        pages = np.arange(-(-begin // HUGE_PAGE_BYTES), end // HUGE_PAGE_BYTES)
+        first_slot = pages * HUGE_PAGE_BYTES // self._slot_bytes
+        last_slot = ((pages + 1) * HUGE_PAGE_BYTES - 1) // self._slot_bytes
+        pages = pages[first_slot == last_slot]
+        for run in np.split(pages, np.flatnonzero(np.diff(pages) != 1) + 1):
+            if len(run):
+                yield int(run[0]) * HUGE_PAGE_BYTES, int(run[-1] + 1) * HUGE_PAGE_BYTES
+
     def give_back(self, offset: int, length: int) -> None:
-        """Give the memory of a range back, which nobody may have pinned."""
+        """Give the memory of whole slots back, which nobody may have pinned."""
         punch_hole(self.descriptor, offset, length)
 
     def close(self) -> None:

@@ -47,7 +47,7 @@ UNREAD_BYTES = 4 * 2**20
 """Answers that a connection may ask a server for ahead; two records if that is more. Of more, a
 server on this host copies what has left the processor's caches when it is sent."""
 UNANSWERED_BYTES = 4 * 2**20
-"""What a connection sends before it reads answers; a record if that is more."""
+"""What a connection sends before it reads answers; two records if that is more."""
 MOST_COMMANDS = 1024
 """The same, of small commands."""
 
@@ -215,7 +215,7 @@ class RecordTransfers:
     ) -> Results[Reply]:
         """Write records under their names, to stay for a while."""
         results: Results[Reply] = Results([None] * len(parts), stop=len(parts))
-        window = max(1, UNANSWERED_BYTES // self._records.record_bytes(0))
+        window = max(2, UNANSWERED_BYTES // self._records.record_bytes(0))
         share = 2 * self._connections
         after = b"\r\n$2\r\nPX\r\n" + _word(b"%d" % round(ttl_s * 1000))
 

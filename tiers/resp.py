@@ -293,9 +293,10 @@ class RespConnection:
 def _be_prompt(plain: socket.socket) -> None:
     """Send what there is at once, and to this same host as fast as it is taken.
 
-    There is nothing to be careful of between two processes, but congestion controls that pace
-    (bbr) do so with timers: without them blocks are written 1.2 times as fast. The answers' sender
-    is the server, whose choice stays the system's.
+    That is to the very address that it comes from, as within 127.0.0.1. Between two processes there
+    is nothing to be careful of, but congestion controls that pace (bbr) do so with timers: without
+    them blocks are written 1.2 times as fast. The answers' sender is the server, whose choice stays
+    the system's.
     """
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if hasattr(socket, "TCP_CONGESTION") and plain.getsockname()[0] == plain.getpeername()[0]:

@@ -80,7 +80,7 @@ async def shrunk(tier: DramTier) -> None:
 
 def test_the_hazard_a_pinned_page_outlives_a_hole_in_its_file() -> None:
     """What all of this is for: the device goes on with a page that the file no longer has."""
-    file, device = MemoryFile(1, "greencache-hazard", MIB), PagePinning()
+    file, device = MemoryFile(1, "greencache-hazard", MIB, MIB), PagePinning()
     file.back(0, MIB)
     file.bytes[:] = 1
     device.pin(file.bytes.ctypes.data, MIB)

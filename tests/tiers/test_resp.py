@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from greencache.tiers.resp import (
+    LARGE_BYTES,
     SCRATCH_BYTES,
     Deadline,
     ProtocolError,
@@ -194,3 +195,26 @@ def test_another_value_than_was_expected_is_read_as_well() -> None:
         assert connection.value_length(3, deadline) == 100_000
         connection.skip_value(100_000, deadline)
         assert connection.reply(deadline) == 7
+
+
+def low_water_mark(connection: RespConnection) -> int:
+    return connection._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
+def test_a_reader_is_woken_for_as_much_as_it_needs_and_then_for_every_byte() -> None:
+    body = bytes(4 * LARGE_BYTES)
+    with saying(b"$%d\r\n%b\r\n+OK\r\n" % (len(body), body)) as connection:
+        deadline, into = Deadline(5), memoryview(bytearray(len(body)))
+        assert connection.value_length(len(body), deadline) == len(body)
+        connection.read_into(into, deadline)
+        assert low_water_mark(connection) > 1
+        connection.end_value(deadline)
+        assert connection.reply(deadline) == b"OK"
+        assert low_water_mark(connection) == 1
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_CONGESTION"), reason="Linux has it")
+def test_nothing_is_paced_within_a_host() -> None:
+    with saying(hang=True) as connection:
+        found = connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    assert found.rstrip(b"\0") == b"reno"
