@@ -203,13 +203,17 @@ def low_water_mark(connection: RespConnection) -> int:
 
 def test_a_reader_is_woken_for_as_much_as_it_needs_and_then_for_every_byte() -> None:
     body = bytes(4 * LARGE_BYTES)
-    with saying(b"$%d\r\n%b\r\n+OK\r\n" % (len(body), body)) as connection:
-        deadline, into = Deadline(5), memoryview(bytearray(len(body)))
-        assert connection.value_length(len(body), deadline) == len(body)
-        connection.read_into(into, deadline)
+    into = memoryview(bytearray(len(body)))
+    with saying(b"$%d\r\n%b" % (len(body), body[: len(body) // 2]), hang=True) as connection:
+        assert connection.value_length(len(body), Deadline(5)) == len(body)
+        with pytest.raises(TimeoutError):
+            connection.read_into(into, Deadline(0.05))
         assert low_water_mark(connection) > 1
-        connection.end_value(deadline)
-        assert connection.reply(deadline) == b"OK"
+    with saying(b"$%d\r\n%b\r\n+OK\r\n" % (len(body), body)) as connection:
+        assert connection.value_length(len(body), Deadline(5)) == len(body)
+        connection.read_into(into, Deadline(5))
+        connection.end_value(Deadline(5))
+        assert connection.reply(Deadline(5)) == b"OK"
         assert low_water_mark(connection) == 1
 
 
