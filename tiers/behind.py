@@ -209,7 +209,9 @@ class WriteBehind:
     async def drain(self) -> None:
         """Wait until nothing waits."""
         while self._later:
-            await ended(list(self._later))
+            later = list(self._later)
+            await ended(later)
+            self._later.difference_update(later)  # else this turns, alone, until their callbacks
         await self._queue.join()
 
     async def run(self) -> None:

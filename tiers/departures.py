@@ -68,8 +68,9 @@ class Departures:
     async def over(self, keys: Sequence[bytes] | None = None) -> None:
         """Wait until these keys have left, or could not; or until all have."""
         while self._tasks and (keys is None or self.staying(keys) < len(keys)):
-            await ended(list(self._tasks))
-            await asyncio.sleep(0)  # in which those that are done go from the list
+            tasks = list(self._tasks)
+            await ended(tasks)
+            self._tasks.difference_update(tasks)  # else this turns, alone, until their callbacks
 
     def _hide(self, keys: Iterable[bytes]) -> None:
         self._leaving.update(keys)

@@ -125,6 +125,19 @@ async def test_what_others_wrote_is_found_in_both_tiers(tmp_path: Path) -> None:
         assert pinned(cache) == {"dram": 0, "ssd": 0}
 
 
+async def test_waiting_ends_in_the_moment_in_which_a_write_is_over(tmp_path: Path) -> None:
+    """Which is before its end has been noted."""
+    keys = prompt(*range(3))
+    async with cache_in(tmp_path, 8, 16) as cache:
+        others = asyncio.all_tasks()
+        await write(cache, keys)
+        (later,) = asyncio.all_tasks() - others
+        while not later.done():
+            await asyncio.sleep(0)
+        await cache.drain()  # was without end, and gave no other task its turn
+        assert await cache.lookup(keys) == {"dram": 3, "ssd": 3}
+
+
 async def test_a_prompt_that_is_stored_part_by_part_is_on_ssd_as_a_whole(tmp_path: Path) -> None:
     """As engines do that compute long prompts in pieces, faster than a drive writes."""
     keys = prompt(*range(30))
