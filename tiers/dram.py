@@ -141,8 +141,8 @@ class DramTier(SlotTier):
         await self._copy(slots, into, _read)
         return np.ones(len(slots), np.bool_)
 
-    async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        await self._copy(slots, blocks, _write)
+    async def _write_slots(self, reservation: TierReservation, blocks: Blocks) -> None:
+        await self._copy(reservation.handle.slots, blocks, _write)
 
     async def _back(self, slots: Slots) -> None:
         await self._in_threads([functools.partial(self._back_now, slots)])

@@ -39,7 +39,7 @@ from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import TierIndex
 from greencache.tiers.pins import Pins
 from greencache.tiers.policies import Policy
-from greencache.tiers.workers import ended, run_all, uninterrupted
+from greencache.tiers.workers import run_all, uninterrupted
 
 __all__ = ["SlotTier", "Slots"]
 
@@ -118,8 +118,8 @@ class SlotTier(Tier):
         """Read slots into buffers; which of them are good. Counts why others are not."""
 
     @abstractmethod
-    async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        """Write buffers to slots.
+    async def _write_slots(self, reservation: TierReservation, blocks: Blocks) -> None:
+        """Write buffers to the slots reserved; a commit only lets them be found.
 
         Raises
         ------
@@ -143,13 +143,6 @@ class SlotTier(Tier):
 
     async def _check_capacity(self, capacity_bytes: int) -> None:
         """Refuse a capacity that cannot be had; raises `TierError`."""
-
-    def _recording(self, reservation: TierReservation, slots: Slots) -> Callable[[], None] | None:
-        """What a thread has to do before written blocks are found, if anything.
-
-        It raises `StorageError` if it cannot.
-        """
-        return None
 
     def _slots_in(self, capacity_bytes: int) -> int:
         """Slots that a capacity has room for."""
@@ -276,7 +269,7 @@ class SlotTier(Tier):
         self._writing.add(reservation)
         try:
             with self._counts.took["write"].timing(self.clock):
-                await self._write_slots(reservation.handle.slots, blocks)
+                await self._write_slots(reservation, blocks)
             reservation.written = True
             self._counts.written_bytes += len(reservation) * self.block_bytes
         except TierError as fault:
@@ -293,30 +286,9 @@ class SlotTier(Tier):
         if len(reservation) and not reservation.written:
             raise BlockStateError("only blocks that were written can be committed")
         reservation.ended = True
-        if reservation.handle is None:
-            return
-        slots = reservation.handle.slots
-        recording = self._recording(reservation, slots) if len(slots) else None
-        if recording is None:
-            self._end_commit(reservation, None)
-            return
-        self._check_open()
-        recorded = asyncio.get_running_loop().run_in_executor(self._pool, recording)
-        try:
-            await ended([recorded])
-        finally:  # also when cancelled meanwhile
-            self._end_commit(reservation, recorded.exception())
-
-    def _end_commit(self, reservation: TierReservation, fault: BaseException | None) -> None:
-        if fault is None:
+        if reservation.handle is not None:
             self.index.commit(reservation.handle, self.clock())
-        else:
-            self.index.abort(reservation.handle, self.clock())
         self._settle()
-        if isinstance(fault, TierError):
-            self._failed("commit", fault)
-        elif fault is not None:
-            raise fault
 
     def abort(self, reservation: TierReservation) -> None:
         """As `Tier.abort`."""

@@ -5,8 +5,10 @@ in every tier of slots. A block's life on disk:
 
 1. If a block stood in its slot before, the manifest says that the slot is free.
 2. Its bytes are written, by direct I/O where the filesystem has it.
-3. At its commit the manifest says where it is and what its checksum is. From now on it outlasts the
-   process, however that ends.
+3. When all of its batch is written, the manifest says where it is and what its checksum is. From
+   now on it outlasts the process, however that ends; its commit lets this one find it. What is
+   given up instead is free on disk from the next flush on; until then it is a block like any other
+   to the next process.
 4. `SsdTier.flush` syncs the files of slots, then the manifest. From now on it outlasts the power.
 
 A block is given out only if its bytes match its checksum, so whatever was lost or mixed up before
@@ -21,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -158,8 +160,6 @@ class SsdTier(SlotTier):
         slots_per_extent = max(1, extent_bytes // self.stride_bytes)
         self._geometry = Geometry(block_bytes, self.stride_bytes, slots_per_extent, namespace)
         self._parts: _Parts | None = None
-        self._checksums: dict[int, bytes] = {}
-        """Of blocks written to slots and not committed yet."""
 
     def _slots_in(self, capacity_bytes: int) -> int:
         per_slot = self.stride_bytes * (1 + 1 / _MAPPED_SHARE) + 4 * RECORD.itemsize
@@ -284,12 +284,14 @@ class SsdTier(SlotTier):
         extent = self.path / extent_name(slot // self._geometry.slots_per_extent)
         return StorageError(f"the block in slot {slot} of {extent} does not match its checksum")
 
-    async def _write_slots(self, slots: Slots, blocks: Blocks) -> None:
-        transfers, before = self._in_use.transfers, partial(self._free_on_disk, slots)
-        writes = transfers.writes(slots, list(blocks), before)
+    async def _write_slots(self, reservation: TierReservation, blocks: Blocks) -> None:
+        transfers, slots = self._in_use.transfers, reservation.handle.slots
+        before = partial(self._free_on_disk, slots)
+        after = self._recording(slots, reservation.keys)
         with reported(f"write to {self.path}"):
-            *_, checksums = await self._in_threads(writes, transfers.writers)
-        self._checksums.update(zip(slots.tolist(), checksums, strict=True))
+            await self._in_threads(
+                transfers.writes(slots, list(blocks), before, after), transfers.writers
+            )
 
     def _free_on_disk(self, slots: Slots) -> None:
         """Have the manifest say that no block stands in these slots any more."""
@@ -298,13 +300,17 @@ class SsdTier(SlotTier):
         if len(recorded):
             manifest.append(freed(recorded))
 
-    def _recording(self, reservation: TierReservation, slots: Slots) -> Callable[[], None]:
+    def _recording(self, slots: Slots, keys: Sequence[bytes]) -> Callable[[list[bytes]], None]:
+        """What has the manifest say that these blocks stand in these slots, given checksums."""
         manifest = self._in_use.manifest
         before = int(self.index.state.slots["parent"][slots[0]])
         parent = bytes(KEY_BYTES) if before == NONE else manifest.of_slot["key"][before].tobytes()
-        checksums = [self._checksums.pop(slot) for slot in slots.tolist()]
-        keys = list(reservation.keys)
-        return partial(manifest.append, stored(slots, keys, [parent, *keys[:-1]], checksums))
+        parents = [parent, *keys[:-1]]
+
+        def record(checksums: list[bytes]) -> None:
+            manifest.append(stored(slots, keys, parents, checksums))
+
+        return record
 
     async def _back(self, slots: Slots) -> None:
         with reported(f"take disk space in {self.path}"):

@@ -127,37 +127,50 @@ class Transfers:
         self.writers.shutdown()
 
     def writes(
-        self, slots: Slots, blocks: Sequence[Bytes], before: Callable[[], None]
-    ) -> list[Callable[[], list[bytes]]]:
-        """What writes blocks to slots; the last of these calls returns their checksums.
+        self,
+        slots: Slots,
+        blocks: Sequence[Bytes],
+        before: Callable[[], None],
+        after: Callable[[list[bytes]], None],
+    ) -> list[Callable[[], None]]:
+        """What writes blocks to slots.
 
-        The first one calls ``before``; nothing is written until that has returned, nor if it
-        raised. Others raise `OSError` if something cannot be written.
+        The first of these calls calls ``before``; nothing is written until that has returned, nor
+        if it raised. Whichever ends last calls ``after`` with the blocks' checksums, if all is
+        written. Others raise `OSError` if something cannot be.
         """
         order = np.argsort(slots)
         in_order = [blocks[place] for place in order.tolist()]
         pieces = deque(self._pieces(slots[order], LARGEST_WRITE_BYTES))
         ready: Future[None] = Future()
+        checksums: list[bytes] = []
 
-        def begin() -> list[bytes]:
+        def begin() -> None:
             try:
                 before()
             except BaseException as error:
                 ready.set_exception(error)
             else:
                 ready.set_result(None)
-            return write()
+            write()
 
-        def write() -> list[bytes]:
+        def write() -> None:
             ready.result()
             for piece in _taken_from(pieces):
                 self._put(piece, in_order)
-            return []
+            end()
 
-        def check() -> list[bytes]:
-            return [xxhash.xxh3_128_digest(block.data) for block in blocks]
+        def check() -> None:
+            checksums.extend(xxhash.xxh3_128_digest(block.data) for block in blocks)
+            end()
 
-        return [begin, *[write] * (min(self._depth, len(pieces)) - 1), check]
+        def end() -> None:
+            if running.pop() == 0:  # taken by whoever ends last, by nobody if one failed
+                after(checksums)
+
+        calls = [begin, *[write] * (min(self._depth, len(pieces)) - 1), check]
+        running = list(range(len(calls)))
+        return calls
 
     def reads(
         self, slots: Slots, blocks: Sequence[Bytes], checksums: Sequence[bytes]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -59,6 +60,13 @@ def allocated_bytes(path: Path) -> int:
     """What du says."""
     names = [path, *path.iterdir()]
     return sum(name.lstat().st_blocks * 512 for name in names)
+
+
+def killed(path: Path) -> Path:
+    """A copy of a tier in use: what it leaves behind if it is killed now."""
+    copy = path.with_name(f"{len(list(path.parent.iterdir()))}")
+    shutil.copytree(path, copy)
+    return copy
 
 
 # What it keeps.
@@ -410,7 +418,7 @@ def test_a_missing_file_takes_its_blocks_with_it(tmp_path: Path) -> None:
         ("write", "extent", errno.EIO, "write"),
         ("write", "extent", errno.ENOSPC, "write"),
         ("open", "extent", errno.EMFILE, "claim"),
-        ("write", "manifest", errno.EIO, "commit"),
+        ("write", "manifest", errno.EIO, "write"),
     ],
 )
 def test_what_cannot_be_stored_is_given_up_and_the_tier_goes_on(
@@ -427,6 +435,30 @@ def test_what_cannot_be_stored_is_given_up_and_the_tier_goes_on(
             disks.disk.fault = failing("nothing")
             assert await store(tier, chain(1, 4)) == 4
             assert await load(tier, chain(1, 4)) == 4
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("flush", [False, True])
+def test_what_was_given_up_when_it_was_written_is_whole_or_not_there(
+    tmp_path: Path, flush: bool
+) -> None:
+    async def run() -> None:
+        async with tier_in(tmp_path / "tier") as tier:
+            await store(tier, chain(1, 2))
+            reservation = await tier.reserve(chain(1, 4))
+            assert await tier.write(reservation, the_bytes(reservation.keys, BLOCK_BYTES))
+            tier.abort(reservation)
+            assert await tier.match(chain(1, 4)) == 2
+            if flush:
+                await tier.flush()
+            left = killed(tmp_path / "tier")
+            assert await store(tier, chain(1, 4)) == 2
+            stored = killed(tmp_path / "tier")
+        for path, found in ((left, 2 if flush else 4), (stored, 4), (tmp_path / "tier", 4)):
+            async with tier_in(path) as tier:
+                assert await load(tier, chain(1, 4)) == tier.stats().blocks == found
+                assert not tier.stats().failures
 
     asyncio.run(run())
 
