@@ -155,9 +155,10 @@ class Pins:
         with self._changed:
             self._closed = True
             self.asked_back(list(self._pins))
-            thread = self._thread
-        if thread is not None:
-            thread.submit(lambda: None).result()  # as they are done one after another
+            done = self._thread and self._thread.submit(lambda: None)
+        if done is not None:
+            done.result()  # as they are done one after another
+            self._end_if_done(wait=True)
 
     # In the thread.
 
@@ -167,7 +168,7 @@ class Pins:
 
     def _do(self, work: Callable[[_Pin], None], pin: _Pin) -> None:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "greencache-pin")  # which goes with `Pins`
+            self._thread = ThreadPoolExecutor(1, "greencache-pin")
         self._thread.submit(work, pin)
 
     def _pin(self, pin: _Pin) -> None:
@@ -205,6 +206,16 @@ class Pins:
             del self._pins[pin.extent]
             self._changed.notify_all()
         self._given_back(pin.owner, pin.extent.number)
+        self._end_if_done(wait=False)
+
+    def _end_if_done(self, wait: bool) -> None:
+        """End the thread, which may be the caller's, if this is closed and nothing is pinned."""
+        thread = None
+        with self._changed:
+            if self._closed and not self._pins:
+                thread, self._thread = self._thread, None
+        if thread is not None:
+            thread.shutdown(wait)
 
     def _fail(self, what: str, fault: Exception) -> None:
         self.failed += 1

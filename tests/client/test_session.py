@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -362,6 +363,7 @@ def test_what_is_not_mapped_is_not_pinned(part: tuple[int, int, int]) -> None:
 def test_parts_of_an_extent_are_pinned_and_go_together() -> None:
     gc.collect()  # sessions of other tests
     device, given_back = Recording(), list[int]()
+    threads = set(threading.enumerate())
     pins = Pins(device, lambda owner, number: given_back.append(number))
     session = Session(Part.of(BLOCK_BYTES, 1, None), None, pins)
     with_memory(session)
@@ -378,6 +380,7 @@ def test_parts_of_an_extent_are_pinned_and_go_together() -> None:
     pins.close()  # which waits for that
     pins.close()
     assert device.pinned == {}
+    assert set(threading.enumerate()) <= threads
     assert given_back == [7]
     session.lose(UnavailableError("the test is over"))
     assert mapped() == 0
