@@ -155,7 +155,7 @@ class Pins:
         with self._changed:
             self._closed = True
             self.asked_back(list(self._pins))
-            done = self._thread and self._thread.submit(lambda: None)
+            done = None if self._thread is None else self._thread.submit(lambda: None)
         if done is not None:
             done.result()  # as they are done one after another
             self._end_if_done(wait=True)
