@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT := build
 
-.PHONY: replay test soak e2e soak-vllm canary lint format clean lmcache-env vllm-env
+.PHONY: replay test slow soak e2e soak-vllm canary lint format clean lmcache-env vllm-env
 
 replay: $(VENV)/.installed
 	@mkdir -p $(OUT)
@@ -13,6 +13,10 @@ replay: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto
+
+# Those that take some seconds each: half of all the time that tests take.
+slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow -n auto
 
 # What takes minutes: killed two hundred times, store and daemon lose nothing; eight engines in all
 # sorts of trouble leave no trace (SOAK_S seconds, 60 if nothing is said).

@@ -151,6 +151,7 @@ def test_a_size_that_is_fixed_stays(setup: ReplaySetup) -> None:
     assert {decision.sizes.ssd_bytes for decision in result.decisions} == {TB // 2}
 
 
+@pytest.mark.slow
 def test_on_a_small_instance_the_oracle_is_the_best_of_all_sequences(setup: ReplaySetup) -> None:
     """Every sequence of sizes is simulated here, whatever the oracle does."""
     hourly = replace(setup, control=CONTROL.model_copy(update={"interval": 3600.0}))

@@ -52,6 +52,7 @@ def test_memory_is_counted_by_part(prompts: list[list[bytes]]) -> None:
     assert carbon.bytes_by_part()["reuse"] >= 1.2 * known * SEEN.itemsize
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_drawn(tmp_path: Path) -> None:
     ticks = itertools.count()
     result = measure(2_000, 250, tmp_path, lambda: next(ticks) / 1e6)

@@ -86,6 +86,7 @@ def test_the_trace_presses_on_all_tiers(setup: ReplaySetup) -> None:
         assert (run.requests[f"{tier}_blocks"] > 0).sum() > 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("admission", list(Admission))
 @pytest.mark.parametrize("policy", list(Policy))
 def test_hits_and_writes_are_those_simulated(

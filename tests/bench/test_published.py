@@ -70,6 +70,7 @@ def test_both_sizes_several_gpus_and_all_measures_are_covered(rows: Rows) -> Non
         assert {gpu for _, model, gpu in covered if model == size} >= {"A100", "H100", "H200"}
 
 
+@pytest.mark.slow
 def test_the_documented_errors_are_those_of_a_run(comparisons: list[Comparison]) -> None:
     """Within one point, for what rounding does; to renew them, see docs/checks.md."""
     documented = cells(CHECKS.read_text(encoding="utf-8"))
@@ -78,6 +79,7 @@ def test_the_documented_errors_are_those_of_a_run(comparisons: list[Comparison])
         assert documented[key] == pytest.approx(shares, abs=1.01), key
 
 
+@pytest.mark.slow
 def test_a_simulation_again_gives_the_same(
     catalog: Catalog, rows: Rows, comparisons: list[Comparison]
 ) -> None:
@@ -88,6 +90,7 @@ def test_a_simulation_again_gives_the_same(
             assert again[each.setting, each.measure] == each.simulated
 
 
+@pytest.mark.slow
 def test_errors_stay_within_their_bounds(comparisons: list[Comparison]) -> None:
     """What the documents promise of figures whose settings are published in full.
 

@@ -66,6 +66,7 @@ def test_the_grid_begins_with_the_measured_hours() -> None:
     assert recorded.grid_offset_s == 0.0
 
 
+@pytest.mark.slow
 def test_a_load_fraction_is_of_the_rate_that_saturates() -> None:
     """Twice the fraction, twice the rate; at nine tenths it keeps up, at 1.3 it does not."""
     options = {k: v for k, v in SMALL.items() if k != "mean_rate"} | {"load": "flat"}

@@ -72,6 +72,7 @@ def rows(result: SweepResult) -> list[dict[str, Any]]:
     return table
 
 
+@pytest.mark.slow
 def test_cells_that_share_a_simulation_are_as_if_replayed_alone() -> None:
     more = (
         'grid_start = ["2022-01-01T05:00Z", "2024-01-01T02:00Z"]\nfactors.gpu_tdp_w = [600, 700]\n'
@@ -96,6 +97,7 @@ def test_cells_that_share_a_simulation_are_as_if_replayed_alone() -> None:
     assert len(failed) == 2, "the hour is missing in one grid or the other"
 
 
+@pytest.mark.slow
 def test_cells_that_weigh_wear_alike_share_a_simulation() -> None:
     """Admission by value looks at the grid: rows are as if replayed alone all the same."""
     text = (
@@ -203,6 +205,7 @@ def test_a_damaged_part_is_run_again(damage: str) -> None:
     assert again.table.equals(whole.table)
 
 
+@pytest.mark.slow
 def test_other_inputs_or_settings_are_another_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     first = sweep()
     Path("grid.csv").write_text(GRID.replace(",5", ",9"))
@@ -324,6 +327,7 @@ def interrupt() -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("happens", "reason"),
     [(kill_workers, "a worker process died: killed, or out of memory"), (interrupt, "interrupted")],
@@ -368,6 +372,7 @@ def test_folders_that_cannot_be_written_are_refused_before_any_work() -> None:
             sweep(folder=folder, run=never)
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_gives_the_same_table(monkeypatch: pytest.MonkeyPatch) -> None:
     from distributed import LocalCluster
 
@@ -391,6 +396,7 @@ def test_without_distributed_a_cluster_is_refused(monkeypatch: pytest.MonkeyPatc
         sweep(run=lambda jobs: run_on_dask(jobs, "tcp://127.0.0.1:9"))
 
 
+@pytest.mark.slow
 def test_a_cluster_that_is_not_there_is_said_so() -> None:
     with pytest.raises(InputError, match=r"--dask tcp://127\.0\.0\.1:9: no scheduler"):
         sweep(run=lambda jobs: run_on_dask(jobs, "tcp://127.0.0.1:9", connect_s=0.3))

@@ -42,6 +42,7 @@ def close(composed: Spread | None, source: Spread | None, rel: float) -> None:
         assert getattr(composed, name) == pytest.approx(getattr(source, name), rel=rel), name
 
 
+@pytest.mark.slow
 def test_lengths_and_turns_resemble_the_source(
     compared: tuple[ComposedWorkload, WorkloadComparison],
 ) -> None:
@@ -56,6 +57,7 @@ def test_lengths_and_turns_resemble_the_source(
     assert ours.seen_share == pytest.approx(source.seen_share, abs=0.015)
 
 
+@pytest.mark.slow
 def test_hit_rates_over_capacity_resemble_the_source(
     compared: tuple[ComposedWorkload, WorkloadComparison],
 ) -> None:
@@ -70,6 +72,7 @@ def test_hit_rates_over_capacity_resemble_the_source(
     assert comparison.composed.hit_rates == pytest.approx(comparison.source.hit_rates, abs=0.05)
 
 
+@pytest.mark.slow
 def test_the_load_is_followed(compared: tuple[ComposedWorkload, WorkloadComparison]) -> None:
     composed, comparison = compared
     assert abs(comparison.rate_error) < (0.08 if composed.workload == "agentic" else 0.03)
@@ -81,6 +84,7 @@ def test_the_load_is_followed(compared: tuple[ComposedWorkload, WorkloadComparis
     )
 
 
+@pytest.mark.slow
 def test_the_table_names_its_sources(
     compared: tuple[ComposedWorkload, WorkloadComparison],
 ) -> None:

@@ -254,6 +254,7 @@ def test_links_stay_links_and_pipes_stay_pipes(trace: Path, tmp_path: Path) -> N
     assert pipe.is_fifo()
 
 
+@pytest.mark.slow
 def test_traces_can_come_through_a_pipe(trace: Path) -> None:
     command: list[str | Path] = [
         Path(sys.executable).with_name("greencache"),
@@ -266,6 +267,7 @@ def test_traces_can_come_through_a_pipe(trace: Path) -> None:
         assert json.loads(done.stdout)["accesses"] == 90
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--json=-"]])
 def test_a_full_standard_output_exits_1(trace: Path, options: list[str]) -> None:
     command: list[str | Path] = [

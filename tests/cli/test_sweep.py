@@ -69,6 +69,7 @@ def runs(process: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes as Linux does")
 def test_a_sweep_that_was_killed_goes_on_where_it_was(capsys: pytest.CaptureFixture[str]) -> None:
     command = [sys.executable, "-m", "greencache", "sweep", "spec.toml", "--out=killed", "--jobs=1"]
@@ -99,6 +100,7 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(capsys: pytest.CaptureFixt
     assert table["grid"].to_pylist()[:6] == ["FR"] * 3 + ["PL"] * 3
 
 
+@pytest.mark.slow
 def test_the_example_that_ships_runs_as_it_stands(capsys: pytest.CaptureFixture[str]) -> None:
     assert greencache("sweep", EXAMPLE, "--json=-", "--jobs=2") == 0
     result = json.loads(capsys.readouterr().out)

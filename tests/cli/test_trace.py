@@ -67,6 +67,7 @@ def test_conversion_gives_the_same_trace(
     assert "is named twice" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_conversion_reads_standard_input_once(tmp_path: Path) -> None:
     installed = str(Path(sys.executable).with_name("greencache"))
     command = [installed, "trace", "-", "--parquet=t.parquet"]

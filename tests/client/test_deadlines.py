@@ -108,6 +108,7 @@ async def test_a_late_answer_is_given_back_and_the_connection_kept(
             assert counts["Acquire"] == counts["Release"] == 20
 
 
+@pytest.mark.slow
 @both
 async def test_what_is_in_use_when_the_connection_is_lost_stays(kind: str, tmp_path: Path) -> None:
     with RunningDaemon(tmp_path) as daemon:

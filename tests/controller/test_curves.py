@@ -21,6 +21,7 @@ from greencache.traces import RequestTrace
 FIVE_CAPACITIES = [100, 1_000, 10_000, 50_000, 150_000]
 
 
+@pytest.mark.slow
 def test_plain_lru_equals_libcachesim_on_the_real_trace(conversation: RequestTrace) -> None:
     assert len(conversation) == 12_031
     assert len(conversation.block_ids) == 288_500

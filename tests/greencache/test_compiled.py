@@ -55,6 +55,7 @@ def test_folders_of_sources_long_gone_are_removed(
     assert not old.exists()
 
 
+@pytest.mark.slow
 def test_a_home_that_cannot_be_written_is_no_obstacle() -> None:
     """A service account may have no home: kernels are then compiled in every process."""
     assert compiled._cache_dir(frozenset()) is not None

@@ -193,6 +193,7 @@ def changed(measured: list[Measured]) -> tuple[int, int]:
     return sum(a < b for a, b in pairs), sum(a > b for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_real_tiers_follow_the_plan_under_load(
     engine: ControlledEngine, trace: RequestTrace, tmp_path: Path
 ) -> None:

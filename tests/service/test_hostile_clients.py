@@ -190,6 +190,7 @@ def test_sessions_that_cannot_be_are_refused(
         assert client.ended()
 
 
+@pytest.mark.slow
 def test_who_always_has_something_to_read_yet_is_not_cut_off(tmp_path: Path) -> None:
     """It was handed memory, and has taken it; what waits for it came later."""
     keys = prompt("busy", 1)
@@ -214,6 +215,7 @@ def test_who_always_has_something_to_read_yet_is_not_cut_off(tmp_path: Path) -> 
         assert client.status()["counts"].get("cut_off", 0) == 0
 
 
+@pytest.mark.slow
 def test_who_has_taken_its_memory_may_leave_answers_unread(tmp_path: Path) -> None:
     """A client reads what became of a release or a commit when it asks something again."""
     keys = prompt("idle", 1)
@@ -230,6 +232,7 @@ def test_who_has_taken_its_memory_may_leave_answers_unread(tmp_path: Path) -> No
         assert writer.lookup(keys)["dram"] == len(keys)
 
 
+@pytest.mark.slow
 def test_who_asks_and_never_reads_is_bounded_and_cut_off(tmp_path: Path) -> None:
     """It asks for answers of many places; the daemon keeps few of them, then ends it."""
     limits = ConnectionLimits(reading_s=5.0)
@@ -254,6 +257,7 @@ def test_who_asks_and_never_reads_is_bounded_and_cut_off(tmp_path: Path) -> None
         assert rude.ended()
 
 
+@pytest.mark.slow
 def test_what_is_begun_has_to_be_ended_soon(tmp_path: Path) -> None:
     limits = ConnectionLimits(message_s=1.0)
     with (
@@ -272,6 +276,7 @@ def test_what_is_begun_has_to_be_ended_soon(tmp_path: Path) -> None:
         assert isinstance(answer, Found), "who has said all it began to may be silent for ever"
 
 
+@pytest.mark.slow
 def test_what_all_have_begun_to_say_is_bounded(tmp_path: Path) -> None:
     limits = ConnectionLimits(message_s=1.5, together_bytes=2 * MIB)
     keys = join_keys([number.to_bytes(16, "little") for number in range(MOST_BLOCKS)])
@@ -367,6 +372,7 @@ def test_one_process_reserves_half_of_the_memory_and_no_more(tmp_path: Path) -> 
         other.stop()
 
 
+@pytest.mark.slow
 def test_one_process_cannot_lease_without_end(tmp_path: Path) -> None:
     keys = prompt("leased", 1)
     with (

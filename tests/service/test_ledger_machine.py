@@ -366,6 +366,7 @@ def run(examples: int) -> None:
     )
 
 
+@pytest.mark.slow
 def test_what_may_be_in_use_stays_and_all_else_comes_back() -> None:
     run(150)
 

@@ -124,6 +124,7 @@ def bursts(setup: ReplaySetup) -> ReplaySetup:
     return replace(setup, trace=trace, slo=replace(setup.slo, ttft_s=60.0))
 
 
+@pytest.mark.slow
 def test_a_burst_within_an_interval_grows_the_tiers_within_it_as_in_the_replay(
     bursts: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,6 +155,7 @@ def test_a_burst_within_an_interval_grows_the_tiers_within_it_as_in_the_replay(
         assert all(a >= b for a, b in zip(decision.sizes, decision.before, strict=True))
 
 
+@pytest.mark.slow
 def test_looks_need_not_be_at_whole_seconds(bursts: ReplaySetup, tmp_path: Path) -> None:
     control = bursts.control.model_copy(update={"interval": 617.3, "looks": 7})
     run = rehearsed(replace(bursts, control=control), tmp_path)
@@ -162,6 +164,7 @@ def test_looks_need_not_be_at_whole_seconds(bursts: ReplaySetup, tmp_path: Path)
     assert run.same
 
 
+@pytest.mark.slow
 def test_room_that_cannot_be_had_within_an_interval_is_had_at_its_end(
     bursts: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -193,12 +196,14 @@ def test_room_that_cannot_be_had_within_an_interval_is_had_at_its_end(
     assert not run.same
 
 
+@pytest.mark.slow
 def test_the_measured_part_may_begin_with_an_interval(setup: ReplaySetup, tmp_path: Path) -> None:
     run = rehearsed(replace(setup, warmup_s=3 * setup.control.interval), tmp_path)
     assert run.carbon_ratio == pytest.approx(1.0, abs=0.001)
     assert run.same
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_told_other_things_is_noticed(
     setup: ReplaySetup, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,6 +112,7 @@ def test_who_is_late_counts_as_late_in_the_interval_it_ends_in(at_once: bool) ->
     assert len(known) == 0
 
 
+@pytest.mark.slow
 @given(
     st.lists(
         st.tuples(st.floats(0, 299), st.floats(0.1, 200), st.integers(1, 50), st.booleans()),

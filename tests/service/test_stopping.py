@@ -109,6 +109,7 @@ async def test_one_daemon_at_a_place(tmp_path: Path) -> None:
             assert client.status()["pid"] == daemon.pid
 
 
+@pytest.mark.slow
 def test_served_by_the_command_line(tmp_path: Path) -> None:
     """With sizes as people write them, from options and from the environment."""
     tmp_path.chmod(0o700)

@@ -126,6 +126,7 @@ def test_what_costs_nothing_is_written() -> None:
     assert admit(seen, new_storing(1), prices, 1.0, ids, 2) == 2
 
 
+@pytest.mark.slow
 def test_a_block_is_ahead_by_its_hits_and_by_the_writes_it_saves() -> None:
     """As the fixed point of the definition, found by plain iteration."""
     rng = np.random.default_rng(3)
@@ -225,6 +226,7 @@ def written(blocks_per_s: float, asked_per_s: float, worth_j: float, hours: floa
     return times
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.8])
 def test_writes_settle_at_the_endurance(share: float) -> None:
     """Where none is worth its full wear, so many are written as age would waste."""

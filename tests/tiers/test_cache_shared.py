@@ -129,6 +129,7 @@ async def test_without_dram_the_caller_waits_for_the_server(valkey: Server) -> N
         assert await cache.prefetch(keys) == 0
 
 
+@pytest.mark.slow
 async def test_a_hung_server_holds_up_neither_stores_nor_the_ssd(
     valkey: Server, tmp_path: Path
 ) -> None:

@@ -29,6 +29,7 @@ def test_far_more_wanted_at_once_is_what_is_allocated() -> None:
     assert room_for(5, 10) == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1000, 7000])
 def test_a_directory_takes_no_more_than_34_bytes_a_key(at_once: int) -> None:
     """16 for the key, 12 for the table at the most, a sixteenth more of the former to grow into."""

@@ -91,6 +91,7 @@ def test_a_slot_goes_whoever_uses_its_neighbours(slot_bytes: int) -> None:
 ranges = st.tuples(st.integers(0, 20), st.integers(1, 20))
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     slot_pages=st.sampled_from([1, 100, HUGE_PAGE, HUGE_PAGE + 256, 3 * HUGE_PAGE]),

@@ -40,6 +40,7 @@ def prefix_requests(draw: st.DrawFn) -> list[list[int]]:
     return [ids[a:b].tolist() for a, b in pairwise(starts)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 @given(requests=prefix_requests(), capacity=st.integers(0, 25), steps=st.data())
 @settings(max_examples=150)
@@ -120,6 +121,7 @@ def test_more_capacity_never_loses_a_hit_under_lru(
         assert small.access(ids, now_s) <= large.access(ids, now_s)
 
 
+@pytest.mark.slow
 @given(requests=prefix_requests(), spares=st.data())
 @settings(max_examples=150)
 def test_one_pass_gives_prefix_hits_at_every_capacity(

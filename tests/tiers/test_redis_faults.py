@@ -143,6 +143,7 @@ async def test_nothing_is_there_from_the_start(valkey: Server) -> None:
 # Hung.
 
 
+@pytest.mark.slow
 async def test_a_hung_server_costs_the_deadline_and_then_nothing(valkey: Server) -> None:
     keys = prompt(*range(6))
     async with Host(valkey) as host:

@@ -73,6 +73,7 @@ def test_every_age_has_its_bucket() -> None:
     assert EDGES_S[-1] == LONGEST_S == SLICE_S * SLICES
 
 
+@pytest.mark.slow
 @given(
     requests=prefix_requests(),
     gaps=st.data(),

@@ -158,6 +158,7 @@ def test_order_is_checked_across_row_groups(tmp_path: Path) -> None:
 # Sessions of coding agents
 
 
+@pytest.mark.slow
 def test_the_real_sessions() -> None:
     """Counts of the file, taken with pyarrow alone."""
     requests = blocks = 0

@@ -27,6 +27,7 @@ def day(workload: str, seed: int = 1) -> ComposedWorkload:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workload", WORKLOADS)
 def test_the_same_seed_gives_the_same_stream_and_another_seed_another(workload: str) -> None:
     load = find_load("m-large")

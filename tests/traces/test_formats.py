@@ -294,6 +294,7 @@ def test_batches_are_small_and_together_the_whole(tmp_path: Path) -> None:
     assert trace.block_names.tolist() == [n for line in lines for n in line["hash_ids"]]
 
 
+@pytest.mark.slow
 def test_long_prompts_make_batches_of_few_requests(tmp_path: Path) -> None:
     line = bailian(1, -1, 0, input_length=16 * 100_000, hash_ids=list(range(100_000)))
     content = json_lines(*[line | {"timestamp": t / 10} for t in range(60)])

@@ -80,6 +80,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, *, convert
     assert peaks[20] < 1.25 * peaks[1] + 50_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_twenty_times_the_trace_takes_the_same_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -87,5 +88,6 @@ def test_twenty_times_the_trace_takes_the_same_memory(
     check(tmp_path, monkeypatch, name, convert=False)
 
 
+@pytest.mark.slow
 def test_so_do_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check(tmp_path, monkeypatch, "mooncake", convert=True)

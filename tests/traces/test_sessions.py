@@ -70,6 +70,7 @@ def test_offsets_begin_at_nought_in_each_session() -> None:
     assert library.requests_per_session == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workload", "sessions", "requests", "shared"),
     [("conversation", 1870, 3256, 1), ("document", 225, 898, 1), ("agentic", 337, 22373, 0)],
@@ -101,6 +102,7 @@ def test_every_document_is_long_and_asked_about_again() -> None:
         assert common * 512 >= DOCUMENT_TOKENS
 
 
+@pytest.mark.slow
 def test_larger_blocks_share_less_and_others_are_refused() -> None:
     fine, coarse = session_library("conversation"), session_library("conversation", 1024)
     assert coarse.block_tokens == 1024
@@ -113,6 +115,7 @@ def test_larger_blocks_share_less_and_others_are_refused() -> None:
     assert all(session_library(workload) for workload in WORKLOADS)
 
 
+@pytest.mark.slow
 def test_agentic_blocks_come_from_one_session_each(agentic: RequestTrace) -> None:
     assert agentic.sessions is not None
     of_entry = np.repeat(agentic.sessions, np.diff(agentic.block_starts))

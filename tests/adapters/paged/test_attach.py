@@ -37,6 +37,7 @@ def _settings(folder: Path, *, autostart: bool = True) -> Settings:
     )
 
 
+@pytest.mark.slow
 def test_ranks_of_an_engine_start_one_daemon_which_ends_with_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -60,6 +61,7 @@ def test_ranks_of_an_engine_start_one_daemon_which_ends_with_them(
     assert settled(lambda: not clients[0].socket.exists(), 60.0)
 
 
+@pytest.mark.slow
 def test_a_daemon_is_not_bound_to_the_processor_of_a_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +82,7 @@ def test_a_daemon_is_not_bound_to_the_processor_of_a_worker(
     assert settled(lambda: not client.socket.exists(), 60.0)
 
 
+@pytest.mark.slow
 def test_the_hosts_daemon_goes_before_one_of_its_own(tmp_path: Path) -> None:
     with RunningDaemon(tmp_path / "own") as daemon, _attach(_settings(tmp_path)) as client:
         assert client.status()["pid"] == daemon.pid

@@ -93,6 +93,7 @@ def test_a_fresh_engine_finds_what_another_stored_and_says_the_same(
     assert nothing_is_held(daemon)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40,
     deadline=None,
@@ -488,6 +489,7 @@ def test_requests_are_told_of_with_their_times_and_hits(
     assert len({each.request for each in (first, second, third)} - {0}) == 3
 
 
+@pytest.mark.slow
 def test_the_daemon_mirrors_what_the_engine_has_by_itself(
     own_daemon: RunningDaemon, namespace: bytes
 ) -> None:

@@ -104,6 +104,7 @@ def row_of(results: Results, **axes: object) -> dict[str, Any]:
     return row
 
 
+@pytest.mark.slow
 def test_rows_are_what_replaying_alone_gives(spec: ExperimentSpec) -> None:
     results = run(spec)
     assert len(results.rows) == 2 * 2 * 2 * 2 * 2 * 4
@@ -179,6 +180,7 @@ def test_a_run_that_cannot_be_made_is_a_row_with_an_error(spec: ExperimentSpec) 
     assert all(value is None for value in failed[0]["saving_vs"].values())
 
 
+@pytest.mark.slow
 def test_an_experiment_that_was_cut_short_goes_on_and_gives_the_same(
     spec: ExperimentSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,6 +196,7 @@ def test_an_experiment_that_was_cut_short_goes_on_and_gives_the_same(
     assert run(spec, only=["load_fraction=0.5"]) == whole
 
 
+@pytest.mark.slow
 def test_processes_give_what_one_process_gives(spec: ExperimentSpec) -> None:
     said: list[tuple[int, int]] = []
     only = ["zone=NO", "scope=attributable"]
