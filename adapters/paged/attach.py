@@ -130,11 +130,13 @@ def _started(socket: Path) -> bool:
 
 
 def _runs(pid: int) -> bool:
+    """Whether a process has not ended: also if nobody has asked how it did (a zombie)."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
+    state = status.rpartition(")")[2].split()[0]  # proc_pid_stat(5): after a name of any letters
+    return state not in "ZX"
 
 
 def _listens(socket: Path) -> bool:

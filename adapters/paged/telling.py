@@ -17,6 +17,9 @@ __all__ = ["Telling"]
 _EVERY_S = 1.0
 """How long requests are gathered: the daemon's intervals are minutes."""
 
+_REGAIN_S = 5.0
+"""How long it is waited for a daemon that is back: longer than its start takes."""
+
 
 class Telling:
     """A thread that sends what it is told in batches; more than one message's worth is dropped.
@@ -44,7 +47,7 @@ class Telling:
                 self._counts.add("untold_requests")
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send what is left, to a daemon that answers."""
         self._closed.set()
         self._thread.join()
 
@@ -54,7 +57,7 @@ class Telling:
         self._send()
 
     def _send(self) -> None:
-        if self._counts.failing and not self._regained():
+        if self._counts.failing and (self._closed.is_set() or not self._regained()):
             return
         seen = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
         hbm = None if self.mirror is None else self.mirror.take()
@@ -68,7 +71,7 @@ class Telling:
     def _regained(self) -> bool:
         """Get to the daemon again: it may need longer than the engine's scheduler waits."""
         try:
-            self._client.prefetch([])
+            self._client.prefetch([], timeout_s=_REGAIN_S)
         except GreenCacheError:
             return False
         self._counts.worked()

@@ -22,11 +22,14 @@ def connect(path: Path) -> socket.socket:
     Raises
     ------
     UnavailableError
-        If none listens there, or it is too busy to take one more.
+        If none listens there, it is too busy to take one more, or there is no socket to be had.
     RefusedError
         If it is another user's, who could hand out any bytes.
     """
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    except OSError as error:  # this process, or the host, has too many files open
+        raise UnavailableError(f"no connection to the daemon at {path}: {error}") from error
     try:
         connection.connect(os.fspath(path))
         _check_user(connection, path)

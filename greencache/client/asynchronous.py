@@ -279,13 +279,23 @@ class AsyncClient(BaseClient):
             link = self._current()
         if link is not None:
             return link
-        async with self._connecting:  # who makes it does so within its own deadline
+        connecting = self._connecting
+        if connecting.locked():
+            self._backoff.check_trying(time.monotonic())
+        try:
+            async with asyncio.timeout(max(0.0, end_s - time.monotonic())):
+                await connecting.acquire()  # who makes it does so within its own deadline
+        except TimeoutError:
+            raise UnavailableError("the daemon could not be reached in time") from None
+        try:
             with self._lock:
                 link = self._current()  # another task may have made it meanwhile
                 if link is not None:
                     return link
                 self._backoff.check(time.monotonic())
             return await self._connect(end_s)
+        finally:
+            connecting.release()
 
     async def _connect(self, end_s: float) -> Link:
         try:

@@ -19,18 +19,26 @@ class Backoff:
     """Waits that double with every failure.
 
     Until the wait is over the last failure is raised again at once: to an engine, a miss that costs
-    nothing.
+    nothing. So it is to others while somebody tries again, unless that has just begun.
     """
 
     def __init__(self) -> None:
         self._wait_s = 0.0
         self._until_s = 0.0
+        self._begun_s = 0.0
         self._fault: Callable[[], GreenCacheError] | None = None
 
     def check(self, now_s: float) -> None:
-        """Raise the last failure, if it is too early to try again."""
+        """Raise the last failure, if it is too early to try again; else a try begins."""
         if self._fault is not None and now_s < self._until_s:
             raise self._fault()
+        self._begun_s = now_s
+
+    def check_trying(self, now_s: float) -> None:
+        """Raise the last failure, if a try has gone on for as long as the first wait."""
+        fault = self._fault
+        if fault is not None and now_s >= self._begun_s + FIRST_S:
+            raise fault()
 
     def failed(self, fault: GreenCacheError, now_s: float) -> None:
         """There was no connection to be had."""

@@ -371,15 +371,21 @@ class Client(BaseClient):
     def _wait(self, link: Link, call: Call, end_s: float) -> Call:
         """Have a call answered. Of all threads that wait, one reads for all."""
         with self._changed:
-            self._push(link)
-            while not call.done:
-                left_s = end_s - time.monotonic()
-                if left_s <= 0:
-                    raise self._late(link, call)
-                if link.waiting and not link.session.outgoing:
-                    self._changed.wait(left_s)
-                else:
-                    self._turn(link, left_s)
+            try:
+                self._push(link)
+                while not call.done:
+                    left_s = end_s - time.monotonic()
+                    if left_s <= 0:
+                        raise self._late(link, call)
+                    if link.waiting and not link.session.outgoing:
+                        self._changed.wait(left_s)
+                    else:
+                        self._turn(link, left_s)
+            except BaseException:  # also what a handler of signals raises
+                if not call.abandoned:
+                    link.session.abandon(call, time.monotonic())
+                    self._push(link)
+                raise
         return call.checked()
 
     def _turn(self, link: Link, most_s: float) -> None:
@@ -405,6 +411,8 @@ class Client(BaseClient):
             link = self._current()
         if link is not None:
             return link
+        if self._connecting.locked():
+            self._backoff.check_trying(time.monotonic())
         if not self._connecting.acquire(timeout=max(0.0, end_s - time.monotonic())):
             raise UnavailableError("the daemon could not be reached in time")
         try:

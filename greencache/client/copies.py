@@ -104,10 +104,13 @@ class Copiers:
         self.threads = threads
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._closed = False
 
     def submit(self, work: Work, threads: int) -> list[Future[bool]]:
-        """Let up to so many other threads do work, each at least two pieces."""
+        """Let up to so many other threads do work, each at least two pieces; none once closed."""
         with self._lock:
+            if self._closed:
+                return []
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(self.threads, "greencache-copy")
             count = min(threads, max(1, len(work) // 2))
@@ -132,6 +135,7 @@ class Copiers:
         """Let the threads end."""
         with self._lock:
             pool, self._pool = self._pool, None
+            self._closed = True
         if pool is not None:
             pool.shutdown()
 

@@ -15,9 +15,9 @@ import logging
 import os
 import threading
 import weakref
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -83,6 +83,7 @@ class Pins:
         """Copies that run, by extent."""
         self._pins: dict[Extent, _Pin] = {}
         self._thread: ThreadPoolExecutor | None = None
+        self._work: deque[tuple[Callable[[_Pin], None], _Pin]] = deque()
         self._begun = self._closed = False
 
     # Copies.
@@ -155,10 +156,13 @@ class Pins:
         with self._changed:
             self._closed = True
             self.asked_back(list(self._pins))
-            done = None if self._thread is None else self._thread.submit(lambda: None)
+            thread = self._thread
+            done = None if thread is None else self._submit(lambda: None)
         if done is not None:
             done.result()  # as they are done one after another
-            self._end_if_done(wait=True)
+        self._end_if_done()
+        if thread is not None and thread is not self._thread:
+            thread.shutdown()
 
     # In the thread.
 
@@ -169,7 +173,23 @@ class Pins:
     def _do(self, work: Callable[[_Pin], None], pin: _Pin) -> None:
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, "greencache-pin")
-        self._thread.submit(work, pin)
+        # Somebody may wait for an unpinning. What is to be pinned before then is not, once it runs.
+        (self._work.append if work == self._pin else self._work.appendleft)((work, pin))
+        if self._submit(self._next) is None:
+            pin.leaving, pin.stuck = False, True
+            self._changed.notify_all()
+
+    def _submit(self, job: Callable[[], None]) -> Future[None] | None:
+        """Have the thread do something; None if this process has begun to end, which forbids it."""
+        assert self._thread is not None
+        try:
+            return self._thread.submit(job)
+        except RuntimeError:
+            return None
+
+    def _next(self) -> None:
+        work, pin = self._work.popleft()
+        work(pin)
 
     def _pin(self, pin: _Pin) -> None:
         address = pin.extent.address
@@ -201,21 +221,23 @@ class Pins:
             with self._changed:
                 pin.leaving, pin.stuck = False, True
                 self._changed.notify_all()
+            self._end_if_done()
             return
         with self._changed:
             del self._pins[pin.extent]
             self._changed.notify_all()
         self._given_back(pin.owner, pin.extent.number)
-        self._end_if_done(wait=False)
+        self._end_if_done()
 
-    def _end_if_done(self, wait: bool) -> None:
-        """End the thread, which may be the caller's, if this is closed and nothing is pinned."""
-        thread = None
+    def _end_if_done(self) -> None:
+        """Let the thread end, which may be the caller's, if there is nothing more to do for it."""
         with self._changed:
-            if self._closed and not self._pins:
-                thread, self._thread = self._thread, None
-        if thread is not None:
-            thread.shutdown(wait)
+            if self._closed and self._thread is not None and self._all_stuck():
+                self._thread.shutdown(wait=False)
+                self._thread = None
+
+    def _all_stuck(self) -> bool:
+        return all(pin.stuck for pin in self._pins.values())
 
     def _fail(self, what: str, fault: Exception) -> None:
         self.failed += 1

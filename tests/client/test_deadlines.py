@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+import socket
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,41 @@ async def test_calls_end_in_time_while_the_daemon_stands_still(kind: str, tmp_pa
             assert wrong_blocks(KEYS, into) == 0
             # One question of those above may still be answered.
             await until(nothing_is_held)
+
+
+@pytest.fixture
+def mute(tmp_path: Path) -> Iterator[Path]:
+    """Where somebody takes connections, and says nothing."""
+    path = tmp_path / "mute.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(50)
+        yield path
+
+
+@both
+async def test_nobody_waits_longer_because_another_waits_for_a_connection(
+    kind: str, mute: Path
+) -> None:
+    async with open_client(
+        kind, BLOCK_BYTES, socket=mute, timeout_s=10.0, long_timeout_s=2.0
+    ) as client:
+        first = asyncio.create_task(client.prefetch([]))
+        await asyncio.sleep(0.1)
+        with pytest.raises(UnavailableError):
+            await client.lookup(KEYS, timeout_s=0.1)
+        assert not first.done()
+        with pytest.raises(UnavailableError):
+            await first
+        await asyncio.sleep(0.1)  # until it may be tried again
+        again = asyncio.create_task(client.prefetch([]))
+        await asyncio.sleep(0.1)
+        for _ in range(100):  # for a tenth of a second each they would outlast it by far
+            with pytest.raises(UnavailableError):
+                await client.lookup(KEYS, timeout_s=0.1)
+        assert not again.done()
+        with pytest.raises(UnavailableError):
+            await again
 
 
 @both

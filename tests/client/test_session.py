@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from greencache.client.arena import Part
+from greencache.client.arena import Extent, Part
 from greencache.client.framing import Frames, decode_question, encode
 from greencache.client.messages import (
     Abort,
@@ -384,6 +384,60 @@ def test_parts_of_an_extent_are_pinned_and_go_together() -> None:
     assert given_back == [7]
     session.lose(UnavailableError("the test is over"))
     assert mapped() == 0
+
+
+class Slow(Recording):
+    """Waits before it pins, and may fail to unpin."""
+
+    def __init__(self, *, fails: bool = False) -> None:
+        super().__init__()
+        self.begun, self.goes_on, self.fails = threading.Event(), threading.Event(), fails
+
+    def pin(self, address: int, size_bytes: int) -> None:
+        self.begun.set()
+        assert self.goes_on.wait(20.0)
+        super().pin(address, size_bytes)
+
+    def unpin(self, address: int) -> None:
+        if self.fails:
+            raise OSError("it stays pinned")
+        super().unpin(address)
+
+
+def extent(number: int) -> Extent:
+    descriptor = os.memfd_create("an extent")
+    os.ftruncate(descriptor, BLOCK_BYTES)
+    return Extent(descriptor, BLOCK_BYTES, number)
+
+
+def test_what_is_asked_back_goes_before_what_is_still_to_be_pinned() -> None:
+    device, given_back = Slow(), list[tuple[int, int]]()
+    pins = Pins(device, lambda owner, number: given_back.append((number, len(device.pinned))))
+    extents = [extent(number) for number in range(4)]
+    for each in extents:
+        pins.offered(None, each, [(0, BLOCK_BYTES)])
+    with pins.in_use([]):
+        assert device.begun.wait(20.0)
+    pins.asked_back(extents[3:])
+    device.goes_on.set()
+    with pins.in_use(extents[3:]):
+        assert given_back == [(3, 1)], "when that was pinned which had begun"
+    pins.close()
+    assert sorted(number for number, _ in given_back) == [0, 1, 2, 3]
+    assert device.pinned == {}
+
+
+def test_what_cannot_be_unpinned_keeps_no_thread() -> None:
+    threads = set(threading.enumerate())
+    device = Slow(fails=True)
+    device.goes_on.set()
+    pins = Pins(device, lambda owner, number: None)
+    pins.offered(None, extent(0), [(0, BLOCK_BYTES)])
+    with pins.in_use([]):
+        assert device.begun.wait(20.0)
+    pins.close()
+    assert len(device.pinned) == 1
+    assert set(threading.enumerate()) <= threads
 
 
 def test_who_pins_nothing_does_not_mind_what_it_may_pin() -> None:

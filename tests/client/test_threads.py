@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
+import signal
 import threading
 import time
 import traceback
@@ -14,10 +16,11 @@ import numpy as np
 import pytest
 
 from greencache.client import AsyncClient, Client
+from greencache.client.address import connect
 from greencache.errors import UnavailableError
 from tests.conformance.prompts import prompt, the_bytes, wrong_blocks
 from tests.processes import process_context
-from tests.service.daemons import RunningDaemon
+from tests.service.daemons import RunningDaemon, settled
 
 BLOCK_BYTES = 16 * 1024
 KEYS = prompt(*range(8))
@@ -178,3 +181,40 @@ async def test_a_cancelled_task_gives_back_what_it_had(tmp_path: Path) -> None:
             while (await client.status())["transactions"]:  # until late answers are given back
                 await asyncio.sleep(0.001)
             assert await client.store(KEYS, blocks) == 8
+
+
+def test_a_call_that_a_signal_breaks_off_leaves_nothing_in_use(tmp_path: Path) -> None:
+    class BrokenOffError(Exception):
+        pass
+
+    def break_off(*_: object) -> None:
+        raise BrokenOffError
+
+    with (
+        RunningDaemon(tmp_path) as daemon,
+        Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=20.0) as client,
+        Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=20.0) as other,
+    ):
+        client.store(KEYS, the_bytes(KEYS, BLOCK_BYTES))
+        daemon.pause()
+        before = signal.signal(signal.SIGALRM, break_off)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(BrokenOffError):
+                client.acquire(KEYS)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            daemon.resume()
+        client.lookup(KEYS)
+        assert settled(lambda: other.status()["transactions"] == 0)
+
+
+def test_without_a_file_to_be_had_there_is_no_daemon(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        with pytest.raises(UnavailableError, match="Too many open files"):
+            connect(tmp_path / "daemon.sock")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from greencache.adapters.paged.attach import attach
+from greencache.adapters.paged.attach import _runs, attach
 from greencache.client import Client
 from greencache.errors import RefusedError, UnavailableError
 from greencache.settings import ServeSettings, Settings, VllmSettings
@@ -129,3 +130,12 @@ def test_a_daemon_that_refuses_an_engine_says_why(tmp_path: Path) -> None:
             other.lookup([])
             with pytest.raises(RefusedError, match="4 shards, not 2"):
                 _attach(_settings(tmp_path), group=group)
+
+
+def test_a_process_has_ended_though_nobody_has_asked_how() -> None:
+    """As a daemon that fails at once, where the first process reaps none."""
+    assert _runs(os.getpid())
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert not _runs(child.pid)
+    assert not _runs(child.pid)

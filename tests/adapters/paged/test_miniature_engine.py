@@ -7,6 +7,7 @@ import pickle
 import random
 import secrets
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from greencache.adapters.paged.jobs import Step
+from greencache.adapters.paged.statistics import Counts
 from greencache.adapters.paged.telling import Telling
 from greencache.client import Client, Seen
+from greencache.errors import UnavailableError
 from tests.adapters.paged.miniature import BLOCK, MiniatureEngine, Request, said
 from tests.pinning import PagePinning
 from tests.service.daemons import MIB, RunningDaemon, settled
@@ -516,6 +519,19 @@ def test_the_daemon_mirrors_what_the_engine_has_by_itself(
         own_daemon.start()
         assert settled(lambda: hbm()["engines"] == 1, 20.0), "a new daemon hears of it, too"
         telling.close()
+
+
+def test_who_ends_does_not_wait_for_a_daemon_that_is_lost(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "mute.sock"))
+        listener.listen()
+        listener.setblocking(False)
+        with Client(4096, socket=tmp_path / "mute.sock") as client:
+            counts = Counts()
+            counts.failed("untold_requests", UnavailableError("it was lost"))
+            Telling(client, counts).close()
+        with pytest.raises(BlockingIOError):
+            listener.accept()
 
 
 def test_a_step_does_not_wait_for_a_frozen_daemon_to_take_blocks_away(
