@@ -43,6 +43,7 @@ LIVE = {
     f"greencache.tiers.{name}"
     for name in (
         "backing",
+        "backlog",
         "base",
         "behind",
         "cache",

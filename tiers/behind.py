@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from greencache.tiers.backlog import Backlog
 from greencache.tiers.base import Addressable, Blocks, Tier, TierLease, TierReservation
 from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.learning import Learner
@@ -101,7 +102,7 @@ class WriteBehind:
         self._directory, self._learner = directory, learner
         self._limit_bytes, self._clock = limit_bytes, clock
         self._through = through
-        self._queue: asyncio.Queue[_Write] = asyncio.Queue()
+        self._backlog: Backlog[_Write] = Backlog()
         self._later: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
         self.declined_blocks = self.dropped_blocks = self.waiting_bytes = 0
@@ -203,21 +204,18 @@ class WriteBehind:
             self._dram.release(source)
             return False
         self.waiting_bytes += last * self._ssd.block_bytes
-        self._queue.put_nowait(_Write(room, source, last))
+        self._backlog.put(_Write(room, source, last))
         return True
 
     async def drain(self) -> None:
-        """Wait until nothing waits."""
-        while self._later:
-            later = list(self._later)
-            await ended(later)
-            self._later.difference_update(later)  # else this turns, alone, until their callbacks
-        await self._queue.join()
+        """Wait until all that waits by now is written."""
+        await ended(list(self._later))
+        await self._backlog.drained()
 
     async def run(self) -> None:
         """Write what waits, for ever."""
         while True:
-            write = await self._queue.get()
+            write = await self._backlog.get()
             try:
                 unwritten = await self._write(write)
                 self.dropped_blocks += unwritten
@@ -226,7 +224,7 @@ class WriteBehind:
                 self.dropped_blocks += write.blocks
             finally:
                 self.waiting_bytes -= write.blocks * self._ssd.block_bytes
-                self._queue.task_done()
+                self._backlog.done()
 
     async def _write(self, write: _Write) -> int:
         """Write what waited; how many blocks of it had room and are not written for all that."""

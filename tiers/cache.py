@@ -24,7 +24,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from greencache.errors import BlockStateError, GreenCacheError, InputError, UnknownNameError
+from greencache.errors import BlockStateError, InputError, UnknownNameError
 from greencache.tiers.base import Blocks, Tier
 from greencache.tiers.behind import WriteBehind, insert
 from greencache.tiers.cache_lease import CacheLease, CacheReservation, lease_each
@@ -365,7 +365,7 @@ class TieredCache:
         self.dram.abort(reservation.part)
 
     async def drain(self) -> None:
-        """Wait until everything that is to be written to SSD and the shared tier is."""
+        """Wait until everything is written that is to be by now, to SSD and the shared tier."""
         for writes in (self._behind, self._sharing):
             if writes is not None:
                 await writes.drain()
@@ -415,7 +415,7 @@ class TieredCache:
             for name, tier in self.tiers.items():
                 try:
                     await tier.flush()
-                except GreenCacheError as fault:
+                except Exception as fault:  # whatever it is, the next flush is tried
                     _log.warning("%s could not be flushed: %s", name, fault)
 
     async def _promote(self, lease: CacheLease) -> None:

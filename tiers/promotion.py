@@ -42,7 +42,8 @@ class Promoter:
     async def _copy_once(self, source: TierLease, found: int) -> None:
         """Copy what follows, and let others wait for it from before there is room for it."""
         done = asyncio.get_running_loop().create_future()
-        coming = [key for key in source.keys[found:] if key not in self._on_their_way]
+        wanted = dict.fromkeys(source.keys[found:])  # each once
+        coming = [key for key in wanted if key not in self._on_their_way]
         self._on_their_way |= dict.fromkeys(coming, done)
         try:
             await self._copy(source)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from greencache.tiers.backlog import Backlog
 from greencache.tiers.base import Blocks, Tier, TierLease
 from greencache.tiers.behind import bytes_of, insert
 
@@ -47,7 +47,7 @@ class SharedWrites:
     def __init__(self, shared: Tier, dram: Tier | None, limit_bytes: int) -> None:
         self._shared, self._dram = shared, dram
         self._limit_bytes = limit_bytes
-        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+        self._backlog: Backlog[_Waiting] = Backlog()
         self.dropped_blocks = self.waiting_bytes = 0
 
     async def store(self, keys: Sequence[bytes], blocks: Blocks, first: int) -> None:
@@ -70,16 +70,16 @@ class SharedWrites:
         source = await self._dram.hold(keys)
         self.dropped_blocks += len(keys) - len(source)
         self.waiting_bytes += size_bytes
-        self._queue.put_nowait(_Waiting(source, size_bytes))
+        self._backlog.put(_Waiting(source, size_bytes))
 
     async def drain(self) -> None:
-        """Wait until nothing waits."""
-        await self._queue.join()
+        """Wait until all that waits by now is written."""
+        await self._backlog.drained()
 
     async def run(self) -> None:
         """Write what waits, for ever."""
         while True:
-            waiting = await self._queue.get()
+            waiting = await self._backlog.get()
             try:
                 stored = await self._write(waiting.source)
                 self.dropped_blocks += len(waiting.source) - stored
@@ -88,7 +88,7 @@ class SharedWrites:
                 self.dropped_blocks += len(waiting.source)
             finally:
                 self.waiting_bytes -= waiting.size_bytes
-                self._queue.task_done()
+                self._backlog.done()
 
     async def _write(self, source: TierLease) -> int:
         """Write what the tier lacks of a prompt; how many leading blocks it has then."""

@@ -39,7 +39,7 @@ from greencache.tiers.directory import KeyDirectory
 from greencache.tiers.index import TierIndex
 from greencache.tiers.pins import Pins
 from greencache.tiers.policies import Policy
-from greencache.tiers.workers import run_all, uninterrupted
+from greencache.tiers.workers import ended, run_all, started_pool, uninterrupted
 
 __all__ = ["SlotTier", "Slots"]
 
@@ -162,7 +162,7 @@ class SlotTier(Tier):
             raise TierClosedError(f"tier {self.name} was opened before: make another one")
         await self._check_capacity(self._capacity_bytes)
         self._opened = True
-        self._pool = ThreadPoolExecutor(self._threads, f"greencache-{self.name}")
+        self._pool = started_pool(self._threads, f"greencache-{self.name}")
         self.index.resize(self._slots_in(self._capacity_bytes), self.clock())
         try:
             await self._start()
@@ -176,7 +176,7 @@ class SlotTier(Tier):
         if self._pool is None:
             return
         if self._giving_back is not None:
-            await self._giving_back
+            await ended([self._giving_back])
         try:
             await self.flush()
         finally:
@@ -240,8 +240,10 @@ class SlotTier(Tier):
         self._settle()
 
     async def reserve(self, keys: Sequence[bytes]) -> TierReservation:
-        """As `Tier.reserve`."""
+        """As `Tier.reserve`; raises `InputError` for a prompt that names a block twice."""
         self._check_open()
+        if len(set(keys)) < len(keys):
+            raise InputError("a prompt names no block twice: each key is of all that stands before")
         ids = self.directory.intern(list(keys))
         if len(self._damage.sound(ids)) < len(ids):
             return TierReservation((), 0, None)  # a block that is to go is still in its slot

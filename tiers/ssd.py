@@ -205,8 +205,9 @@ class SsdTier(SlotTier):
             restored = await self._restore(found)
             capacity_blocks = self.index.capacity_blocks
             manifest = await self._run(partial(recover, found, restored, capacity_blocks))
+            undo.callback(manifest.close)
+            transfers = Transfers(extents, self.block_bytes, self.stride_bytes, self._depth)
             undo.pop_all()
-        transfers = Transfers(extents, self.block_bytes, self.stride_bytes, self._depth)
         self._parts = _Parts(files, extents, manifest, transfers)
         self._backing.add(np.flatnonzero(self.index.occupied_slots()).astype(np.int32))
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import ExitStack
 from enum import IntEnum
 from typing import NamedTuple, TypeVar
 
@@ -31,6 +32,7 @@ from greencache.tiers.files import (
     read_fully,
     write_fully,
 )
+from greencache.tiers.workers import started_pool
 
 __all__ = ["Outcome", "Read", "Transfers"]
 
@@ -111,14 +113,22 @@ class Transfers:
         Bytes of a block and of a slot.
     depth:
         Threads that move a batch.
+
+    Raises
+    ------
+    TierError
+        If there are no threads to be had.
     """
 
     def __init__(self, extents: Extents, block_bytes: int, stride_bytes: int, depth: int) -> None:
         self._extents, self._depth = extents, depth
         self._block_bytes, self._stride_bytes = block_bytes, stride_bytes
         # One thread more, for checksums.
-        self.readers = ThreadPoolExecutor(depth + 1, "greencache-read")
-        self.writers = ThreadPoolExecutor(depth + 1, "greencache-write")
+        with ExitStack() as undo:
+            self.readers = started_pool(depth + 1, "greencache-read")
+            undo.callback(self.readers.shutdown)
+            self.writers = started_pool(depth + 1, "greencache-write")
+            undo.pop_all()
         self._own = threading.local()
 
     def close(self) -> None:

@@ -8,15 +8,40 @@ write them. So cancelling waits: whoever is cancelled learns of it when the work
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from greencache.errors import TierError
 from greencache.waiting import ended
 
-__all__ = ["ended", "run_all", "together", "uninterrupted"]
+__all__ = ["ended", "run_all", "started_pool", "together", "uninterrupted"]
 
 T = TypeVar("T")
+
+
+def started_pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """A pool all of whose threads run.
+
+    One that starts them as they are needed fails in the midst of a batch when the system has none
+    left, and does what it refused all the same, as soon as another of its threads is free.
+
+    Raises
+    ------
+    TierError
+        If there are not so many threads to be had.
+    """
+    pool = ThreadPoolExecutor(threads, name)
+    all_run = threading.Barrier(threads)
+    try:
+        for each in [pool.submit(all_run.wait) for _ in range(threads)]:
+            each.result()
+    except RuntimeError as error:
+        all_run.abort()
+        pool.shutdown()
+        raise TierError(f"no threads are to be had: {error}") from error
+    return pool
 
 
 async def run_all(pool: Executor, calls: Sequence[Callable[[], T]]) -> list[T]:

@@ -12,13 +12,7 @@ from typing import Any, Self, TypeVar
 
 from greencache.buffers import Blocks
 from greencache.client.address import connect
-from greencache.client.base import (
-    GOODBYE_S,
-    Ask,
-    BaseClient,
-    CopyAll,
-    Flow,
-)
+from greencache.client.base import GOODBYE_S, Ask, BaseClient, CopyAll, Flow
 from greencache.client.link import Link
 from greencache.client.looking import look_often
 from greencache.client.messages import Hbm, Seen
@@ -306,10 +300,7 @@ class Client(BaseClient):
     def observe(
         self, seen: Sequence[Seen], *, hbm: Hbm | None = None, timeout_s: float | None = None
     ) -> None:
-        """Tell what became of requests, and what the engine's own memory has.
-
-        It is what the controller goes by.
-        """
+        """Tell the controller what became of requests, and what the engine's own memory has."""
         self._run(self._observe(seen, hbm), timeout_s)
 
     def close(self) -> None:
@@ -326,9 +317,8 @@ class Client(BaseClient):
         if link is not None:
             try:
                 if goodbye is not None:
-                    self._wait(link, goodbye, time.monotonic() + GOODBYE_S)
-            except GreenCacheError:
-                pass  # it was lost before
+                    with contextlib.suppress(GreenCacheError):  # it was lost before
+                        self._wait(link, goodbye, time.monotonic() + GOODBYE_S)
             finally:
                 with self._lock:
                     self._lose(link, UnavailableError("this client is closed"))

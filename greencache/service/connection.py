@@ -294,8 +294,7 @@ class Connection:
 
     def _write_again(self) -> None:
         if not self.closed:
-            self._unread_since_s = self._loop.time()  # it was not the client that did not read
-            self._write()
+            self._writable()  # it was not the client that did not read
 
     def _write(self) -> None:
         try:

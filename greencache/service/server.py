@@ -90,7 +90,7 @@ class Server:
         self._budget = Budget(limits.together_bytes)
         self._ticking = self._loop.create_task(self._tick())
         self._loop.add_reader(listening, self._accept)
-        self._listens = True
+        self._listens, self._stopping = True, False
 
     @property
     def connections(self) -> int:
@@ -104,6 +104,7 @@ class Server:
 
     async def stop(self, within_s: float) -> None:
         """Take no more clients and questions; answer those there are, and end."""
+        self._stopping = True
         self._stop_listening()
         for connection in list(self._sessions.values()):
             connection.finish()
@@ -144,7 +145,7 @@ class Server:
                 _say(connected, fault)
 
     def _listen_again(self) -> None:
-        if not self._ticking.done() and self._listening.fileno() >= 0:
+        if not self._stopping and self._listening.fileno() >= 0:
             self._listens = True
             self._loop.add_reader(self._listening, self._accept)
 
@@ -210,16 +211,22 @@ class Server:
             now_s = self._loop.time()
             self._complaints.tick()
             for session, connection in list(self._sessions.items()):
-                if reason := connection.overdue(now_s):
-                    connection.close(reason)
-                else:
-                    connection.read_on()  # others may have left memory for it
-                    session.tell()
+                try:
+                    self._look_after(session, connection, now_s)
+                except Exception as fault:  # whatever it is, others are looked after as well
+                    connection.close(f"{fault!r}")
             for watched in list(self._watched.values()):
                 process, service = watched.process, self._service
                 known = service.ledger.knows(process) or service.pinned.knows(process)
                 if not process.connections and not known:
                     self._forget(watched)
+
+    def _look_after(self, session: Session, connection: Connection, now_s: float) -> None:
+        if reason := connection.overdue(now_s):
+            connection.close(reason)
+        else:
+            connection.read_on()  # others may have left memory for it
+            session.tell()
 
 
 def _say(connected: socket.socket, fault: RefusedError) -> None:

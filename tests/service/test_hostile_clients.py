@@ -149,6 +149,7 @@ def test_what_makes_no_sense_is_answered_so(daemon: RunningDaemon) -> None:
         asked: list[tuple[type[Any], dict[str, Any], str]] = [
             (Acquire, {"keys": keys, "held": -1}, "input"),
             (Acquire, {"keys": keys, "reusable": 2}, "input"),
+            (Reserve, {"keys": keys + keys}, "input"),
             (Fetch, {"lease": 12345}, "state"),
             (Release, {"leases": [0, -1, 2**60]}, "state"),
         ]

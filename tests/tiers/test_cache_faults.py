@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,42 @@ async def test_what_cannot_be_read_is_a_miss(tmp_path: Path, dram: int | None) -
         await store(cache, keys)
         await cache.drain()
         assert await load(cache, keys) == 6
+
+
+async def test_a_prompt_that_names_a_block_twice_holds_nobody_up(tmp_path: Path) -> None:
+    keys = prompt(*range(3))
+    async with cache_in(tmp_path, 8, 16) as cache:
+        await store(cache, keys)
+        await cache.drain()
+        await cache.tiers["dram"].delete(keys[:1])
+        with pytest.raises(InputError, match="twice"):
+            await soon(cache.prefetch([keys[0], keys[1], keys[0], keys[2]]))
+        assert await soon(cache.prefetch(keys)) == 3
+
+
+@pytest.mark.parametrize("threads", [1, 5, 12])
+async def test_a_tier_without_threads_is_an_error_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    """Threads that were started as they are needed would fail in the midst of a write."""
+    before, start, left = set(threading.enumerate()), threading.Thread.start, threads
+
+    def starting(thread: threading.Thread) -> None:
+        nonlocal left
+        if thread.name.startswith("greencache"):
+            left -= 1
+            if left < 0:
+                raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", starting)
+    cache = cache_in(tmp_path, None, 16)
+    with pytest.raises(TierError, match="no threads"):
+        await cache.__aenter__()
+    assert not [each for each in set(threading.enumerate()) - before if "greencache" in each.name]
+    monkeypatch.undo()
+    async with cache_in(tmp_path, None, 16) as again:
+        await store(again, prompt(1))
 
 
 async def test_one_block_that_cannot_be_read_loses_what_builds_on_it(tmp_path: Path) -> None:

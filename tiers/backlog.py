@@ -1,0 +1,48 @@
+"""``Backlog``: what waits for one worker, and when all that waits by now is done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Generic, TypeVar
+
+__all__ = ["Backlog"]
+
+T = TypeVar("T")
+
+
+class Backlog(Generic[T]):
+    """A queue with one worker, which does what it gets in order and says when it has.
+
+    `asyncio.Queue.join` waits for a moment in which nothing is left at all: where something is
+    always put meanwhile, for ever.
+    """
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[T] = asyncio.Queue()
+        self._put = self._done = 0
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    def put(self, item: T) -> None:
+        """Let it wait for its turn."""
+        self._put += 1
+        self._queue.put_nowait(item)
+
+    async def get(self) -> T:
+        """What comes next."""
+        return await self._queue.get()
+
+    def done(self) -> None:
+        """The worker is through with what it got last."""
+        self._done += 1
+        while self._waiting and self._waiting[0][0] <= self._done:
+            _, waiter = self._waiting.popleft()
+            if not waiter.done():  # it may have been cancelled
+                waiter.set_result(None)
+
+    async def drained(self) -> None:
+        """Wait until all is done that has been put by now."""
+        if self._done < self._put:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append((self._put, waiter))
+            await waiter
