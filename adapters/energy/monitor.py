@@ -21,6 +21,9 @@ _MOST_W = 100_000.0
 """Ten times what a host of 8 H100 draws at most (DGX H100: 10.2 kW, NVIDIA's data sheet): more is a
 mistake of units or of a counter."""
 
+_ANSWER_S = 5.0
+"""How long a reading is waited for; then it counts as failed, and is waited for again next time."""
+
 
 class Taken(NamedTuple):
     """Energy of an interval.
@@ -49,6 +52,23 @@ class _Read:
         """Whether there was a reading since energy was last handed out."""
         self.missed = False
         """Whether there was none in an interval that has passed."""
+        self._asked: asyncio.Future[Mapping[str, float]] | None = None
+
+    async def latest(self, now_s: float) -> Mapping[str, float]:
+        """Joules of each component by now; raises `SourceError`, also if it takes too long."""
+        if self._asked is None:  # else a driver still has not answered: one thread of it is enough
+            self._asked = asyncio.ensure_future(self.meter.read(now_s))
+        await asyncio.wait([self._asked], timeout=_ANSWER_S)
+        if not self._asked.done():
+            raise SourceError("slow", f"{self.meter.source} does not answer in {_ANSWER_S:g} s")
+        asked, self._asked = self._asked, None
+        return asked.result()
+
+    async def close(self) -> None:
+        """Wait for no reading any more, and close the meter."""
+        if self._asked is not None:
+            self._asked.cancel()
+        await self.meter.close()
 
     def note(self, joules: Mapping[str, float], now_s: float, begin_s: float) -> None:
         """Take note of a reading, in an interval that began at ``begin_s``."""
@@ -124,7 +144,7 @@ class EnergyMonitor:
         if task is not None:
             await stopped(task)
         for read in self._reads:
-            await read.meter.close()
+            await read.close()
 
     async def take(self) -> Taken:
         """Energy since the last call, or since it was opened; never raises."""
@@ -152,7 +172,7 @@ class EnergyMonitor:
         name = read.meter.source
         now_s = self._clock()
         try:
-            joules = await read.meter.read(now_s)
+            joules = await read.latest(now_s)
         except SourceError as fault:
             self.failures[f"{name} {fault.kind}"] += 1
             if name not in self._said:

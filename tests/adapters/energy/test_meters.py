@@ -347,6 +347,27 @@ async def test_what_no_host_draws_is_left_out_and_said_once(
     assert "is its counter in joules?" in caplog.text
 
 
+async def test_a_driver_that_hangs_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("greencache.adapters.energy.monitor._ANSWER_S", 0.02)
+    goes_on, meter = asyncio.Event(), Meter()
+    read = meter.read
+
+    async def hanging(now_s: float) -> dict[str, float]:
+        found = await read(now_s)
+        await goes_on.wait()
+        return found
+
+    monkeypatch.setattr(meter, "read", hanging)
+    async with asyncio.timeout(20), EnergyMonitor([meter], sample_s=3600.0) as monitor:
+        assert (await monitor.take()).joules == {}
+        assert monitor.failures["test slow"] >= 2
+        assert meter.reads == 1, "it is asked once, and waited for"
+        goes_on.set()
+        assert (await monitor.take()).joules == {"gpu": 0.0}
+        goes_on.clear()
+        assert (await monitor.take()).joules == {}
+
+
 async def test_meters_are_read_as_often_as_they_need() -> None:
     meter = Meter()
     async with EnergyMonitor([meter], sample_s=60.0):
