@@ -71,8 +71,8 @@ class AsyncClient(BaseClient):
     ----------
     block_bytes, socket, shards, shard, group, name, timeout_s, long_timeout_s, copy_threads, \
     pinning:
-        As of `greencache.client.Client`. `Lease.in_use` and `Reservation.in_use` may wait for copies
-        of other tasks to end: enter them in a thread (`asyncio.to_thread`), not in the event loop.
+        As of `greencache.client.Client`. `Lease.in_use` and `Reservation.in_use` may wait for
+        copies of other tasks: enter them in a thread (`asyncio.to_thread`), not in the event loop.
     """
 
     async def __aenter__(self) -> Self:
