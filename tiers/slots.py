@@ -175,9 +175,9 @@ class SlotTier(Tier):
         """As `Tier.close`."""
         if self._pool is None:
             return
-        if self._giving_back is not None:
-            await ended([self._giving_back])
         try:
+            if self._giving_back is not None:
+                await ended([self._giving_back])
             await self.flush()
         finally:
             await uninterrupted(self._close())

@@ -37,10 +37,12 @@ def started_pool(threads: int, name: str) -> ThreadPoolExecutor:
     try:
         for each in [pool.submit(all_run.wait) for _ in range(threads)]:
             each.result()
-    except RuntimeError as error:
+    except BaseException as error:
         all_run.abort()
         pool.shutdown()
-        raise TierError(f"no threads are to be had: {error}") from error
+        if isinstance(error, RuntimeError):
+            raise TierError(f"no threads are to be had: {error}") from error
+        raise
     return pool
 
 

@@ -21,8 +21,9 @@ _MOST_W = 100_000.0
 """Ten times what a host of 8 H100 draws at most (DGX H100: 10.2 kW, NVIDIA's data sheet): more is a
 mistake of units or of a counter."""
 
-_ANSWER_S = 5.0
-"""How long a reading is waited for; then it counts as failed, and is waited for again next time."""
+_ANSWER_S = 10.0
+"""How long a reading is waited for, longer than for any page; then it has failed, and nothing more
+is asked until it is over."""
 
 
 class Taken(NamedTuple):
@@ -56,13 +57,16 @@ class _Read:
 
     async def latest(self, now_s: float) -> Mapping[str, float]:
         """Joules of each component by now; raises `SourceError`, also if it takes too long."""
-        if self._asked is None:  # else a driver still has not answered: one thread of it is enough
-            self._asked = asyncio.ensure_future(self.meter.read(now_s))
-        await asyncio.wait([self._asked], timeout=_ANSWER_S)
+        if self._asked is None or self._asked.done():  # what came too late is of another time
+            self._asked = asyncio.ensure_future(self._read(now_s))
+            self._asked.add_done_callback(_seen)
+            await asyncio.wait([self._asked], timeout=_ANSWER_S)
         if not self._asked.done():
             raise SourceError("slow", f"{self.meter.source} does not answer in {_ANSWER_S:g} s")
-        asked, self._asked = self._asked, None
-        return asked.result()
+        return self._asked.result()
+
+    async def _read(self, now_s: float) -> Mapping[str, float]:
+        return await self.meter.read(now_s)
 
     async def close(self) -> None:
         """Wait for no reading any more, and close the meter."""
@@ -82,6 +86,11 @@ class _Read:
                 self.taken[component] = now_j - min(max(share, 0.0), 1.0) * since_j
         self.joules, self.read_s = joules, now_s
         self.fresh, self.missed = True, False
+
+
+def _seen(read: asyncio.Future[Mapping[str, float]]) -> None:
+    """A reading that came too late may have failed: that is nobody's any more."""
+    read.cancelled() or read.exception()
 
 
 class EnergyMonitor:

@@ -18,7 +18,7 @@ import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -175,27 +175,35 @@ class Pins:
             self._thread = ThreadPoolExecutor(1, "greencache-pin")
         # Somebody may wait for an unpinning. What is to be pinned before then is not, once it runs.
         (self._work.append if work == self._pin else self._work.appendleft)((work, pin))
-        if self._submit(self._next) is None:
-            pin.leaving, pin.stuck = False, True
-            self._changed.notify_all()
+        if self._submit(self._do_all) is None:
+            self._thread = None  # what is queued is done with what comes next, if anything does
+            if pin.leaving:
+                with suppress(ValueError):
+                    self._work.remove((work, pin))
+                pin.leaving, pin.stuck = False, True  # nobody waits for that
+                self._changed.notify_all()
 
     def _submit(self, job: Callable[[], None]) -> Future[None] | None:
-        """Have the thread do something; None if this process has begun to end, which forbids it."""
+        """Have the thread do something; None if there is none to be had, as when a process ends."""
         assert self._thread is not None
         try:
             return self._thread.submit(job)
         except RuntimeError:
             return None
 
-    def _next(self) -> None:
-        work, pin = self._work.popleft()
-        work(pin)
+    def _do_all(self) -> None:
+        while True:
+            try:
+                work, pin = self._work.popleft()
+            except IndexError:
+                return
+            work(pin)
 
     def _pin(self, pin: _Pin) -> None:
         address = pin.extent.address
         try:
             for begin, size_bytes in pin.parts:
-                if pin.leaving:
+                if pin.leaving or pin.stuck:
                     return
                 self._pinning.pin(address + begin, size_bytes)
                 # Whoever forgets a client must not leave memory pinned that is mapped no more.

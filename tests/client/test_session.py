@@ -427,6 +427,31 @@ def test_what_is_asked_back_goes_before_what_is_still_to_be_pinned() -> None:
     assert device.pinned == {}
 
 
+def test_without_a_thread_nobody_waits_and_what_is_offered_is_pinned_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device, given_back = Recording(), list[int]()
+    pins = Pins(device, lambda owner, number: given_back.append(number))
+    first, second = extent(0), extent(1)
+    pins.offered(None, first, [(0, BLOCK_BYTES)])
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pins.in_use([first]):
+            pins.asked_back([first])
+        with pins.in_use([first]):
+            assert device.pinned == {}
+    pins.offered(None, second, [(0, BLOCK_BYTES)])
+    while pins.pinned_bytes < BLOCK_BYTES:
+        pass
+    pins.close()
+    assert device.pinned == {}
+    assert given_back == [1]
+
+
 def test_what_cannot_be_unpinned_keeps_no_thread() -> None:
     threads = set(threading.enumerate())
     device = Slow(fails=True)
