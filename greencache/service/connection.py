@@ -387,9 +387,17 @@ def _send(connected: socket.socket, data: memoryview, descriptors: Sequence[int]
     return connected.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, packed)])
 
 
-@lru_cache(maxsize=4096)
 def _kept_bytes(sent: int) -> int:
-    """What the kernel counts for so many bytes sent by one call, until they are read: all of it.
+    """What the kernel counts for so many bytes sent by one call, until they are read."""
+    try:
+        return _measured_bytes(sent)
+    except OSError:  # no descriptors are left for that; who reads all there is passes all the same
+        return sent
+
+
+@lru_cache(maxsize=4096)
+def _measured_bytes(sent: int) -> int:
+    """What it counts for them, all of it.
 
     That is more than was sent, by its own structures (``truesize`` of a buffer), which no
     interface tells; so the same is sent to nobody.

@@ -21,6 +21,7 @@ from greencache.service.daemon import Daemon
 from greencache.service.session import Session
 from greencache.settings import ServeSettings, Settings
 from tests.conformance.prompts import prompt
+from tests.pinning import PagePinning
 
 QUESTIONS = 100
 
@@ -58,6 +59,61 @@ async def test_all_is_answered_though_descriptors_could_not_be_sent_for_a_while(
             answered += len(list(frames.feed(await loop.sock_recv(theirs, 1 << 20))))
     connection.close("")
     theirs.close()
+
+
+async def test_a_client_stays_though_the_daemon_has_no_descriptors_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def answer(question: Question) -> StatusText:
+        return StatusText(question.number, b"an answer")
+
+    def none_left(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    loop, reasons = asyncio.get_running_loop(), list[str]()
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    connection = Connection(ours, answer, reasons.append, ConnectionLimits(), Budget(64 << 20))
+    connections._measured_bytes.cache_clear()
+    monkeypatch.setattr("socket.socketpair", none_left)
+    connection.send(StatusText(0, b""), [os.dup(0)])
+    connection.send(StatusText(0, b"what follows memory is measured"))
+    await loop.sock_sendall(theirs, encode(Status(1)))
+    frames, answered = Frames(), 0
+    async with asyncio.timeout(20):
+        while answered < 3:
+            answered += len(list(frames.feed(await loop.sock_recv(theirs, 1 << 20))))
+    assert connection.overdue(loop.time() + 3600.0) == "", "it has read all there is"
+    assert not reasons
+    connection.close("")
+    theirs.close()
+
+
+async def test_memory_to_pin_is_offered_once_there_are_descriptors_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    duplicate, failed = os.dup, 0
+
+    def dup(descriptor: int) -> int:
+        nonlocal failed
+        if failed < 2:
+            failed += 1
+            raise OSError(errno.EMFILE, "too many open files")
+        return duplicate(descriptor)
+
+    tmp_path.chmod(0o700)
+    serve = ServeSettings(socket=tmp_path / "d.sock", dram=4 << 20, staging=1 << 20, metrics_port=0)
+    options: dict[str, Any] = {"socket": serve.socket, "timeout_s": 20.0, "pinning": PagePinning()}
+    async with Daemon(Settings(serve=serve)):
+        monkeypatch.setattr(os, "dup", dup)
+        async with AsyncClient(4096, **options) as client, asyncio.timeout(60):
+            await client.lookup(prompt(1))
+            with client.in_use([]):
+                while client.pinned_bytes < 4 << 20:
+                    await asyncio.sleep(0.05)
+    assert failed == 2
+    assert caplog.text.count("cannot be offered memory to pin") == 1
+    assert "cut off" not in caplog.text
 
 
 async def test_what_fails_for_one_client_ends_its_connection_and_nothing_else(
