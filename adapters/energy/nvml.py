@@ -12,9 +12,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from importlib import import_module
-from typing import Any
+from threading import Thread
+from typing import Any, TypeVar
 
 from greencache.adapters.counters import Counters
 from greencache.errors import SourceError
@@ -23,6 +25,33 @@ __all__ = ["NvmlMeter"]
 
 _COUNTED_S = 60.0
 _INTEGRATED_S = 1.0
+_ANSWER_S = 10.0
+
+T = TypeVar("T")
+
+
+async def _aside(call: Callable[[], T]) -> T:
+    """Call in a thread that a process does not wait for at its end: a driver may hang for ever.
+
+    Raises
+    ------
+    SourceError
+        If there is no thread to be had, and what the call raises.
+    """
+    made: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            made.set_result(call())
+        except BaseException as fault:  # whatever it is, it is raised where it is waited for
+            made.set_exception(fault)
+
+    made.set_running_or_notify_cancel()  # who waits for it may cease to, it goes on
+    try:
+        Thread(target=run, name="greencache-nvml", daemon=True).start()
+    except RuntimeError as fault:
+        raise SourceError("busy", f"NVML cannot be asked: {fault}") from fault
+    return await asyncio.wrap_future(made)
 
 
 class NvmlMeter:
@@ -54,8 +83,12 @@ class NvmlMeter:
         return _INTEGRATED_S if self._integrated else _COUNTED_S
 
     async def open(self) -> None:
-        """As `Meter.open`; takes up to a second, in a thread."""
-        await asyncio.to_thread(self._find)
+        """As `Meter.open`; takes up to a second."""
+        try:
+            async with asyncio.timeout(_ANSWER_S):
+                await _aside(self._find)
+        except TimeoutError:
+            raise SourceError("absent", f"NVML does not answer in {_ANSWER_S:g} s") from None
 
     def _find(self) -> None:
         nvml = self._library
@@ -90,7 +123,7 @@ class NvmlMeter:
 
     async def read(self, now_s: float) -> Mapping[str, float]:
         """As `Meter.read`."""
-        return await asyncio.to_thread(self._read, now_s)
+        return await _aside(lambda: self._read(now_s))
 
     def _read(self, now_s: float) -> Mapping[str, float]:
         nvml = self._library
@@ -112,8 +145,10 @@ class NvmlMeter:
         return {"gpu": self._joules}
 
     async def close(self) -> None:
-        """As `Meter.close`."""
-        await asyncio.to_thread(self._shut)
+        """As `Meter.close`; a driver that hangs is left as it is."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_S):
+                await _aside(self._shut)
 
     def _shut(self) -> None:
         self._counted, self._integrated = {}, {}

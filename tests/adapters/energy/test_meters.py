@@ -7,6 +7,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -180,6 +182,37 @@ async def test_nvml_of_chosen_gpus_and_of_one_that_is_not_there() -> None:
             await wrong.open()
         assert absent.value.kind == "absent"
     assert gpus.open == 0
+
+
+def test_a_driver_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    script = """
+import asyncio, logging, threading
+from greencache.adapters.energy import EnergyMonitor, monitor, nvml
+from tests.adapters.energy.test_meters import Gpus
+
+async def main():
+    monitor._ANSWER_S = nvml._ANSWER_S = 0.2
+    gpus, hang = Gpus(1e6), threading.Event()
+    meter = nvml.NvmlMeter(library=gpus)
+    await meter.open()
+    gpus.nvmlDeviceGetTotalEnergyConsumption = gpus.nvmlShutdown = lambda *_: hang.wait()
+    async with EnergyMonitor([meter]) as energy:
+        assert (await energy.take()).joules == {}
+    gpus.nvmlInit = hang.wait
+    other = nvml.NvmlMeter(library=gpus)
+    try:
+        await other.open()
+    except Exception as fault:
+        print(fault)
+    await other.close()
+
+asyncio.run(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "NVML does not answer in 0.2 s" in ended.stdout
+    assert ended.stderr.count("\n") <= 1, ended.stderr
 
 
 async def test_nvml_without_a_driver_or_without_its_package(
