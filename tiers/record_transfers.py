@@ -32,7 +32,7 @@ from greencache.tiers.resp import (
     command,
 )
 from greencache.tiers.servers import SERVER_FAULTS, Servers
-from greencache.tiers.workers import run_all
+from greencache.tiers.workers import run_all, start_threads
 
 __all__ = ["Found", "Outcome", "Part", "RecordTransfers", "Results", "cause_of"]
 
@@ -137,9 +137,29 @@ class RecordTransfers:
         self._reads = ThreadPoolExecutor(connections, "greencache-redis-read")
         self._writes = ThreadPoolExecutor(connections, "greencache-redis-write")
 
+    def open(self) -> None:
+        """Start the threads.
+
+        Raises
+        ------
+        TierError
+            If there are not so many to be had; everything is closed then.
+        """
+        threads = [LOOKUP_THREADS, self._connections, self._connections]
+        try:
+            for pool, count in zip(self._pools, threads, strict=True):
+                start_threads(pool, count)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def _pools(self) -> tuple[ThreadPoolExecutor, ...]:
+        return self._lookups, self._reads, self._writes
+
     def close(self) -> None:
         """Wait for what is under way, which no deadline outlasts; close all connections."""
-        for pool in (self._lookups, self._reads, self._writes):
+        for pool in self._pools:
             pool.shutdown()
         self._servers.close()
 

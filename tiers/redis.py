@@ -149,7 +149,9 @@ class RedisTier(Tier):
         """As `Tier.open`; a server that cannot be reached is missed later on, not here."""
         if self._was_opened:
             raise TierClosedError(f"tier {self.name} was opened before: make another one")
-        self._was_opened = self._is_open = True
+        self._was_opened = True
+        self._remote.open()
+        self._is_open = True
 
     async def close(self) -> None:
         """As `Tier.close`; blocks stay on the server."""

@@ -103,6 +103,10 @@ class RemoteRecords:
             for what in ("lookups", "reads", "writes")
         )
 
+    def open(self) -> None:
+        """As `RecordTransfers.open`."""
+        self._transfers.open()
+
     async def close(self) -> None:
         """Wait for what is under way, which no deadline outlasts; close all connections."""
         await asyncio.to_thread(self._transfers.close)

@@ -16,13 +16,20 @@ from typing import Any, TypeVar
 from greencache.errors import TierError
 from greencache.waiting import ended
 
-__all__ = ["ended", "run_all", "started_pool", "together", "uninterrupted"]
+__all__ = ["ended", "run_all", "start_threads", "started_pool", "together", "uninterrupted"]
 
 T = TypeVar("T")
 
 
 def started_pool(threads: int, name: str) -> ThreadPoolExecutor:
-    """A pool all of whose threads run.
+    """A pool all of whose threads run; see `start_threads`."""
+    pool = ThreadPoolExecutor(threads, name)
+    start_threads(pool, threads)
+    return pool
+
+
+def start_threads(pool: ThreadPoolExecutor, threads: int) -> None:
+    """Start all threads of a pool.
 
     One that starts them as they are needed fails in the midst of a batch when the system has none
     left, and does what it refused all the same, as soon as another of its threads is free.
@@ -30,9 +37,8 @@ def started_pool(threads: int, name: str) -> ThreadPoolExecutor:
     Raises
     ------
     TierError
-        If there are not so many threads to be had.
+        If there are not so many threads to be had; the pool is shut down then.
     """
-    pool = ThreadPoolExecutor(threads, name)
     all_run = threading.Barrier(threads)
     try:
         for each in [pool.submit(all_run.wait) for _ in range(threads)]:
@@ -43,7 +49,6 @@ def started_pool(threads: int, name: str) -> ThreadPoolExecutor:
         if isinstance(error, RuntimeError):
             raise TierError(f"no threads are to be had: {error}") from error
         raise
-    return pool
 
 
 async def run_all(pool: Executor, calls: Sequence[Callable[[], T]]) -> list[T]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import random
-import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from tests.conformance.minimal import MinimalTier
 from tests.conformance.prompts import prompt, the_bytes
 from tests.tiers.caches import BLOCK_BYTES, cache_in, load, pinned, store
 from tests.tiers.disks import failing
+from tests.tiers.scarce import few_threads, our_threads
 from tests.tiers.test_ssd import Disks
 
 NOTHING_PINNED = {"dram": 0, "ssd": 0}
@@ -76,21 +76,12 @@ async def test_a_tier_without_threads_is_an_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
     """Threads that were started as they are needed would fail in the midst of a write."""
-    before, start, left = set(threading.enumerate()), threading.Thread.start, threads
-
-    def starting(thread: threading.Thread) -> None:
-        nonlocal left
-        if thread.name.startswith("greencache"):
-            left -= 1
-            if left < 0:
-                raise RuntimeError("can't start new thread")
-        start(thread)
-
-    monkeypatch.setattr(threading.Thread, "start", starting)
+    before = our_threads()
+    few_threads(monkeypatch, threads)
     cache = cache_in(tmp_path, None, 16)
     with pytest.raises(TierError, match="no threads"):
         await cache.__aenter__()
-    assert not [each for each in set(threading.enumerate()) - before if "greencache" in each.name]
+    assert our_threads() <= before
     monkeypatch.undo()
     async with cache_in(tmp_path, None, 16) as again:
         await store(again, prompt(1))

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from greencache.errors import TierError
 from greencache.tiers.breaker import BreakerState
 from greencache.tiers.redis import Deadlines, RedisTier
 from tests.conformance.prompts import check, load, prompt, the_bytes
+from tests.tiers.scarce import few_threads, our_threads
 from tests.tiers.valkeys import Server, a_server
 
 BLOCK_BYTES = 3000
@@ -265,6 +267,17 @@ async def test_an_evicting_server_loses_blocks_and_never_a_byte() -> None:
 
 
 # Refusing.
+
+
+@pytest.mark.parametrize("threads", [1, 5, 9])
+async def test_without_threads_it_cannot_be_opened(
+    monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    before = our_threads()
+    few_threads(monkeypatch, threads)
+    with pytest.raises(TierError, match="no threads"):
+        await RedisTier("redis://127.0.0.1:1", BLOCK_BYTES, 1 << 20).open()
+    assert our_threads() <= before
 
 
 async def refused(valkey: Server, what: str, url: str | None = None) -> None:
