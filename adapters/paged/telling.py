@@ -57,8 +57,12 @@ class Telling:
         self._send()
 
     def _send(self) -> None:
-        if self._counts.failing and (self._closed.is_set() or not self._regained()):
-            return
+        if self._counts.failing:
+            if self._closed.is_set():  # nobody waits for it any more
+                self._counts.add("untold_requests", self._queue.qsize())
+                return
+            if not self._regained():
+                return
         seen = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
         hbm = None if self.mirror is None else self.mirror.take()
         if not seen and hbm is None:

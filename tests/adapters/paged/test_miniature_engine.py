@@ -529,7 +529,10 @@ def test_who_ends_does_not_wait_for_a_daemon_that_is_lost(tmp_path: Path) -> Non
         with Client(4096, socket=tmp_path / "mute.sock") as client:
             counts = Counts()
             counts.failed("untold_requests", UnavailableError("it was lost"))
-            Telling(client, counts).close()
+            telling = Telling(client, counts)
+            telling.tell([Seen(0.0, 1, 1)] * 3)
+            telling.close()
+        assert counts.take()["untold_requests"] == 4
         with pytest.raises(BlockingIOError):
             listener.accept()
 
