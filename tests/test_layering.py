@@ -63,6 +63,7 @@ LIVE = {
         "recovery",
         "redis",
         "remote",
+        "resolver",
         "resp",
         "servers",
         "sharing",

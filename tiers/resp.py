@@ -15,6 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from greencache.tiers.resolver import Address, Resolver
+
 __all__ = [
     "Deadline",
     "ProtocolError",
@@ -102,14 +104,17 @@ class RespConnection:
     """
 
     def __init__(
-        self, address: ServerAddress, deadline: Deadline, tls: ssl.SSLContext | None = None
+        self,
+        address: ServerAddress,
+        deadline: Deadline,
+        resolver: Resolver,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         if address.path:
             plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNIX_SEND_BYTES)
         else:
-            where = (address.host, address.port)
-            plain = socket.create_connection(where, deadline.left_s())
+            plain = _reached(address, deadline, resolver)
         try:
             plain.settimeout(deadline.left_s())
             if address.path:
@@ -288,6 +293,37 @@ class RespConnection:
         if count == 0:
             raise ConnectionResetError("the server closed the connection")
         return count
+
+
+def _reached(address: ServerAddress, deadline: Deadline, resolver: Resolver) -> socket.socket:
+    """A socket to the first of a host's addresses that answers; each has its share of the time.
+
+    Raises
+    ------
+    OSError
+        If none does.
+    """
+    fault = OSError(f"{address.host} has no address")
+    found = resolver.addresses(address.host, address.port, deadline.left_s())
+    for tried, each in enumerate(found):
+        try:
+            return _connected(each, deadline.left_s() / (len(found) - tried))
+        except OSError as problem:
+            fault = problem
+    resolver.doubt(address.host, address.port)
+    raise fault
+
+
+def _connected(address: Address, limit_s: float) -> socket.socket:
+    family, where = address
+    plain = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        plain.settimeout(limit_s)
+        plain.connect(where)
+    except BaseException:
+        plain.close()
+        raise
+    return plain
 
 
 def _be_prompt(plain: socket.socket) -> None:

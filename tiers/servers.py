@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from greencache.errors import InputError
+from greencache.tiers.resolver import Resolver
 from greencache.tiers.resp import (
     Deadline,
     ProtocolError,
@@ -123,6 +124,7 @@ class Servers:
         if cluster and (url.db or url.address.path):
             raise InputError("a cluster has neither databases nor Unix sockets")
         self._url, self._cluster, self._connect_s = url, cluster, connect_s
+        self._resolver = Resolver()
         self._lock = threading.Lock()
         self._idle: defaultdict[ServerAddress, deque[RespConnection]] = defaultdict(deque)
         self._closed = False
@@ -227,7 +229,7 @@ class Servers:
     def _connect(self, node: ServerAddress, deadline: Deadline) -> RespConnection:
         ready = Deadline(deadline.left_s(self._connect_s))
         url = self._url
-        connection = RespConnection(node, ready, url.tls)
+        connection = RespConnection(node, ready, self._resolver, url.tls)
         try:
             if url.password or url.username:
                 user = [url.username.encode()] if url.username else []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -223,6 +225,18 @@ async def test_closing_waits_for_a_hung_server_no_longer_than_that(valkey: Serve
     host.tier.release(lease)
     await costs_at_most(2 * LIMIT_S, host.tier.close())
     valkey.go_on()
+
+
+async def test_a_name_server_that_hangs_costs_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = Deadlines(connect_s=0.1, lookup_s=0.1, read_s=0.1, write_s=0.1)
+    answers = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: answers.wait(10) and [])
+    async with RedisTier("redis://cache.example", BLOCK_BYTES, 1 << 20, deadlines=limit) as tier:
+        began_s = time.monotonic()
+        assert await tier.match(prompt("a")) == 0
+        assert time.monotonic() - began_s < 0.1 + SLACK_S
+        assert tier.stats().failures == {"lookup: timeout": 1}
+    answers.set()
 
 
 # Full, and evicting.

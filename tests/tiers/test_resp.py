@@ -6,11 +6,12 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from greencache.tiers.resolver import Resolver
 from greencache.tiers.resp import (
     LARGE_BYTES,
     SCRATCH_BYTES,
@@ -43,7 +44,7 @@ def saying(*parts: bytes, hang: bool = False) -> Iterator[RespConnection]:
     speaker = threading.Thread(target=speak)
     speaker.start()
     address = ServerAddress("127.0.0.1", listener.getsockname()[1])
-    connection = RespConnection(address, Deadline(5))
+    connection = RespConnection(address, Deadline(5), Resolver())
     try:
         yield connection
     finally:
@@ -222,3 +223,32 @@ def test_nothing_is_paced_within_a_host() -> None:
     with saying(hang=True) as connection:
         found = connection._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
     assert found.rstrip(b"\0") == b"reno"
+
+
+def test_addresses_at_which_nobody_answers_share_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = ServerAddress("many.example", 6379)
+    with ExitStack() as until_then:
+        silent, good = (until_then.enter_context(socket.socket()) for _ in range(2))
+        for listener in (silent, good):
+            listener.bind(("127.0.0.1", 0))
+            listener.listen(0)
+        for _ in range(3):  # with its backlog full it answers no more
+            caller = until_then.enter_context(socket.socket())
+            caller.setblocking(False)
+            caller.connect_ex(silent.getsockname())
+
+        def connect(limit_s: float, *listeners: socket.socket) -> None:
+            found = [
+                (socket.AF_INET, socket.SOCK_STREAM, 6, "", each.getsockname())
+                for each in listeners
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+            RespConnection(many, Deadline(limit_s), Resolver()).close()
+
+        connect(0.6, silent, good)
+        began_s = time.monotonic()
+        with pytest.raises(TimeoutError):
+            connect(0.1, *[silent] * 10)
+        assert time.monotonic() - began_s < 0.6
