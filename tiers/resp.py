@@ -31,6 +31,8 @@ LINE_BYTES = 64 * 1024
 """The longest line of a reply: an error's text, the length of a value."""
 SCRATCH_BYTES = 64 * 1024
 """Read at once where replies are small."""
+DEPTH = 4
+"""Arrays within each other in a reply, at most: so deep are a cluster's slots."""
 LARGE_BYTES = 32 * 1024
 """Values from here on bypass the buffer, but for what comes with their length."""
 LENGTH_BYTES = 32
@@ -87,11 +89,21 @@ def command(*words: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where a server listens: a host and a port, or a Unix socket."""
+    """Where a server listens: a host and a port, or a Unix socket.
+
+    Raises
+    ------
+    ValueError
+        If there can be none.
+    """
 
     host: str = ""
     port: int = 0
     path: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 2**16 or not _can_be_looked_up(self.host):
+            raise ValueError(f"there is no server at {str(self)[:80]!r}")
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"
@@ -161,7 +173,7 @@ class RespConnection:
         self.send(command(*words), deadline)
         return self.reply(deadline)
 
-    def reply(self, deadline: Deadline) -> Reply:
+    def reply(self, deadline: Deadline, depth: int = DEPTH) -> Reply:
         """Read a reply of any kind; an error is returned."""
         line = self._line(deadline)
         kind, text = line[:1], line[1:]
@@ -175,7 +187,9 @@ class RespConnection:
             length = _number(text)
             return None if length < 0 else self._value(length, deadline)
         if kind == b"*":
-            return [self.reply(deadline) for _ in range(_number(text))]
+            if depth == 0:
+                raise ProtocolError(f"a reply of more than {DEPTH} arrays within each other")
+            return [self.reply(deadline, depth - 1) for _ in range(_number(text))]
         raise ProtocolError(f"a reply that begins with {line[:20]!r}")
 
     def replies(self, count: int, deadline: Deadline) -> list[Reply]:
@@ -338,6 +352,14 @@ def _be_prompt(plain: socket.socket) -> None:
     if hasattr(socket, "TCP_CONGESTION") and plain.getsockname()[0] == plain.getpeername()[0]:
         with suppress(OSError):  # then it stays as it is
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+
+
+def _can_be_looked_up(host: str) -> bool:
+    """Whether the resolver takes it as a name: what it refuses, it refuses by any exception."""
+    try:
+        return b"\0" not in host.encode("idna")
+    except UnicodeError:
+        return False
 
 
 def _number(text: bytes) -> int:

@@ -77,21 +77,25 @@ class RedisUrl:
         """
         from redis.connection import parse_url  # takes 0.1 s
 
-        scheme = urlsplit(url).scheme
-        if scheme not in SCHEMES:
-            raise InputError(f"a Redis URL begins with {', '.join(SCHEMES)}://, not {scheme!r}")
-        if scheme.startswith("valkey"):
-            url = url.replace("valkey", "redis", 1)
         try:
+            scheme = urlsplit(url).scheme
+            if scheme not in SCHEMES:
+                raise InputError(f"a Redis URL begins with {', '.join(SCHEMES)}://, not {scheme!r}")
+            if scheme.startswith("valkey"):
+                url = url.replace("valkey", "redis", 1)
             found: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+            address = ServerAddress(path=found.pop("path", ""))
+            if not address.path:
+                address = ServerAddress(found.pop("host", "localhost"), found.pop("port", 6379))
         except ValueError as fault:
             raise InputError(f"not a Redis URL: {fault}") from None
         found.pop("connection_class", None)
-        address = ServerAddress(path=found.pop("path", ""))
-        if not address.path:
-            address = ServerAddress(found.pop("host", "localhost"), found.pop("port", 6379))
         db, username = found.pop("db", 0), found.pop("username", "")
         password = found.pop("password", "")
+        try:
+            (username + password).encode()
+        except UnicodeEncodeError:
+            raise InputError("the user or password of a Redis URL is not UTF-8") from None
         if found:
             raise InputError(
                 f"a Redis URL has no {', '.join(sorted(found))} here: see docs/redis.md"
@@ -142,13 +146,23 @@ class Servers:
         self._stale = self._cluster
 
     def moved(self, reply: ReplyError) -> None:
-        """Note where a slot is now: ``MOVED SLOT HOST:PORT``."""
+        """Note where a slot is now: ``MOVED SLOT HOST:PORT``.
+
+        Raises
+        ------
+        ProtocolError
+            If there can be no such slot or server.
+        """
         self.mark_stale()  # others may have moved with it
         match str(reply).split():
-            case [_, slot, where] if slot.isdecimal() and int(slot) < len(self._node_of):
+            case [_, slot, where]:
                 host, _, port = where.rpartition(":")
-                if host and port.isdecimal():
-                    self._node_of[int(slot)] = ServerAddress(host, int(port))
+                try:
+                    place, node = int(slot), ServerAddress(host, int(port))
+                except ValueError:
+                    raise ProtocolError(f"a slot that moved to {where[:80]!r}") from None
+                if host and 0 <= place < len(self._node_of):
+                    self._node_of[place] = node
 
     def of(self, names: Sequence[bytes]) -> dict[ServerAddress, list[int]]:
         """Which places of ``names`` are on which node, in order.
@@ -271,8 +285,12 @@ def _slot_table(found: Reply, asked: ServerAddress) -> list[ServerAddress | None
         match each:
             case [int(first), int(last), [host, int(port), *_], *_] if 0 <= first <= last < SLOTS:
                 # An empty host is that of the node asked.
-                name = host.decode() if isinstance(host, bytes) and host else asked.host
-                table[first : last + 1] = [ServerAddress(name, port)] * (last + 1 - first)
+                try:
+                    name = host.decode() if isinstance(host, bytes) and host else asked.host
+                    node = ServerAddress(name, port)
+                except ValueError:
+                    raise ProtocolError(f"hash slots at {host!r}"[:80]) from None
+                table[first : last + 1] = [node] * (last + 1 - first)
             case _:
                 raise ProtocolError("hash slots that are none")
     return table

@@ -307,7 +307,18 @@ def test_urls_are_read_and_passwords_not_shown() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["", "localhost:6379", "http://host", "redis://host:port", "redis://host?timeout=1"],
+    [
+        "",
+        "localhost:6379",
+        "http://host",
+        "redis://host:port",
+        "redis://host?timeout=1",
+        "redis://[::1",
+        "redis://cache..internal:6379",
+        f"redis://{'a' * 70}.internal:6379",
+        "redis://cache%00.internal",
+        "redis://:\udcff@host",
+    ],
 )
 def test_what_is_no_url_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="Redis URL"):

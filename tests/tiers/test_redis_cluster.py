@@ -142,3 +142,38 @@ async def test_a_server_that_is_no_node_is_refused_and_a_node_by_itself_too(
         for name in range(10):  # as if it were alone: it says where else to ask
             await store(tier, prompt(name)) if len(await tier.hold(prompt(name))) else None
         assert set(tier.stats().failures) == {"lookup: MOVED"}
+
+
+HERE = b"127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reply"),
+    [
+        (b"cache..internal", 6379, b""),
+        (b"cache\0.internal", 6379, b""),
+        (b"\xff", 6379, b""),
+        (HERE, -1, b""),
+        (HERE, 2**16, b""),
+        (HERE, None, b"-MOVED 5 cache..internal:6379\r\n"),
+        (HERE, None, b"-MOVED 5 127.0.0.1:65536\r\n"),
+        (HERE, None, b"-MOVED %b 127.0.0.1:6379\r\n" % (b"5" * 5000)),
+    ],
+)
+async def test_servers_that_cannot_be_are_garbage(
+    host: bytes, port: int | None, reply: bytes
+) -> None:
+    """Whether a node says that they have its slots, or that a slot has moved there."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while asked := await reader.read(1000):
+            whole = (len(host), host, port or writer.get_extra_info("sockname")[1])
+            slots = b"*1\r\n*3\r\n:0\r\n:16383\r\n*2\r\n$%d\r\n%b\r\n:%d\r\n" % whole
+            writer.write(slots if b"SLOTS" in asked else reply)
+        writer.close()
+
+    node = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{node.sockets[0].getsockname()[1]}"
+    async with node, RedisTier(url, BLOCK_BYTES, 1 << 20, cluster=True) as tier:
+        assert await tier.match(prompt("a")) == 0
+        assert tier.stats().failures == {"lookup: garbage": 1}

@@ -385,10 +385,13 @@ async def test_a_server_that_is_loading_answers_so() -> None:
             await host.until_it_works(lambda: host.tier.match(prompt(0)))
 
 
-async def test_whatever_answers_in_its_place_is_no_server(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"*1\r\n" * 3000])
+async def test_whatever_answers_in_its_place_is_no_server(
+    caplog: pytest.LogCaptureFixture, says: bytes
+) -> None:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(100)
-        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.write(says)
         await writer.drain()
         writer.close()
         await writer.wait_closed()

@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from greencache.tiers.resolver import Resolver
 from greencache.tiers.resp import (
+    DEPTH,
     LARGE_BYTES,
     SCRATCH_BYTES,
     Deadline,
@@ -65,10 +66,12 @@ def test_a_command_is_counted_words() -> None:
 
 def test_replies_of_every_kind() -> None:
     found = replies(
-        7, b"+OK\r\n:-5\r\n$3\r\na\r\n\r\n$-1\r\n*2\r\n:1\r\n$0\r\n\r\n-OOM no\r\n*0\r\n"
+        8,
+        b"+OK\r\n:-5\r\n$3\r\na\r\n\r\n$-1\r\n*2\r\n:1\r\n$0\r\n\r\n-OOM no\r\n*0\r\n",
+        b"*1\r\n" * DEPTH + b":1\r\n",
     )
     error = found.pop(5)
-    assert found == [b"OK", -5, b"a\r\n", None, [1, b""], []]
+    assert found == [b"OK", -5, b"a\r\n", None, [1, b""], [], [[[[1]]]]]
     assert isinstance(error, ReplyError)
     assert (error.code, str(error)) == ("OOM", "OOM no")
 
@@ -135,6 +138,7 @@ def test_a_number_that_is_none_is_garbage_among_many_too() -> None:
         b"$3\r\nabcde\r\n",
         b"$999999999\r\n",
         b"\r\n",
+        b"*1\r\n" * 3000,
         b"x" * (SCRATCH_BYTES + 10),
     ],
 )
