@@ -156,9 +156,15 @@ class RedisTier(Tier):
     async def close(self) -> None:
         """As `Tier.close`; blocks stay on the server."""
         if self._is_open:
-            await self._departures.over()
-            self._is_open = False
-            await uninterrupted(self._remote.close())
+            try:
+                await self._departures.over()
+            finally:  # who gives up waiting does not close a second time
+                self._is_open = False
+                await uninterrupted(self._close())
+
+    async def _close(self) -> None:
+        await self._departures.over()  # with what began to leave meanwhile
+        await self._remote.close()
 
     # Finding.
 

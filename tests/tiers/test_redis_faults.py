@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from greencache.errors import TierError
+from greencache.errors import TierClosedError, TierError
 from greencache.tiers.breaker import BreakerState
 from greencache.tiers.redis import Deadlines, RedisTier
 from tests.conformance.prompts import check, load, prompt, the_bytes
@@ -225,6 +225,27 @@ async def test_closing_waits_for_a_hung_server_no_longer_than_that(valkey: Serve
     host.tier.release(lease)
     await costs_at_most(2 * LIMIT_S, host.tier.close())
     valkey.go_on()
+
+
+async def test_who_gives_up_closing_leaves_nothing_open(valkey: Server) -> None:
+    before = our_threads()
+    async with Host(valkey, deadlines=Deadlines(lookup_s=0.1)) as host:
+        keys = prompt(*range(4))
+        await host.put(keys)
+        lease = await host.tier.acquire(keys)
+        valkey.hang()  # before it renews them
+        await host.tier.delete(keys[:1])
+        closing = asyncio.create_task(host.tier.close())
+        await asyncio.sleep(0.01)
+        closing.cancel()
+        host.tier.release(lease)  # and now they leave as well
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        assert our_threads() <= before
+        with pytest.raises(TierClosedError):
+            await host.tier.match(keys)
+        assert await costs_at_most(0.1, host.tier.close()) is None
+        valkey.go_on()
 
 
 async def test_a_name_server_that_hangs_costs_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
