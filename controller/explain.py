@@ -36,7 +36,7 @@ class Facts:
         Expected share of the horizon's requests within the SLO, and what is promised.
     saved, of_grams:
         Grams that the plan saves over the horizon against keeping the present size, and grams of
-        keeping it; None if that would not keep the SLO.
+        keeping it; None if that is not sure enough to keep the SLO.
     """
 
     gco2_per_kwh: NDArray[np.float64]
@@ -109,7 +109,7 @@ def explain(facts: Facts, before: Sizes, after: Sizes, kept_because: str | None 
     parts = [_intensity(facts), _curve(facts), _slack(facts)]
     if before != after:
         if facts.saved is None or not facts.of_grams:
-            parts.append("the present sizes would miss the SLO")
+            parts.append("with the present sizes the SLO is not sure enough")
         else:
             parts.append(f"saves {facts.saved / facts.of_grams:.2%} against no change")
     return f"{what}: {', '.join(parts)}"

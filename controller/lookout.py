@@ -45,6 +45,8 @@ class View(NamedTuple):
         Expected carbon intensity in each interval.
     hit_rates:
         Prompt tokens found in any tier per prompt token, by DRAM and SSD size.
+    target:
+        Share of each day's requests that is promised; the instance's is higher, to be sure of it.
     notices:
         What was wrong with the input, and what was taken instead.
     """
@@ -52,6 +54,7 @@ class View(NamedTuple):
     instance: Instance
     gco2_per_kwh: NDArray[np.float64]
     hit_rates: NDArray[np.float64]
+    target: float
     notices: tuple[str, ...] = ()
 
 
@@ -235,14 +238,16 @@ class Lookout:
             attained_before=before[:, 1],
             withstood=prospects.withstood,
         )
-        first = prospects.attained[0, prospects.start_node]
-        self._planned = first / max(float(prospects.requests[0]), 1.0)
+        first, expected = prospects.attained[0, prospects.start_node], prospects.requests[0]
+        # Where no request is expected, no share of them is.
+        self._planned = first / expected if expected > 0 else np.full(len(first), np.nan)
         notices = []
         if intensity.filled:
             notices.append("intensity: values of its past are missing or no numbers, and filled in")
         if load.filled:
             notices.append("load: intervals without telemetry are filled in")
-        return View(instance, intensity.mean, profile.found.sum(axis=-1), tuple(notices))
+        hit_rates = profile.found.sum(axis=-1)
+        return View(instance, intensity.mean, hit_rates, self._target, tuple(notices))
 
 
 def learned_from(calibration: Calibration, expected: Expected, window: Window) -> Calibration:

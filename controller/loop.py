@@ -174,7 +174,7 @@ class Controller:
             self._candidates.ssd_bytes,
             view.hit_rates[self._candidates.dram_bytes.index(sizes.dram_bytes)],
             attained,
-            float(np.min(view.instance.target)),
+            view.target,
             None if kept is None else kept - made.grams,
             kept,
         )

@@ -9,6 +9,7 @@ what the constants here were chosen on.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import NamedTuple
@@ -46,6 +47,9 @@ _UNREST_STEPS = 24
 _CALM_SHARE = 0.5
 """Intervals follow the mean absolute change from step to step over so many steps, to which this
 share of its usual size is added: a quiet day does not promise the next one."""
+
+_MOST_OVER_SEEN = 4.0
+"""No quantile is above this many times the most that ever came: growth is learned as it comes."""
 
 _FEWEST_ERRORS = 12
 _UNKNOWN_SPREAD = 0.5
@@ -180,6 +184,10 @@ class _FittedShape:
         )
         unrest = _unrest(logs, now, self.usual_change)[0]
         errors = self.spread[:, None] * unrest * _growth(self.lasting, steps)
+        # Errors of calm hours say nothing of restless ones: after a night without a request, an
+        # hour's 90 % quantile would be millions.
+        most = math.log(_MOST_OVER_SEEN * float(values.max()) + self.offset)
+        errors = np.minimum(errors, np.maximum(most - middle, 0.0))
         return Forecast(
             mean=np.maximum(np.exp(middle) - self.offset, 0.0),
             quantiles=np.maximum(np.exp(middle + errors) - self.offset, 0.0),

@@ -273,6 +273,13 @@ def test_what_never_changed_is_forecast_not_to(
     assert forecast.quantiles == pytest.approx(np.full((len(LEVELS), 24), value))
 
 
+@pytest.mark.parametrize("at_night", [0.0, 1.0, 50.0])
+def test_a_day_after_a_quiet_night_is_no_million(at_night: float) -> None:
+    past = np.array([at_night] * 8 + [1000.0] * 8)
+    forecast = ShapeAndLevel(24).fit(past).forecast(past, 24)
+    assert forecast.quantile(0.95).max() < 5000.0
+
+
 def test_traffic_after_a_day_without_any_is_followed() -> None:
     fitted = ShapeAndLevel().fit(np.zeros(48))
     forecast = fitted.forecast(np.append(np.zeros(48), 100.0), 3)

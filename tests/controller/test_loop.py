@@ -70,7 +70,7 @@ def view_of(
         day=np.zeros(hours, np.int64),
     )
     hits = np.array([[0.1, 0.3, 0.301]])
-    return View(instance, np.array([30.0] * (hours - 1) + [60.0]), hits, notices)
+    return View(instance, np.array([30.0] * (hours - 1) + [60.0]), hits, 0.9, notices)
 
 
 class Foreseen:
@@ -122,7 +122,15 @@ def test_what_would_miss_the_slo_is_changed_for_however_little() -> None:
     short = [[10.0, 10.0, 7.0], [10.0, 10.0, 7.0]]
     _, (decision,) = decisions(view_of([[5, 4.01, 4], [5, 4.01, 4]], short))
     assert decision.sizes == Sizes(0, TB)
-    assert "would miss the SLO" in decision.reason
+    assert "not sure enough" in decision.reason
+
+
+def test_slack_is_told_against_what_is_promised() -> None:
+    view = view_of([[5, 3, 4]] * 2, [[9.2] * 3] * 2)
+    sure = replace(view.instance, target=0.95)  # more is planned for than was promised
+    _, (decision,) = decisions(view._replace(instance=sure))
+    assert decision.fallback == "infeasible"
+    assert "SLO slack 2 points" in decision.reason
 
 
 def test_it_learns_before_it_decides() -> None:
@@ -251,7 +259,7 @@ def hard_view(seed: int) -> View:
         floor=0.0,
         day=np.zeros(24, np.int64),
     )
-    return View(instance, np.full(24, 30.0), np.zeros((1, 3)))
+    return View(instance, np.full(24, 30.0), np.zeros((1, 3)), 0.9)
 
 
 def test_an_integer_program_gives_the_same_decision() -> None:

@@ -127,10 +127,10 @@ class Running:
         await asyncio.sleep(0)
         return self.control
 
-    async def intervals(self, count: int) -> None:
+    async def intervals(self, count: int, requests: int = 20) -> None:
         for _ in range(count):
             began_s = self.clock()
-            for place in range(20):
+            for place in range(requests):
                 await self._request(began_s + 1.0 + place)
             while self.clock() < began_s + INTERVAL_S:
                 await self.clock.advance(self.clock() + 60.0)
@@ -375,4 +375,18 @@ async def test_hours_that_were_slept_through_are_missing_not_empty(
         await running.intervals(2)
         loads = control.pilot.controller.telemetry.loads()
         assert np.isnan(loads).sum() >= 4
+        assert control.failures == {}
+
+
+async def test_work_after_an_idle_time_was_not_expected_to_be_late(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    running = Running(engine, tmp_path)
+    async with running as control:
+        await running.intervals(2, requests=1)
+        for _ in range(60):
+            await running.clock.advance(running.clock() + INTERVAL_S)
+        usual = control.pilot.lookout.calibration.expected_missed
+        await running.intervals(2)
+        assert control.pilot.lookout.calibration.expected_missed < usual + 1
         assert control.failures == {}
