@@ -141,7 +141,10 @@ def recover(found: Found, kept: NDArray[np.intp], capacity_blocks: int) -> Manif
                 extents.punch_all_but(held["slot"])
             in_use = set(np.unique(held["slot"] // found.geometry.slots_per_extent).tolist())
             for number in extents.numbers():
-                if number not in in_use:
+                if number in in_use:
+                    # Whoever was killed may not have synced it; the first flush does.
+                    extents.written(number * found.geometry.slots_per_extent)
+                else:
                     extents.remove(number)
         except OSError:
             manifest.close()

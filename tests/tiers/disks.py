@@ -126,15 +126,19 @@ class RecordedDisk(Directory):
 
     Until a file is synced, any part of what was written to it may be on the medium or not, in any
     order, to the sector. Names change in order, and up to the last sync of the directory for sure.
+
+    ``before`` is the disk as a process had it that has ended: its power was on all the time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, before: RecordedDisk | None = None) -> None:
         super().__init__(path)
-        self.time = 0
-        self.inodes: list[Inode] = []
-        self.names_changed: list[tuple[int, str, str, int]] = []
-        self.names_synced: list[int] = []
-        self._inode_of: dict[str, int] = {}
+        self.time: int = 0 if before is None else before.time
+        self.inodes: list[Inode] = [] if before is None else before.inodes
+        self.names_changed: list[tuple[int, str, str, int]] = (
+            [] if before is None else before.names_changed
+        )
+        self.names_synced: list[int] = [] if before is None else before.names_synced
+        self._inode_of: dict[str, int] = {} if before is None else before._inode_of
 
     def tick(self) -> int:
         self.time += 1

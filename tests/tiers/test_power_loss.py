@@ -34,7 +34,7 @@ class Run:
         """After each flush, the disk's time and the place in ``held``."""
 
     def open_disk(self, path: Path) -> RecordedDisk:
-        self.disk = RecordedDisk(path)
+        self.disk = RecordedDisk(path, self.disk)
         return self.disk
 
     def tier(self, path: Path, recorded: bool) -> SsdTier:
@@ -61,6 +61,8 @@ class Run:
                 await load(tier, keys)
             elif doing < 0.75:
                 await tier.delete(keys)
+            elif doing < 0.78:
+                tier = await self.killed(tier)
             elif doing < 0.85:
                 await tier.resize(int(CAPACITY_BYTES * self.random.choice([0.5, 0.75, 1.0])))
             else:
@@ -70,6 +72,13 @@ class Run:
                 self.flushed.append((self.disk.time, len(self.held) - 1))
         assert not tier.stats().failures
         await tier.close()
+
+    async def killed(self, tier: SsdTier) -> SsdTier:
+        """The tier of the next process, after this one's ended without a flush."""
+        await tier._close()
+        tier = self.tier(tier.path, recorded=True)
+        await tier.open()
+        return tier
 
     async def note(self, tier: SsdTier) -> None:
         found: list[bytes] = []
@@ -116,3 +125,22 @@ def test_flushed_blocks_outlast_a_loss_of_power(tmp_path: Path, seed: int) -> No
         demanding += len(required) > 0
         asyncio.run(run.check(lost, required))
     assert demanding > DISKS_A_RUN // 4, "many of the disks had blocks to lose"
+
+
+def test_what_a_killed_process_left_outlasts_a_loss_of_power_once_flushed(tmp_path: Path) -> None:
+    run, keys = Run(tmp_path, seed=0), chain(1, LONGEST)
+
+    async def work() -> None:
+        tier = run.tier(tmp_path / "recorded", recorded=True)
+        await tier.open()
+        assert await store(tier, keys) == LONGEST
+        tier = await run.killed(tier)
+        await tier.flush()
+        await tier._close()
+
+    asyncio.run(work())
+    assert run.disk is not None
+    for number in range(5):
+        lost = tmp_path / f"{number}"
+        run.disk.after_power_loss(lost, run.disk.time, run.random)
+        asyncio.run(run.check(lost, required=frozenset(keys)))
