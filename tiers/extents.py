@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -123,20 +123,6 @@ class Extents:
         for number, offset, length in self._ranges(slots):
             with suppress(FileNotFoundError):
                 self._file(number).punch(offset, length)
-
-    def give_back(self, slots: Slots, empty: Sequence[int]) -> None:
-        """Punch slots, in rising order, and remove the files of which none is in use any more.
-
-        Raises
-        ------
-        OSError
-            If that failed.
-        """
-        gone = np.isin(slots // self._geometry.slots_per_extent, empty)
-        for number in empty:
-            self.remove(number)
-        if not gone.all():
-            self.punch(slots[~gone])
 
     def punch_all_but(self, slots: Slots) -> None:
         """Give the disk space of every other slot back, and make files as long as they should be.

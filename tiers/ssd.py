@@ -330,8 +330,14 @@ class SsdTier(SlotTier):
             for number, count in going
             if self._backing.between(number * per_extent, (number + 1) * per_extent) == count
         ]
+        # No file goes before all space is given back: if that fails, its slots stay in use.
         with reported(f"give disk space in {self.path} back"):
-            await self._run(partial(parts.extents.give_back, np.sort(slots), empty))
+            await self._run(partial(parts.extents.punch, np.sort(slots)))
+        try:
+            with reported(f"remove empty files in {self.path}"):
+                await self._in_threads([partial(parts.extents.remove, each) for each in empty])
+        except StorageError as fault:
+            self._failed("give back", fault)  # they take no space, and serve when it grows again
 
     async def _run(self, job: Callable[[], T]) -> T:
         (result,) = await self._in_threads([job])

@@ -74,6 +74,10 @@ class FaultyDisk(Directory):
         descriptor = os.open(name, flags, 0o600, dir_fd=self._descriptor)
         return FaultyFile(descriptor, direct=direct, name=name, disk=self)
 
+    def unlink(self, name: str) -> None:
+        self.check("unlink", name, range(0))
+        super().unlink(name)
+
 
 def failing(doing: str, name: str = "", number: int = errno.EIO) -> Fault:
     """Everything of one kind fails, on files whose name begins so."""

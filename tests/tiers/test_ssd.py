@@ -505,6 +505,36 @@ def test_space_that_cannot_be_given_back_is_still_counted(tmp_path: Path) -> Non
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("doing", "file", "kept"), [("punch", "extent-000004", 96), ("unlink", "extent-000005", 72)]
+)
+def test_after_giving_space_back_failed_halfway_a_tier_grows_and_stores_again(
+    tmp_path: Path, doing: str, file: str, kept: int
+) -> None:
+    async def run() -> None:
+        disks = Disks()
+        async with tier_in(tmp_path / "tier", disks=disks) as tier:
+            await tier.resize(tier.bytes_for(96))  # six files
+            for name in range(6):
+                assert await store(tier, chain(name, 16)) == 16
+            await tier.delete(chain(5, 1))  # all of the last file
+            await tier.delete(chain(4, 9))  # and half of the one before
+            disks.disk.fault = failing(doing, file)
+            await tier.resize(tier.bytes_for(72))
+            assert tier.stats().failures == {"give back": 1}
+            backed = tier.stats().backed_bytes - tier._own_bytes()
+            assert backed == kept * BLOCK_BYTES
+            disks.disk.fault = failing("nothing")
+            await tier.resize(tier.bytes_for(96))
+            for name in range(10, 16):
+                assert await store(tier, chain(name, 16)) == 16
+                assert await load(tier, chain(name, 16)) == 16
+            assert tier.stats().failures == {"give back": 1}
+        assert allocated_bytes(tmp_path / "tier") <= tier.bytes_for(96)
+
+    asyncio.run(run())
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A filesystem of one megabyte."""
