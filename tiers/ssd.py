@@ -57,6 +57,7 @@ from greencache.tiers.transfers import Outcome, Transfers
 __all__ = ["SsdTier"]
 
 T = TypeVar("T")
+Opened = TypeVar("Opened", Files, Manifest)
 
 EXTENT_BYTES = 8 * 2**30
 """Length of a file of slots. They are sparse, so this costs nothing; each is kept open, and few
@@ -196,20 +197,29 @@ class SsdTier(SlotTier):
 
     async def _start(self) -> None:
         with ExitStack() as undo:
-            files = await self._run(partial(self._open_files, self.path))
-            undo.callback(files.close)
+            files = await self._opened_in(undo, partial(self._open_files, self.path))
             extents = Extents(files, self._geometry)
             undo.callback(extents.close)
             find = partial(find_blocks, files, extents, self._geometry, self._start_empty)
             found = await self._run(find)
             restored = await self._restore(found)
             capacity_blocks = self.index.capacity_blocks
-            manifest = await self._run(partial(recover, found, restored, capacity_blocks))
-            undo.callback(manifest.close)
+            begin = partial(recover, found, restored, capacity_blocks)
+            manifest = await self._opened_in(undo, begin)
             transfers = Transfers(extents, self.block_bytes, self.stride_bytes, self._depth)
             undo.pop_all()
         self._parts = _Parts(files, extents, manifest, transfers)
         self._backing.add(np.flatnonzero(self.index.occupied_slots()).astype(np.int32))
+
+    async def _opened_in(self, undo: ExitStack, opening: Callable[[], Opened]) -> Opened:
+        """Open something in a thread; ``undo`` closes it, also if its caller was cancelled."""
+
+        def run() -> Opened:
+            opened = opening()
+            undo.callback(opened.close)
+            return opened
+
+        return await self._run(run)
 
     async def _restore(self, found: Found) -> NDArray[np.intp]:
         """Fill the index with what was found; which of it is there then."""

@@ -601,6 +601,44 @@ def test_what_cannot_be_opened_is_an_error_and_leaves_nothing_open(
     asyncio.run(run())
 
 
+@pytest.mark.parametrize(
+    ("doing", "file"), [("lock", ""), ("open", "extent"), ("write", "manifest"), ("punch", "")]
+)
+def test_cancelled_while_it_opens_it_leaves_nothing_open(
+    tmp_path: Path, doing: str, file: str
+) -> None:
+    path = tmp_path / "tier"
+    asyncio.run(_fill(path))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(does: str, name: str, where: range) -> None:
+        if does == doing and name.startswith(file):
+            begun.set()
+            go_on.wait()
+
+    def slow_disk(where: Path) -> FaultyDisk:
+        disk = FaultyDisk(where)
+        disk.fault = wait
+        disk.check("lock", "", range(0))
+        return disk
+
+    async def run() -> None:
+        files = len(list(Path("/proc/self/fd").iterdir()))
+        slow = SsdTier(path, BLOCK_BYTES, CAPACITY_BYTES, open_files=slow_disk)
+        opening = asyncio.create_task(slow.open())
+        await asyncio.to_thread(begun.wait)
+        opening.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        assert len(list(Path("/proc/self/fd").iterdir())) == files
+        async with SsdTier(path, BLOCK_BYTES, CAPACITY_BYTES) as tier:
+            assert await load(tier, chain(1, 4)) == 4
+
+    asyncio.run(run())
+
+
 async def _fill(path: Path) -> None:
     async with SsdTier(path, BLOCK_BYTES, CAPACITY_BYTES) as tier:
         await store(tier, chain(1, 4))
