@@ -316,9 +316,13 @@ class SlotTier(Tier):
             raise InputError(f"a tier's capacity is 0 bytes or more, not {capacity_bytes}")
         if capacity_bytes > self._capacity_bytes:
             await self._check_capacity(capacity_bytes)
+        return await uninterrupted(self._resize(capacity_bytes))
+
+    async def _resize(self, capacity_bytes: int) -> int:
+        """Change the capacity, to the end or not at all; bytes still to be given back."""
         over = self.index.resize(self._slots_in(capacity_bytes), self.clock())
         self._capacity_bytes = capacity_bytes
-        await uninterrupted(self._shrink())
+        await self._shrink()
         return (over + self._awaited) * self.stride_bytes
 
     async def flush(self) -> None:

@@ -161,6 +161,7 @@ class SsdTier(SlotTier):
         slots_per_extent = max(1, extent_bytes // self.stride_bytes)
         self._geometry = Geometry(block_bytes, self.stride_bytes, slots_per_extent, namespace)
         self._parts: _Parts | None = None
+        self._resizing = asyncio.Lock()
 
     def _slots_in(self, capacity_bytes: int) -> int:
         per_slot = self.stride_bytes * (1 + 1 / _MAPPED_SHARE) + 4 * RECORD.itemsize
@@ -270,12 +271,20 @@ class SsdTier(SlotTier):
         with reported(f"flush {self.path}"):
             await self._run(parts.sync)
 
-    async def resize(self, capacity_bytes: int) -> int:
-        """As `Tier.resize`; the manifest's size follows."""
-        left_bytes = await super().resize(capacity_bytes)
-        manifest = self._in_use.manifest
-        await self._run(partial(manifest.resize, self.index.capacity_blocks))
-        return left_bytes
+    async def _resize(self, capacity_bytes: int) -> int:
+        """As `SlotTier._resize`; the manifest's size follows."""
+        async with self._resizing:
+            slots = self._slots_in(capacity_bytes)
+            make_room = partial(self._in_use.manifest.resize, slots)
+            if slots > self.index.capacity_blocks:
+                await self._run(make_room)  # if there is none, the tier is as before
+                return await super()._resize(capacity_bytes)
+            left_bytes = await super()._resize(capacity_bytes)
+            try:
+                await self._run(make_room)
+            except StorageError as fault:
+                self._failed("manifest", fault)  # it takes more than its share for now
+            return left_bytes
 
     # Slots.
 

@@ -720,6 +720,92 @@ def test_a_shrink_waits_for_leases_and_gives_everything_else_back(tmp_path: Path
     asyncio.run(run())
 
 
+def test_a_growth_that_gets_no_space_for_the_manifest_changes_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        disks = Disks()
+        async with tier_in(tmp_path / "tier", disks=disks) as tier:
+            await store(tier, chain(1, 4))
+            slots, backed_bytes = tier.index.capacity_blocks, tier.stats().backed_bytes
+            disks.disk.fault = failing("allocate", "manifest", errno.ENOSPC)
+            with pytest.raises(StorageError, match="No space left"):
+                await tier.resize(4 * CAPACITY_BYTES)
+            assert tier.index.capacity_blocks == slots
+            assert tier.stats().capacity_bytes == CAPACITY_BYTES
+            assert tier.stats().backed_bytes == backed_bytes
+            disks.disk.fault = failing("nothing")
+            assert await tier.resize(4 * CAPACITY_BYTES) == 0
+            assert await store(tier, chain(2, 300)) == 300
+
+    asyncio.run(run())
+
+
+def test_a_shrink_that_cannot_write_the_manifest_anew_counts_it(tmp_path: Path) -> None:
+    async def run() -> None:
+        disks, path = Disks(), tmp_path / "tier"
+        async with tier_in(path, disks=disks) as tier:
+            await tier.resize(64 * CAPACITY_BYTES)
+            disks.disk.fault = failing("allocate", "manifest")
+            assert await tier.resize(CAPACITY_BYTES) == 0
+            assert tier.stats().capacity_bytes == CAPACITY_BYTES
+            assert tier.stats().failures == {"manifest": 1}
+            disks.disk.fault = failing("nothing")
+            assert await tier.resize(CAPACITY_BYTES) == 0
+            assert allocated_bytes(path) <= CAPACITY_BYTES // 4
+
+    asyncio.run(run())
+
+
+def test_a_shrink_that_is_cancelled_goes_on_to_its_end(tmp_path: Path) -> None:
+    async def run() -> None:
+        disks, path = Disks(), tmp_path / "tier"
+        async with tier_in(path, disks=disks) as tier:
+            await tier.resize(64 * CAPACITY_BYTES)
+            assert await store(tier, chain(1, 16)) == 16
+            punching, go_on = threading.Event(), threading.Event()
+
+            def wait(doing: str, name: str, where: range) -> None:
+                if doing == "punch":
+                    punching.set()
+                    go_on.wait()
+
+            disks.disk.fault = wait
+            shrinking = asyncio.create_task(tier.resize(2**17))
+            await asyncio.to_thread(punching.wait)
+            shrinking.cancel()
+            await asyncio.sleep(0)
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await shrinking
+            assert allocated_bytes(path) <= tier.stats().capacity_bytes == 2**17
+
+    asyncio.run(run())
+
+
+def test_a_shrink_asked_for_while_a_tier_grows_has_the_last_word(tmp_path: Path) -> None:
+    async def run() -> None:
+        disks, path = Disks(), tmp_path / "tier"
+        async with tier_in(path, disks=disks) as tier:
+            growing, go_on = threading.Event(), threading.Event()
+
+            def wait(doing: str, name: str, where: range) -> None:
+                if doing == "allocate":
+                    growing.set()
+                    go_on.wait()
+
+            disks.disk.fault = wait
+            growth = asyncio.create_task(tier.resize(64 * CAPACITY_BYTES))
+            await asyncio.to_thread(growing.wait)
+            shrink = asyncio.create_task(tier.resize(2**17))
+            for _ in range(3):
+                await asyncio.sleep(0)
+            go_on.set()
+            await asyncio.gather(growth, shrink)
+            assert allocated_bytes(path) <= tier.stats().capacity_bytes == 2**17
+            assert tier.index.capacity_blocks == tier._slots_in(2**17)
+
+    asyncio.run(run())
+
+
 def test_a_reader_that_is_cancelled_has_its_buffers_back_when_it_ends(tmp_path: Path) -> None:
     async def run() -> None:
         disks = Disks()
