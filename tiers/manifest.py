@@ -411,10 +411,13 @@ class Manifest:
             # was flushed to it.
             old, self._file = self._file, file
             self._unsynced, self._unsynced_name = False, True
-            if old is not None:
-                old.close()
         self._generation += 1
         self._end, self._room, self._checksum = len(header) + len(frame), room, checksum
+        if old is not None:
+            try:
+                old.close()
+            except OSError as fault:  # all that it says is in the new one, which is synced
+                _log.warning("%s was replaced; closing it: %s", self._files.path / MANIFEST, fault)
 
     def _opened(self) -> OpenFile:
         if self._file is None:

@@ -55,6 +55,10 @@ class FaultyFile(File):
         self._check("punch", offset, length)
         super().punch(offset, length)
 
+    def close(self) -> None:
+        super().close()  # Linux closes it, whatever it says of that (close(2))
+        self._check("close")
+
 
 class FaultyDisk(Directory):
     """A real directory whose files fail as ``fault`` says; ``at_most`` bytes move at a time."""

@@ -192,6 +192,20 @@ def test_a_full_file_that_cannot_be_written_anew_keeps_what_it_has(disk: FaultyD
     assert read(disk)[-1] == named(blocks(appended % 4, version=appended))[0]
 
 
+def test_it_is_put_in_place_of_one_that_fails_to_close(
+    disk: FaultyDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = new(disk, blocks(1))
+    manifest.append(blocks(2))
+    disk.fault = failing("close", MANIFEST)
+    manifest.resize(2 * SLOTS)
+    assert "Input/output error" in caplog.text
+    disk.fault = failing("nothing")
+    manifest.append(blocks(3))
+    manifest.close()
+    assert read(disk) == named(blocks(1, 2, 3))
+
+
 def test_bytes_moved_a_few_at_a_time_are_all_moved(disk: FaultyDisk) -> None:
     disk.at_most = 7
     manifest = new(disk, blocks(1))
