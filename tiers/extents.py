@@ -213,8 +213,19 @@ class Extents:
         with self._changing:
             if number not in self._open:
                 file = self._files.open(extent_name(number), create=create, direct=True)
-                if create and file.size() < self.extent_bytes:
-                    file.truncate(self.extent_bytes)
-                    self._unsynced_names = True
+                if create:
+                    self._lengthen(file, number)
                 self._open[number] = file
             return self._open[number]
+
+    def _lengthen(self, file: OpenFile, number: int) -> None:
+        """Make a file as long as it should be; one that cannot be is closed and removed."""
+        try:
+            if file.size() < self.extent_bytes:
+                file.truncate(self.extent_bytes)
+                self._unsynced_names = True
+        except OSError:
+            file.close()
+            with suppress(OSError):  # as short as it is, it would keep the tier from opening again
+                self._files.unlink(extent_name(number))
+            raise

@@ -55,6 +55,10 @@ class FaultyFile(File):
         self._check("punch", offset, length)
         super().punch(offset, length)
 
+    def truncate(self, length: int) -> None:
+        self._check("truncate", 0, length)
+        super().truncate(length)
+
     def close(self) -> None:
         super().close()  # Linux closes it, whatever it says of that (close(2))
         self._check("close")

@@ -439,6 +439,26 @@ def test_what_cannot_be_stored_is_given_up_and_the_tier_goes_on(
     asyncio.run(run())
 
 
+def test_a_file_that_cannot_be_as_long_as_it_should_is_not_left_there(tmp_path: Path) -> None:
+    async def run() -> None:
+        disks, path = Disks(), tmp_path / "tier"
+        async with tier_in(path, disks=disks) as tier:
+            assert await store(tier, chain(1, 16)) == 16
+            there = sorted(path.iterdir()), len(list(Path("/proc/self/fd").iterdir()))
+            disks.disk.fault = failing("truncate", "extent", errno.EFBIG)
+            for name in range(2, 5):
+                assert await store(tier, chain(name, 4)) == 0
+            assert tier.stats().failures == {"claim": 3}
+            now = sorted(path.iterdir()), len(list(Path("/proc/self/fd").iterdir()))
+            assert now == there
+            assert await load(tier, chain(1, 16)) == 16
+            disks.disk.fault = failing("nothing")
+            assert await store(tier, chain(2, 4)) == 4
+            assert (path / "extent-000001").stat().st_size == 16 * BLOCK_BYTES
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("flush", [False, True])
 def test_what_was_given_up_when_it_was_written_is_whole_or_not_there(
     tmp_path: Path, flush: bool
