@@ -164,7 +164,7 @@ class LiveControl:
             self.pilot.lookout.calibration = kept.calibration
         self.names = BlockNames(self.pilot.lookout.shadow, parts.named_blocks)
         self._settled = settled
-        self._minute_began_s = self._clock()
+        self._skipped_s, self._minute_began_s = self._clock.skipped_s, self._clock()
         self.schedule = Schedule(engine.control, self._minute_began_s)
         self._gpu_j: float | None = 0.0
         """Of this interval so far; None if some of it was not measured."""
@@ -197,8 +197,8 @@ class LiveControl:
             return
         await stopped(task)
         await self._guarded("accounts", self._account())
-        if self._clock() > self.schedule.began_s:
-            await self._guarded("interval", self._observe(self._clock()))
+        if (now_s := self._now()) > self.schedule.began_s:
+            await self._guarded("interval", self._observe(now_s))
         await self._guarded("state", self._write_state())
 
     async def _run(self) -> None:
@@ -209,17 +209,29 @@ class LiveControl:
     def _next_minute_s(self) -> float:
         return (math.floor(self._minute_began_s / MINUTE_S) + 1) * MINUTE_S
 
+    def _now(self) -> float:
+        """What time it is. What began before the clock was moved forward is moved with it.
+
+        So neither minutes nor intervals last longer than they did.
+        """
+        now_s, skipped_s = self._clock(), self._clock.skipped_s - self._skipped_s
+        if skipped_s > 0:
+            self._skipped_s += skipped_s
+            self._minute_began_s += skipped_s
+            self.schedule.skip(skipped_s)
+        return now_s
+
     async def tick(self) -> None:
         """Do what is due. Raises nothing but when it is cancelled."""
-        ends_s = self.schedule.ends_s
-        if self._clock() >= min(self._next_minute_s(), ends_s):
+        if self._now() >= min(self._next_minute_s(), self.schedule.ends_s):
             await self._guarded("accounts", self._account())
-        if self._clock() >= ends_s:
+        now_s, ends_s = self._now(), self.schedule.ends_s
+        if now_s >= ends_s:
             await self._guarded("interval", self._end_interval(ends_s))
             # Intervals that were slept through are missing in telemetry.
             self.schedule.next_interval(self._clock())
             self._held, self._gpu_j = self._parts.store.held(), 0.0
-        elif (at_s := self.schedule.looked(self._clock())) is not None:
+        elif (at_s := self.schedule.looked(now_s)) is not None:
             await self._guarded("look", self._look(at_s))
 
     async def _guarded(self, what: str, work: Awaitable[object]) -> None:
@@ -249,7 +261,7 @@ class LiveControl:
 
     async def _account(self) -> None:
         """Enter the time since the last entry."""
-        now_s, since_s = self._clock(), self._minute_began_s
+        now_s, since_s = self._now(), self._minute_began_s
         if now_s <= since_s:
             return
         self._minute_began_s = now_s

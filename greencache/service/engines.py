@@ -48,6 +48,8 @@ class PagedEngines:
         interval = await self._watch.take()
         if interval.pages == 0:
             return told
+        # Of the time that went by for whoever asks: clocks that are moved forward leave some out.
+        interval = replace(interval, start_s=told.start_s, duration_s=told.duration_s)
         engine = self._engine
         store = StoreInterval(
             lookups=told.arrivals,
@@ -74,8 +76,6 @@ class PagedEngines:
             return replace(told, held_blocks=paged.held_blocks, backlog_s=backlog_s)
         return replace(
             paged,
-            start_s=told.start_s,
-            duration_s=told.duration_s,
             arrivals=max(paged.arrivals, told.arrivals),
             capacity_bytes=told.capacity_bytes,
             used_bytes=told.used_bytes,

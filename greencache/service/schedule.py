@@ -50,6 +50,11 @@ class Schedule:
         self.began_s = max(self.ends_s, now_s // interval_s * interval_s)
         self._looked = 0
 
+    def skip(self, seconds: float) -> None:
+        """The clock was moved forward: the interval goes on as the rest of a later one."""
+        self.began_s += seconds
+        self._looked = self._look(self.began_s)
+
     def looked(self, now_s: float) -> float | None:
         """The last time to look that has come within the interval; None if it was told before."""
         look = self._look(now_s)

@@ -390,3 +390,28 @@ async def test_work_after_an_idle_time_was_not_expected_to_be_late(
         await running.intervals(2)
         assert control.pilot.lookout.calibration.expected_missed < usual + 1
         assert control.failures == {}
+
+
+async def test_a_suspend_is_not_accounted_as_time_that_the_host_ran(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    running = Running(engine, tmp_path)
+    running.parts = replace(running.parts, energy=None)
+    async with running as control:
+        await running.intervals(1)
+        await running.clock.advance(INTERVAL_S + 150.0)
+        running.clock.skipped_s = 8 * 3600.0 + 200.0
+        running.clock.now_s += running.clock.skipped_s
+        at_s = running.clock()
+        await running.clock.advance(50 * INTERVAL_S)
+        assert control.schedule.began_s == 50 * INTERVAL_S == running.clock()
+        assert control.window is not None
+        assert (control.window.start_s, control.window.end_s) == (at_s - 150.0, 50 * INTERVAL_S)
+        assert control.decided == 1, "that was only a part of an interval"
+        await running.intervals(1)
+        ran_s = 2 * INTERVAL_S + 150.0 + (50 * INTERVAL_S - at_s)
+        assert control.accounts.seconds == pytest.approx(ran_s)
+        idle_w = engine.hardware.rates.idle_w
+        assert control.accounts.report().energy_kwh["gpu"] * 3.6e6 / ran_s < 2 * idle_w
+        assert control.decisions[-1].now_s == 51 * INTERVAL_S
+        assert control.failures == {}

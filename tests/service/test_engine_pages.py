@@ -108,3 +108,10 @@ async def test_what_waits_takes_as_long_as_prompts_of_the_interval_before(
     two = PagedEngines(watch, replace(engine, replicas=2))
     assert (await two.window(TOLD)).backlog_s == pytest.approx(window.backlog_s / 2)
     assert await two.waiting_s() == pytest.approx(window.backlog_s)
+
+
+async def test_a_page_s_energy_is_of_the_time_that_went_by(engine: ControlledEngine) -> None:
+    """Not of what a clock that was moved forward left out."""
+    window = await PagedEngines(Watch(PAGE), engine).window(TOLD)
+    later = PagedEngines(Watch(replace(PAGE, duration_s=8 * 3600.0)), engine)
+    assert await later.window(TOLD) == window
