@@ -227,9 +227,9 @@ class LiveControl:
             await self._guarded("accounts", self._account())
         now_s, ends_s = self._now(), self.schedule.ends_s
         if now_s >= ends_s:
-            await self._guarded("interval", self._end_interval(ends_s))
-            # Intervals that were slept through are missing in telemetry.
-            self.schedule.next_interval(self._clock())
+            until_s = now_s if self.schedule.slept(now_s) else ends_s
+            await self._guarded("interval", self._end_interval(until_s))
+            self.schedule.next_interval(now_s)
             self._held, self._gpu_j = self._parts.store.held(), 0.0
         elif (at_s := self.schedule.looked(now_s)) is not None:
             await self._guarded("look", self._look(at_s))
@@ -311,11 +311,15 @@ class LiveControl:
         self.window = window
         return window, prompts
 
-    async def _end_interval(self, ends_s: float) -> None:
-        window, prompts = await self._observe(ends_s)
+    async def _end_interval(self, until_s: float) -> None:
+        """Account what was, and if it was a whole interval, decide what is next.
+
+        If the daemon began in its middle or slept through its end, sizes hold until there was one.
+        """
+        window, prompts = await self._observe(until_s)
         self._earlier = [*self._earlier[-1:], prompts]  # of one before, at the most
-        if window.duration_s < self.engine.control.interval * (1 - 1e-6):
-            return  # the daemon began in the middle of it
+        if not self.schedule.is_whole(until_s):
+            return
         await self._follow(await asyncio.to_thread(self._steer, window, self._earlier))
 
     async def _look(self, now_s: float) -> None:

@@ -9,6 +9,9 @@ from greencache.settings import ControlSettings
 
 __all__ = ["Schedule"]
 
+_LATE = 0.1
+"""Share of an interval by which its end may be missed; later it was slept through."""
+
 
 class Schedule:
     """The interval that goes on, of which the first may have begun before.
@@ -44,11 +47,22 @@ class Schedule:
             return self.ends_s
         return look_s(self._control, self._interval, look)
 
+    def slept(self, now_s: float) -> bool:
+        """Whether the interval's end was slept through.
+
+        Counters and meters that are read now are of a longer time than the interval, then.
+        """
+        return now_s > self.ends_s + _LATE * self._control.interval
+
+    def is_whole(self, until_s: float) -> bool:
+        """Whether what was seen until then is the whole interval, and no more."""
+        least_s = self._control.interval * (1 - 1e-6)
+        return until_s == self.ends_s and until_s - self.began_s >= least_s
+
     def next_interval(self, now_s: float) -> None:
-        """Go on to the interval after this one, or to a later one if that is over."""
-        interval_s = self._control.interval
-        self.began_s = max(self.ends_s, now_s // interval_s * interval_s)
-        self._looked = 0
+        """Go on to the interval after this one, or to the rest of that in which one woke up."""
+        self.began_s = now_s if self.slept(now_s) else self.ends_s
+        self._looked = self._look(now_s)
 
     def skip(self, seconds: float) -> None:
         """The clock was moved forward: the interval goes on as the rest of a later one."""

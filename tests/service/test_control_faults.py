@@ -392,6 +392,29 @@ async def test_work_after_an_idle_time_was_not_expected_to_be_late(
         assert control.failures == {}
 
 
+async def test_an_interval_whose_end_was_slept_through_is_accounted_but_no_window(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    """The container was paused: monotonic time goes on."""
+    running = Running(engine, tmp_path)
+    running.parts = replace(running.parts, energy=None)
+    async with running as control:
+        await running.intervals(3)
+        at_s = running.clock.now_s = 7.5 * INTERVAL_S
+        await control.tick()
+        assert control.accounts.seconds == at_s
+        idle_j = engine.hardware.rates.idle_w * at_s
+        assert idle_j < control.accounts.report().energy_kwh["gpu"] * 3.6e6 < 2 * idle_j
+        assert control.decisions[-1].now_s == 3 * INTERVAL_S, "sizes hold"
+        await running.clock.advance(8 * INTERVAL_S)
+        telemetry = control.pilot.controller.telemetry
+        assert [each.end_s / INTERVAL_S for each in telemetry.windows] == [1, 2, 3]
+        await running.clock.advance(9 * INTERVAL_S)
+        assert [each.end_s / INTERVAL_S for each in telemetry.windows] == [1, 2, 3, 9]
+        assert control.decisions[-1].now_s == 9 * INTERVAL_S
+        assert control.failures == {}
+
+
 async def test_a_suspend_is_not_accounted_as_time_that_the_host_ran(
     engine: ControlledEngine, tmp_path: Path
 ) -> None:

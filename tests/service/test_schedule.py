@@ -51,8 +51,27 @@ def test_what_was_slept_through_is_not_made_up_for() -> None:
     schedule = Schedule(ControlSettings(), EPOCH_S)
     assert schedule.looked(EPOCH_S + 2500.0) == pytest.approx(EPOCH_S + 2400.0)
     assert schedule.next_look_s == pytest.approx(EPOCH_S + 3000.0)
-    schedule.next_interval(EPOCH_S + 5 * 3600.0 + 1300.0)
-    assert schedule.began_s == EPOCH_S + 5 * 3600.0
+    late_s = EPOCH_S + 5 * 3600.0 + 1300.0
+    assert schedule.slept(late_s)
+    schedule.next_interval(late_s)
+    assert schedule.began_s == late_s, "nobody saw what was before"
+    assert looks_of(schedule) == pytest.approx(
+        [EPOCH_S + 5 * 3600.0 + at for at in (1800, 2400, 3000)]
+    )
+
+
+def test_a_whole_interval_is_one_that_was_seen_from_end_to_end() -> None:
+    schedule = Schedule(ControlSettings(), EPOCH_S + 1800.0)
+    assert not schedule.is_whole(schedule.ends_s), "it began in the middle"
+    late_s = schedule.ends_s + 300.0
+    assert not schedule.slept(late_s), "a meter may take its time"
+    schedule.next_interval(late_s)
+    assert schedule.is_whole(schedule.ends_s)
+    assert schedule.slept(schedule.ends_s + 1800.0)
+    assert not schedule.is_whole(schedule.ends_s + 1800.0)
+    schedule.next_interval(schedule.ends_s + 1800.0)
+    assert schedule.began_s == EPOCH_S + 2.5 * 3600.0
+    assert not schedule.is_whole(schedule.ends_s)
 
 
 @given(st.floats(60, 7200), st.integers(1, 60), st.floats(0, 1e6))
