@@ -188,7 +188,16 @@ class LiveControl:
         """Take up the sizes that held before a restart, and go on in the background."""
         if self._settled:
             await self._guarded("resize", self._parts.store.resize(self.sizes))
+        await self._forget_earlier()
         self._task = asyncio.create_task(self._run(), name="control")
+
+    async def _forget_earlier(self) -> None:
+        """Read meters and pages once: what they counted so far is of before the accounts."""
+        await self._metered()
+        if self._parts.engines is not None:
+            work = self._parts.engines.window(Window.empty(self._clock(), MINUTE_S))
+            await self._guarded("engine", work)
+        self._minute_began_s = self._now()
 
     async def close(self) -> None:
         """Stop, and keep what is known. Twice does nothing more."""

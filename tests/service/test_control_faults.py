@@ -249,6 +249,44 @@ async def test_a_size_that_cannot_be_had_leaves_the_tiers(
         assert running.sizes() == control.sizes == control.decisions[-1].sizes
 
 
+@dataclass
+class Counts:
+    """A GPU at 1 kW and an engine that computes, both for as long as the clock goes."""
+
+    clock: VirtualClock
+    read_s: float = 0.0
+    looked_s: float = 0.0
+    sources: Mapping[str, str] = field(default_factory=dict)
+    joules: Mapping[str, float] = field(default_factory=dict)
+
+    async def take(self) -> Counts:
+        self.joules = {"gpu": 1000.0 * (self.clock() - self.read_s)}
+        self.read_s = self.clock()
+        return self
+
+    async def window(self, told: Window) -> Window:
+        busy_s, self.looked_s = self.clock() - self.looked_s, self.clock()
+        return replace(told, busy_s=busy_s)
+
+    async def waiting_s(self) -> float:
+        return 0.0
+
+
+async def test_what_was_counted_before_the_loop_began_is_not_accounted(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    running = Running(engine, tmp_path)
+    running.clock.now_s = 2 * 86_400.0  # until an engine of this kind came
+    counts = Counts(running.clock)
+    running.parts = replace(running.parts, energy=counts, engines=counts)
+    async with running as control:
+        await running.intervals(1)
+        carbon, window = control.accounts.report(), control.window
+        assert carbon.energy_kwh["gpu"] * 3.6e6 == pytest.approx(1000.0 * INTERVAL_S)
+        assert window is not None
+        assert window.busy_s == INTERVAL_S
+
+
 async def test_a_meter_that_fails_is_stood_in_for_by_the_model(
     engine: ControlledEngine, tmp_path: Path
 ) -> None:
