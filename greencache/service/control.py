@@ -148,6 +148,7 @@ class LiveControl:
         self.accounts = Accounts(engine, self._held)
         kept = self._kept()
         settled = kept is not None and kept.decided and kept.sizes in engine.candidates.pairs()
+        settled = settled and not engine.control.dry_run
         self.sizes = kept.sizes if kept is not None and settled else sizes
         """What tiers should have."""
         self.pilot = Pilot(
@@ -388,7 +389,6 @@ class LiveControl:
         self.decisions.append(decision)
         self.decided += 1
         self.prices = course.prices
-        self._settled = self._settled or decision.fallback != "learning"
         for notice in decision.notices:
             _log.warning("%s; counted from now on", notice)
         _log.info("%s", decision.reason)
@@ -397,6 +397,7 @@ class LiveControl:
             try:
                 await self._parts.store.resize(decision.sizes)
                 self.sizes = decision.sizes
+                self._settled = self._settled or decision.fallback != "learning"
             except Exception:
                 self.pilot.controller.sizes = self.sizes  # it would take others for the present
                 raise

@@ -13,6 +13,7 @@ import pytest
 from greencache.catalog import Catalog
 from greencache.client.messages import Hbm, Seen
 from greencache.controller.assembly import ControlledEngine, Pilot, forecasters
+from greencache.controller.calibration import Calibration
 from greencache.controller.forecasts import SeasonalNaive
 from greencache.controller.intensity import IntensityBook
 from greencache.controller.performance import ServingHardware
@@ -23,6 +24,7 @@ from greencache.errors import StorageError
 from greencache.factors import Factors
 from greencache.service.clocks import VirtualClock
 from greencache.service.control import LiveControl, Parts
+from greencache.service.control_state import ControlState, read_state, write_state
 from greencache.service.hbm import EnginePools
 from greencache.service.stores import CacheStore
 from greencache.settings import ControlSettings
@@ -389,6 +391,23 @@ async def test_who_may_only_advise_changes_nothing(
         await running.intervals(4)
         assert running.sizes() == engine.installed
         assert any(each.advised != each.sizes for each in control.decisions)
+
+
+async def test_who_may_only_advise_takes_over_no_sizes_and_hands_none_on(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    advising = replace(engine, control=engine.control.model_copy(update={"dry_run": True}))
+    running = Running(advising, tmp_path)
+    name = LiveControl(advising, running.parts, advising.installed).name
+    decided = ControlState(name, INTERVAL_S, 0.0, Sizes(0, 0), True, Calibration(), [])
+    write_state(tmp_path / "state", decided)
+    async with running:
+        assert running.sizes() == engine.installed
+        await running.intervals(3)
+        assert running.sizes() == engine.installed
+    kept = read_state(tmp_path / "state", name, INTERVAL_S)
+    assert kept is not None
+    assert (kept.sizes, kept.decided) == (engine.installed, False)
 
 
 async def test_a_damaged_file_is_ignored_and_counted(
