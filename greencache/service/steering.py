@@ -47,7 +47,7 @@ from greencache.tiers.cache import FLUSH_S
 from greencache.tiers.making import new_cache
 from greencache.waiting import stopped
 
-__all__ = ["Steering", "engine_for", "reason_off"]
+__all__ = ["Steering", "reason_off"]
 
 _log = logging.getLogger("greencache.control")
 
@@ -98,6 +98,9 @@ class Steering:
         self.control: LiveControl | None = None
         self.requests = Requests(Slo(settings.slo.ttft, settings.slo.tpot, settings.slo.target))
         self._daemon, self._settings = daemon, settings
+        most = daemon.pools.capacity_bytes
+        self._installed = Sizes(max(most["dram"], settings.serve.staging), most.get("ssd", 0))
+        """What there is to choose from, whatever tiers are resized to later."""
         self._clock = clock or WallClock()
         self._intensity, self._energy, self._watch = intensity, energy, watch
         self._feed: IntensityFeed | None = None
@@ -204,7 +207,12 @@ class Steering:
     ) -> Pool:
         """A pool of the settings' engine, whose admission knows what computing and writing cost."""
         try:
-            engine = engine_for(self._settings, block_bytes, options)
+            engine = ControlledEngine.of(
+                self._settings,
+                block_bytes,
+                self._installed,
+                least_dram_bytes=options.staging_bytes,
+            )
         except InputError as fault:
             if not self._unfit and block_bytes > _SMALL_BLOCK_BYTES:
                 self._unfit = f"{fault}"
@@ -278,17 +286,3 @@ class Steering:
         yield from energy_samples(status.energy_sources, failures)
         if self._pages is not None:
             yield from failure_samples("engine", self._pages.failures)
-
-
-def engine_for(settings: Settings, block_bytes: int, options: PoolOptions) -> ControlledEngine:
-    """The engine that settings name, if it has such blocks.
-
-    Raises
-    ------
-    InputError
-        If it has not, or something about it is unknown.
-    """
-    installed = Sizes(max(options.dram_bytes, options.staging_bytes), options.ssd_bytes)
-    return ControlledEngine.of(
-        settings, block_bytes, installed, least_dram_bytes=options.staging_bytes
-    )

@@ -134,6 +134,21 @@ async def test_a_daemon_learns_decides_and_keeps_what_it_knows(tmp_path: Path) -
         await until(lambda: daemon.pools.capacity_bytes["ssd"] == control.sizes.ssd_bytes)
 
 
+async def test_a_size_set_by_hand_does_not_limit_what_there_is_to_choose_from(
+    tmp_path: Path,
+) -> None:
+    daemon = Daemon(settings(tmp_path))
+    steering = Steering(daemon, clock=WallClock(starts_s=STARTS_S))
+    async with daemon:
+        await daemon.resize(dram=BLOCK_BYTES * 4, ssd=0)  # before there is an engine
+        await daemon.pools.get(BLOCK_BYTES)
+        await until(lambda: steering.control is not None)
+        assert steering.control is not None
+        largest = steering.control.engine.candidates.largest
+        assert largest == (BLOCK_BYTES * 16, BLOCK_BYTES * 24)
+        assert daemon.pools.capacity_bytes == {"dram": BLOCK_BYTES * 4, "ssd": 0}
+
+
 async def test_metrics_are_those_of_the_status(tmp_path: Path) -> None:
     daemon = Daemon(settings(tmp_path))
     steering = Steering(daemon, clock=WallClock(SPEED, starts_s=STARTS_S))
