@@ -318,14 +318,24 @@ class IntensityBook:
 
     def past(self, window: Window) -> float:
         """As `greencache.controller.lookout.IntensitySource`: the mean over the interval."""
+        mean, fallbacks = self._mean(window)
+        self.fallbacks.update(fallbacks)
+        return mean
+
+    def reading(self, window: Window) -> float:
+        """The same for whoever only looks: nothing is counted."""
+        return self._mean(window)[0]
+
+    def _mean(self, window: Window) -> tuple[float, set[str]]:
+        """The mean over an interval, and the fallbacks that it rests on."""
         begin_s = window.start_s + self._epoch_s
         end_s = begin_s + window.duration_s
         first = int(begin_s // HOUR_S)
         hours = range(first, max(math.ceil(end_s / HOUR_S), first + 1))
         values, fallbacks = zip(*(self._hour(hour, end_s) for hour in hours), strict=True)
-        self.fallbacks.update({kind for kind in fallbacks if kind is not None})
         edges_h = np.array([begin_s, end_s]) / HOUR_S - first
-        return float(interval_means(np.array(values), edges_h)[0])
+        mean = float(interval_means(np.array(values), edges_h)[0])
+        return mean, {kind for kind in fallbacks if kind is not None}
 
     def forecast(self, now_s: float, steps: int) -> Forecast:
         """As `greencache.controller.lookout.IntensitySource`."""

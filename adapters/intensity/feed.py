@@ -214,6 +214,10 @@ class IntensityFeed:
         """As `greencache.controller.lookout.IntensitySource`."""
         return self._book.past(window)
 
+    def reading(self, window: Window) -> float:
+        """The same for whoever only looks: no fallback is counted."""
+        return self._book.reading(window)
+
     def forecast(self, now_s: float, steps: int) -> Forecast:
         """As `greencache.controller.lookout.IntensitySource`."""
         self._say_fallback(now_s)

@@ -31,7 +31,7 @@ from greencache.controller.telemetry import Window
 from greencache.errors import GreenCacheError, InputError
 from greencache.metrics import Sample
 from greencache.service.clocks import Clock, WallClock
-from greencache.service.control import LiveControl, Parts
+from greencache.service.control import MINUTE_S, LiveControl, Parts
 from greencache.service.daemon import Daemon
 from greencache.service.engines import PagedEngines, Watch
 from greencache.service.pools import Pool, PoolOptions, make_cache
@@ -268,13 +268,16 @@ class Steering:
         return ControlStatus.of(self.control, **self._grid())
 
     def _grid(self) -> dict[str, Any]:
-        now_s = self._clock()
-        assert self._intensity is not None
-        grid: dict[str, Any] = {}
-        if self._feed is not None:
-            report = self._feed.report()
-            grid = {"zone": report.label.zone, "intensity_fallback": report.fallback}
-        return {"gco2_per_kwh": self._intensity.past(Window.empty(now_s - 60.0, 60.0)), **grid}
+        minute = Window.empty(self._clock() - MINUTE_S, MINUTE_S)
+        if self._feed is None:
+            assert self._intensity is not None
+            return {"gco2_per_kwh": self._intensity.past(minute)}
+        report = self._feed.report()
+        return {
+            "gco2_per_kwh": self._feed.reading(minute),
+            "zone": report.label.zone,
+            "intensity_fallback": report.fallback,
+        }
 
     def samples(self) -> Iterator[Sample]:
         """For Prometheus."""

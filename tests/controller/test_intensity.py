@@ -106,6 +106,8 @@ def test_stale_values_give_way_to_the_same_hour_of_an_earlier_day_and_that_is_co
     assert forecast.filled == 7
     assert known.past(window(NOW_S - HOUR_S)) == pytest.approx(day(NOW_H - 1))
     assert known.fallbacks == {"same hour": 2}
+    assert known.reading(window(NOW_S - HOUR_S)) == known.past(window(NOW_S - HOUR_S))
+    assert known.fallbacks == {"same hour": 3}, "who only looks is not counted"
 
 
 def test_after_a_month_the_recorded_series_stands_in_and_without_one_the_setting() -> None:

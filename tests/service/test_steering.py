@@ -14,7 +14,7 @@ import pytest
 from greencache.client import AsyncClient
 from greencache.client.messages import Hbm, Seen
 from greencache.errors import InputError
-from greencache.metrics import CARBON, DECISIONS, INTENSITY
+from greencache.metrics import CARBON, DECISIONS, INTENSITY, INTENSITY_FALLBACKS
 from greencache.quantities import HOUR_S
 from greencache.service.clocks import WallClock
 from greencache.service.daemon import Daemon
@@ -23,6 +23,7 @@ from greencache.settings import (
     ControlSettings,
     EnergySettings,
     EngineSettings,
+    GridSettings,
     ServeSettings,
     Settings,
 )
@@ -166,6 +167,25 @@ async def test_metrics_are_those_of_the_status(tmp_path: Path) -> None:
         assert samples[CARBON, ("operational", "ssd")] >= 0
         assert samples[DECISIONS, ()] >= 1
         assert samples[INTENSITY, ("CISO",)] > 0
+
+
+async def test_to_look_at_metrics_counts_no_fallback(tmp_path: Path) -> None:
+    """A file that ended a year ago stands for all that is asked."""
+    hours = "".join(f"XX,2022-12-01T{hour:02}:00Z,50,direct\n" for hour in range(24))
+    (tmp_path / "grid.csv").write_text(f"zone,utc_hour,gco2_per_kwh,kind\n{hours}")
+    grid = GridSettings(zone=str(tmp_path / "grid.csv"))
+    daemon = Daemon(settings(tmp_path).model_copy(update={"grid": grid}))
+    steering = Steering(daemon, clock=WallClock(starts_s=STARTS_S))  # no minute passes
+
+    def counted() -> list[object]:
+        return [each.value for each in steering.samples() if each.metric is INTENSITY_FALLBACKS]
+
+    async with daemon:
+        await daemon.pools.get(BLOCK_BYTES)
+        await until(lambda: steering.control is not None)
+        assert steering.status().intensity_fallback == "recorded"
+        before = counted()
+        assert [counted() for _ in range(3)] == [before] * 3
 
 
 @pytest.mark.parametrize(
