@@ -42,6 +42,9 @@ MOST_TOKENS = 1 << 24
 _WAITED_FOR_S = 3600.0
 """After the end of its interval, a request's end is waited for so long, or its prompt."""
 
+_SILENT_S = 2 * _WAITED_FOR_S
+"""Before an interval, a client that told of requests last is gone: so are all that it told of."""
+
 Floats = NDArray[np.float64]
 
 
@@ -124,8 +127,8 @@ class Requests:
         self._known: dict[Hashable, Request] = {}
         self._taken: dict[Hashable, Request] = {}
         """Those that `take` is looking at."""
-        self._tellers: set[Hashable] = set()
-        """Clients that tell what becomes of requests."""
+        self._tellers: dict[Hashable, float] = {}
+        """Clients that tell what becomes of requests, and when the last came that they told of."""
         self._nameless = itertools.count()
         self._key_bytes = 0
         self._usual_ttft_s, self._usual_output_tokens = _ASSUMED_TTFT_S, 1.0
@@ -202,7 +205,7 @@ class Requests:
         one = self._find(name, seen.arrived_s)
         if one is None:
             return
-        self._tellers.add(client)
+        self._tellers[client] = seen.arrived_s
         one.told, one.arrived_s = True, seen.arrived_s
         one.prompt_tokens = min(max(seen.prompt_tokens, 1), MOST_TOKENS)
         one.output_tokens = min(max(seen.output_tokens, 0), MOST_TOKENS) or None
@@ -251,6 +254,11 @@ class Requests:
         finally:
             self._known = {**left, **self._known}
             self._taken = {}
+            self._tellers = {
+                client: min(told_s, until_s)
+                for client, told_s in self._tellers.items()
+                if told_s >= since_s - _SILENT_S
+            }
             self._key_bytes = sum(len(one.keys or b"") for one in self._known.values())
         return asked, made
 

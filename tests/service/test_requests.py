@@ -55,6 +55,16 @@ def test_a_request_is_told_of_in_three_messages() -> None:
     assert len(known) == 0, "nothing more can come of it"
 
 
+def test_who_was_not_heard_of_for_hours_is_forgotten() -> None:
+    known = requests()
+    known.seen("a", Seen(10.0, 100, 20, 0.5, request=1))
+    for hour, arrivals in enumerate([1, 0, 0, 0, 1]):
+        since_s = hour * 3600.0
+        known.acquired("a", keys(hour), since_s + 20.0)
+        asked, _ = taken(known, since_s, since_s + 3600.0)
+        assert asked.arrivals == arrivals, "while it tells, a prompt by itself is none"
+
+
 @pytest.mark.parametrize(
     ("ttft_s", "tpot_s", "kept"), [(1.0, 0.1, 1), (1.1, 0.1, 0), (0.1, 0.2, 0), (0.1, None, 1)]
 )
