@@ -269,8 +269,7 @@ class IntensityBook:
     ) -> None:
         self.fallbacks: Counter[str] = Counter()
         """How many forecasts and intervals rested on each fallback."""
-        self.dropped = 0
-        """Values that could not be true."""
+        self._dropped = {"past": 0, "ahead": 0}
         self._forecaster, self._interval_s, self._stale_s = forecaster, interval_s, stale_s
         self._constant, self._recorded = constant_gco2_per_kwh, recorded
         self._trust, self._epoch_s = trust_forecast, epoch_s
@@ -296,7 +295,7 @@ class IntensityBook:
         hours = self._hours | by_hour(kept)
         # Replaced as a whole: who plans in another thread goes on with what it has.
         self._hours = {hour: value for hour, value in hours.items() if hour >= oldest_h}
-        self.dropped += dropped
+        self._dropped["past"] = dropped
         return dropped
 
     def learn_forecast(self, points: Points, now_s: float) -> int:
@@ -304,8 +303,13 @@ class IntensityBook:
         now_s += self._epoch_s
         kept, dropped = usable(points, now_s - HOUR_S, math.inf)
         self._ahead, self._ahead_at_s = by_hour(kept), now_s
-        self.dropped += dropped
+        self._dropped["ahead"] = dropped
         return dropped
+
+    @property
+    def dropped(self) -> int:
+        """Values that cannot be true, in what was measured and forecast last."""
+        return sum(self._dropped.values())
 
     def knowledge(self, now_s: float) -> Knowledge:
         """What there is to go by; nothing is counted."""

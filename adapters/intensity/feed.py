@@ -57,7 +57,7 @@ class FeedReport:
     failures:
         How often the source failed, by kind.
     dropped:
-        Values that could not be true.
+        Values that cannot be true, in the source's last answers.
     refreshed_s:
         When the source last gave a good answer, in seconds since 1970; -inf if never.
     """
