@@ -38,6 +38,7 @@ from greencache.daemon_settings import (
 )
 from greencache.errors import SettingsError
 from greencache.factors import FACTOR_NAMES
+from greencache.quantities import DAY_S
 from greencache.setting_types import Bytes, Part, Seconds, Urls
 
 __all__ = [
@@ -110,7 +111,7 @@ class CarbonSettings(Part):
 class ControlSettings(Part):
     """The controller that sizes the tiers."""
 
-    interval: Seconds = Field(3600.0, ge=60, description="time between two decisions")
+    interval: Seconds = Field(3600.0, ge=60, le=DAY_S, description="time between two decisions")
     looks: int = Field(
         6,
         ge=1,

@@ -45,6 +45,7 @@ def test_the_environment_goes_before_the_file(
         ("GREENCACHE_CARBON__SCOPE", "all", "'attributable' or 'provisioned'"),
         ("GREENCACHE_CARBON__FACTORS__PUE", "x", "valid number"),
         ("GREENCACHE_CARBON__FACTORS__PUE", "nan", "greater than 0|finite"),
+        ("GREENCACHE_CONTROL__INTERVAL", "2d", "less than or equal to 86400"),
         ("GREENCACHE_STORAGE__SDD", "1TB", "did you mean GREENCACHE_STORAGE__SSD"),
         ("GREENCACHE_CARBON__FACTORS__SSD_KG", "1", "is not a setting"),
     ],
