@@ -110,9 +110,7 @@ def run_on_dask(jobs: Sequence[Job], address: str, *, connect_s: float = _CONNEC
         import distributed
         from distributed.comm.core import CommClosedError
     except ImportError:
-        raise InputError(
-            "--dask needs the package distributed: pip install 'greencache[dask]'"
-        ) from None
+        raise InputError("--dask needs the package distributed: pip install distributed") from None
     if not re.fullmatch(r"(\w+://)?.+:\d+", address):
         raise InputError(f"--dask {address}: write HOST:PORT, as tcp://10.0.0.1:8786")
     # It tells of a lost scheduler in tracebacks; one line is enough.

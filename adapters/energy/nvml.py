@@ -97,7 +97,7 @@ class NvmlMeter:
                 nvml = self._library = import_module("pynvml")
             except ImportError:
                 raise SourceError(
-                    "absent", "NVML needs the package nvidia-ml-py: pip install 'greencache[gpu]'"
+                    "absent", "NVML needs the package nvidia-ml-py: pip install nvidia-ml-py"
                 ) from None
         try:
             nvml.nvmlInit()

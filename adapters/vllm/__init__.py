@@ -11,7 +11,7 @@ try:
 except ImportError as _missing:
     raise ImportError(
         "greencache.adapters.vllm runs inside vLLM, which is not installed here: install GreenCache"
-        " into vLLM's environment, or `pip install 'greencache[vllm]'`"
+        " into vLLM's environment, or vLLM here: pip install vllm"
     ) from _missing
 
 from greencache.adapters.vllm.connector import GreenCacheConnector

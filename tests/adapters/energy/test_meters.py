@@ -227,7 +227,7 @@ async def test_nvml_without_a_driver_or_without_its_package(
     else:
         pynvml.nvmlShutdown()
     monkeypatch.setitem(__import__("sys").modules, "pynvml", None)
-    with pytest.raises(SourceError, match="nvidia-ml-py") as absent:
+    with pytest.raises(SourceError, match=r"pip install nvidia-ml-py$") as absent:
         await NvmlMeter().open()
     assert absent.value.kind == "absent"
 
