@@ -41,6 +41,17 @@ def test_its_queries_ask_for_what_there_is() -> None:
     assert set(NAME.findall(PAGE)) <= exposed_names()
 
 
+def joins_unlike_labels(expression: str) -> bool:
+    """Whether it divides by what keeps the labels of who was asked, instance and job."""
+    return " / " in expression and bool(re.search(r"(?<!\()\b(rate|increase)\(", expression))
+
+
+def test_its_ratios_are_of_sums() -> None:
+    queries = re.findall(r"^\| [^|]+ \| `([^`]+)` \|$", PAGE, re.M)
+    assert len(queries) >= 12
+    assert not [query for query in queries if joins_unlike_labels(query)]
+
+
 def expressions(panels: Any) -> Iterator[str]:
     if isinstance(panels, dict):
         if isinstance(panels.get("expr"), str):
@@ -57,6 +68,7 @@ def test_the_dashboard_asks_for_what_there_is_by_the_labels_that_it_has() -> Non
     found = list(expressions(dashboard["panels"]))
     assert len(found) >= 15
     for expression in found:
+        assert not joins_unlike_labels(expression), expression
         names = set(NAME.findall(expression))
         assert names, expression
         assert names <= exposed_names(), expression
