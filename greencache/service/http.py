@@ -2,7 +2,7 @@
 
 It knows GET and HEAD, reads no body, and answers one request on a connection. Whoever asks is held
 to limits: on the length of what is asked, on the time that asking and reading may take, and on how
-many ask at once. Beyond loopback it serves only who knows its token.
+many ask at once. Beyond loopback it serves only who knows its token, but for pages that are public.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import hmac
 import ipaddress
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -74,6 +74,8 @@ class HttpServer:
         Where to listen; port 0 takes any that is free, see `port`.
     token:
         What ``Authorization: Bearer TOKEN`` has to say. Needed beyond loopback.
+    public:
+        Paths of pages that are served without it: what a probe asks that can send no token.
     exchange_s, connections:
         How long one request may take each way, and how many there may be at once.
 
@@ -90,6 +92,7 @@ class HttpServer:
         address: str = "127.0.0.1",
         port: int = 0,
         token: str | None = None,
+        public: Collection[str] = (),
         exchange_s: float = EXCHANGE_S,
         connections: int = CONNECTIONS,
     ) -> None:
@@ -100,6 +103,7 @@ class HttpServer:
             )
         self._pages, self._address, self._port = dict(pages), address, port
         self._token = token.encode() if token else None
+        self._public = frozenset(public)
         self._exchange_s, self._most = exchange_s, connections
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
@@ -189,7 +193,7 @@ class HttpServer:
         return _response(reply, head=request is not None and request.method == "HEAD")
 
     def _may(self, request: _Request) -> bool:
-        if self._token is None:
+        if self._token is None or request.path in self._public:
             return True
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         given = token.strip().encode("latin-1")

@@ -36,7 +36,6 @@ from greencache.service.daemon import Daemon
 from greencache.service.http import HttpServer, Reply
 from greencache.service.metrics import MetricsPage, Source, breaker_samples, cache_samples
 from greencache.service.session import Held, Taken
-from greencache.version import VERSION
 
 __all__ = ["PORT", "Observation"]
 
@@ -130,6 +129,7 @@ class Observation:
             address=wanted.metrics_address,
             port=PORT if wanted.metrics_port is None else wanted.metrics_port,
             token=token.get_secret_value() if (token := wanted.metrics_token) else None,
+            public=["/healthz"],
         )
         try:
             await stack.enter_async_context(server)
@@ -142,8 +142,9 @@ class Observation:
         return server
 
     async def _health(self, accept: str) -> Reply:
+        """Whether it serves and nothing else: whoever reaches the port may ask."""
         serving = self._daemon.serving
-        status = {"status": "ok" if serving else "not serving", "version": VERSION}
+        status = {"status": "ok" if serving else "not serving"}
         code = HTTPStatus.OK if serving else HTTPStatus.SERVICE_UNAVAILABLE
         return Reply(as_bytes(status), "application/json", code)
 

@@ -149,3 +149,16 @@ async def test_loopback_of_both_kinds() -> None:
     async with HttpServer(PAGES, address="::1") as server:
         answer = await send(server.port, b"GET /hello HTTP/1.0\r\n\r\n", address="::1")
         assert answer.startswith(b"HTTP/1.1 200 OK")
+
+
+async def test_a_public_page_needs_no_token_and_no_other_is_given_with_it() -> None:
+    pages = {**PAGES, "/public": hello}
+    async with HttpServer(pages, address="0.0.0.0", token="secret", public=["/public"]) as server:
+        for path, status in {
+            "/public": 200,
+            "/public?x=1": 200,
+            "/public/": 401,
+            "/hello": 401,
+        }.items():
+            assert (await ask(server.port, path)).status == status
+        assert (await ask(server.port, "/public", "Authorization: Bearer wrong")).status == 200

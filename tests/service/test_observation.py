@@ -157,6 +157,8 @@ async def test_a_token_is_asked_for_and_needed_beyond_loopback(tmp_path: Path) -
     Observation(daemon)
     async with daemon:
         assert (await ask(port_of(daemon), "/metrics")).status == 401
+        healthy = await ask(port_of(daemon), "/healthz")
+        assert (healthy.status, json.loads(healthy.body)) == (200, {"status": "ok"}), "for probes"
         answer = await ask(port_of(daemon), "/metrics", "Authorization: Bearer secret")
         assert answer.status == 200
         assert "secret" not in json.dumps(daemon.status())
