@@ -16,6 +16,7 @@ from greencache.client.messages import Seen
 from greencache.errors import ServiceError
 from greencache.metrics import (
     CONNECTIONS,
+    FAILURES,
     HIT_TOKENS,
     LEASES,
     LOOKUP_TOKENS,
@@ -32,6 +33,7 @@ from greencache.metrics import (
 )
 from greencache.output import as_bytes
 from greencache.quantities import format_bytes
+from greencache.service.causes import TIER_CAUSES, at_zero
 from greencache.service.daemon import Daemon
 from greencache.service.http import HttpServer, Reply
 from greencache.service.metrics import MetricsPage, Source, breaker_samples, cache_samples
@@ -168,6 +170,9 @@ class Observation:
 
     def _pools(self) -> Iterator[Sample]:
         yield Sample(POOLS, len(self._daemon.pools))
+        shared = [] if self._daemon.settings.redis.url is None else ["redis"]
+        for tier in [*self._daemon.pools.tiers, *shared]:  # also of pools that are still to come
+            yield from at_zero(FAILURES, TIER_CAUSES[tier], tier)
         for pool in self._daemon.pools:
             yield from cache_samples(pool.cache.stats())
             yield from breaker_samples(pool.cache.tiers.values())

@@ -20,6 +20,7 @@ from greencache.metrics import (
     SLO_ATTAINMENT,
     Sample,
 )
+from greencache.service.causes import FALLBACK_KINDS, PARTS, at_zero
 from greencache.service.control import LiveControl
 
 __all__ = ["ControlStatus", "control_samples"]
@@ -163,8 +164,10 @@ def control_samples(status: ControlStatus) -> Iterator[Sample]:
         yield Sample(SLO_ATTAINMENT, status.interval_attainment, ("both",))
     yield Sample(DECISIONS, status.decided)
     yield Sample(GROWTHS, status.grown)
+    yield from at_zero(FALLBACKS, FALLBACK_KINDS)
     for kind, count in status.fallbacks.items():
         yield Sample(FALLBACKS, count, (kind,))
+    yield from at_zero(CONTROL_FAILURES, PARTS)
     for part, count in status.failures.items():
         yield Sample(CONTROL_FAILURES, count, (part,))
     yield Sample(PLAN_SOLVE, status.took)

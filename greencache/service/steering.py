@@ -37,7 +37,12 @@ from greencache.service.engines import PagedEngines, Watch
 from greencache.service.pools import Pool, PoolOptions, make_cache
 from greencache.service.preloading import load_admission, load_models
 from greencache.service.requests import Requests
-from greencache.service.source_metrics import energy_samples, failure_samples, intensity_samples
+from greencache.service.source_metrics import (
+    energy_samples,
+    failure_samples,
+    intensity_samples,
+    meter_samples,
+)
 from greencache.service.sources import EnergySource
 from greencache.service.status import ControlStatus, control_samples
 from greencache.service.stores import PoolStore
@@ -285,7 +290,8 @@ class Steering:
         yield from control_samples(status)
         if self._feed is not None:
             yield from intensity_samples(self._feed.report())
-        failures = {} if self._meters is None else self._meters.failures
-        yield from energy_samples(status.energy_sources, failures)
+        yield from energy_samples(status.energy_sources)
+        if self._meters is not None:
+            yield from meter_samples(self._meters)
         if self._pages is not None:
             yield from failure_samples("engine", self._pages.failures)

@@ -82,12 +82,14 @@ async def test_grams_joules_and_decisions_are_told(daemon: Daemon) -> None:
     assert "(model)" in lines
 
 
-def test_attainment_and_failures_are_there_once_there_are_any() -> None:
+def test_attainment_is_there_once_there_is_any_and_failures_are_from_the_start() -> None:
     def told(status: ControlStatus) -> dict[tuple[str, ...], object]:
         return {(each.metric.name, *each.labels): each.value for each in control_samples(status)}
 
     quiet = told(ControlStatus("waiting"))
     assert ("greencache_slo_attainment_ratio", "both") not in quiet, "0 would be an alarm"
+    assert quiet["greencache_control_failures_total", "look"] == 0, "or the first would be missed"
+    assert quiet["greencache_control_fallbacks_total", "largest"] == 0
     busy = told(
         ControlStatus(
             "deciding",

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from greencache.client import AsyncClient
 from greencache.client.messages import Hbm, Seen
 from greencache.errors import InputError, ServiceError, SettingsError
 from greencache.service.daemon import Daemon
 from greencache.service.observation import PORT, Observation
-from greencache.settings import ServeSettings, Settings
+from greencache.settings import RedisSettings, ServeSettings, Settings
 from tests.conformance.prompts import prompt, the_bytes
 from tests.service.pages import OPENMETRICS, Values, ask, values_of
 
@@ -113,6 +114,20 @@ async def test_what_engines_keep_themselves_is_a_tier_beside_ours(tmp_path: Path
         assert values["greencache_hbm_kept_bytes",] == 3_000
         status = await client.status()
     assert (status["hbm"]["engines"], status["hbm"]["used_bytes"]) == (1, 4_000)
+
+
+async def test_failures_count_from_zero_before_anything_can_fail(tmp_path: Path) -> None:
+    """What first appears as 1 has never grown, to Prometheus."""
+    server = RedisSettings(url=SecretStr("redis://127.0.0.1:1"))  # which nobody asks yet
+    daemon = Daemon(settings(tmp_path).model_copy(update={"redis": server}))
+    Observation(daemon)
+    async with daemon:
+        values = await scraped(daemon)
+    assert values["greencache_pools",] == 0
+    failed = "greencache_tier_failures_total"
+    assert values[failed, "claim", "dram"] == 0
+    assert values[failed, "lookup: timeout", "redis"] == 0
+    assert not [name for name in values if name[0] == failed and "ssd" in name], "there is none"
 
 
 async def test_who_breaks_the_protocol_is_counted(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from greencache.adapters.intensity import intensity_feed
 from greencache.metrics import INTENSITY_AGE, INTENSITY_FALLBACKS, SOURCE_FAILURES, Sample
 from greencache.service.http import HttpServer, Reply
 from greencache.service.metrics import MetricsPage
-from greencache.service.source_metrics import energy_samples, intensity_samples
+from greencache.service.source_metrics import energy_samples, intensity_samples, meter_samples
 from greencache.settings import EnergySettings, load_settings
 from tests.service.pages import OPENMETRICS, Answer, values_of
 
@@ -23,6 +23,11 @@ def by_metric(samples: list[Sample]) -> dict[str, dict[tuple[str, ...], float]]:
         assert isinstance(value, float | int)
         found.setdefault(metric.name, {})[labels] = value
     return found
+
+
+async def answer_of(page: MetricsPage) -> Answer:
+    body, content_type = await page.render(OPENMETRICS)
+    return Answer(200, {"content-type": content_type}, body)
 
 
 async def test_a_file_of_ones_own_has_an_age(
@@ -41,7 +46,9 @@ async def test_a_file_of_ones_own_has_an_age(
     ((labels, age_s),) = found[INTENSITY_AGE.name].items()
     assert labels == ("HOME",)
     assert 3600 <= age_s <= 2 * 3600 + 60
-    assert SOURCE_FAILURES.name not in found
+    assert found[SOURCE_FAILURES.name]["intensity", "stale"] == 0, "an alarm sees the first one"
+    assert not any(found[SOURCE_FAILURES.name].values())
+    assert found[INTENSITY_FALLBACKS.name].keys() == {("same hour",), ("recorded",), ("constant",)}
     await feed.close()
 
 
@@ -63,7 +70,8 @@ async def test_a_service_that_fails_is_counted_by_cause(monkeypatch: pytest.Monk
     feed.forecast(0.0, 3)
     found = by_metric(list(intensity_samples(feed.report())))
     assert INTENSITY_AGE.name not in found, "it has said nothing yet"
-    assert found[SOURCE_FAILURES.name] == {("intensity", "garbage"): 1, ("intensity", "down"): 1}
+    failed = {labels: count for labels, count in found[SOURCE_FAILURES.name].items() if count}
+    assert failed == {("intensity", "garbage"): 1, ("intensity", "down"): 1}
     assert sum(found[INTENSITY_FALLBACKS.name].values()) > 0
     await feed.close()
 
@@ -71,7 +79,24 @@ async def test_a_service_that_fails_is_counted_by_cause(monkeypatch: pytest.Monk
 async def test_it_is_said_what_energy_is_from(tmp_path: Path) -> None:
     monitor = await energy_monitor(EnergySettings(rapl=tmp_path))
     sources = {"gpu": "model", "host": "model", **monitor.sources}
-    page = MetricsPage({"energy": lambda: energy_samples(sources, monitor.failures)}, process=False)
-    body, content_type = await page.render(OPENMETRICS)
-    values = values_of(Answer(200, {"content-type": content_type}, body))
+    page = MetricsPage({"energy": lambda: energy_samples(sources)}, process=False)
+    values = values_of(await answer_of(page))
     assert values["greencache_energy_source_info", "host", "model"] == 1
+
+
+async def test_a_meter_counts_from_zero(tmp_path: Path) -> None:
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    for name, text in {
+        "name": "package-0",
+        "max_energy_range_uj": "262143328850",
+        "energy_uj": "5",
+    }.items():
+        (zone / name).write_text(text)
+    async with await energy_monitor(EnergySettings(source="rapl", rapl=tmp_path)) as monitor:
+        page = MetricsPage({"energy": lambda: meter_samples(monitor)}, process=False)
+        lost = ("greencache_source_failures_total", "rapl lost", "energy")
+        assert values_of(await answer_of(page))[lost] == 0
+        (zone / "energy_uj").unlink()
+        await monitor.sample()
+        assert values_of(await answer_of(page))[lost] == 1
