@@ -386,8 +386,8 @@ def sweep(
       grid = ["FR", "PL"]
       factors.ssd_kg_per_tb = [3.9, 17.3, 160]
 
-    Replays that differ only in grid, scope or carbon factors are one job, simulated once: these 12
-    are two jobs.
+    Replays that differ only in scope, or in a grid and carbon factors by which as much is written
+    to SSD, are one job, simulated once: these 12 are ten jobs, and two with admission = "all".
 
     Every job is kept in the folder as soon as it is finished. The same command again runs only what
     is missing, or what other code, settings or files would change. The folder then has

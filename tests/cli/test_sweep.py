@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 
 from greencache.bench.sweep import run_sweep
 from greencache.bench.sweep_chart import summary_picture
-from greencache.bench.sweep_jobs import run_job
+from greencache.bench.sweep_jobs import jobs_of, run_job
 from greencache.bench.sweep_parts import parquet_bytes
 from greencache.bench.sweep_spec import read_spec
 from greencache.settings import load_settings
@@ -98,6 +99,18 @@ def test_a_sweep_that_was_killed_goes_on_where_it_was(capsys: pytest.CaptureFixt
     table = pq.read_table("killed/results.parquet")
     assert table.num_rows == 2 * JOBS * 3
     assert table["grid"].to_pylist()[:6] == ["FR"] * 3 + ["PL"] * 3
+
+
+def test_it_is_said_how_many_jobs_the_example_is(capsys: pytest.CaptureFixture[str]) -> None:
+    scenarios = [cell.scenario for cell in read_spec(EXAMPLE).cells()]
+    writing_all = [dataclasses.replace(each, admission="all") for each in scenarios]
+    counts = [len(jobs_of(each, load_settings())) for each in (scenarios, writing_all)]
+    assert counts == [10, 2]
+    document = " ".join((EXAMPLE.parents[1] / "sweep.md").read_text().split())
+    assert "the twelve above are ten jobs" in document
+    assert 'With `admission = "all"` the grid plays no part, and they are two.' in document
+    assert greencache("sweep", "--help") == 0
+    assert "these 12 are ten jobs" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow
