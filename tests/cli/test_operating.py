@@ -21,6 +21,7 @@ from greencache.version import VERSION
 from tests.cli.test_commands import greencache
 from tests.conformance.prompts import prompt, the_bytes
 
+OPERATING = Path(__file__).parents[2] / "docs" / "operating.md"
 BLOCK_BYTES = 4096
 
 
@@ -88,6 +89,8 @@ def test_status_is_a_table_and_json(
     assert f"greencache {VERSION}, process {daemon.process.pid}, up " in out
     assert f"http://127.0.0.1:{status['metrics']['port']}/metrics" in out
     assert "leases: none; reservations: none" in out
+    (control,) = (line for line in out.splitlines() if line.startswith("control: "))
+    assert f"\n{control}\n" in OPERATING.read_text(), "as it is shown there"
     rows = {line.split()[2]: line.split() for line in out.splitlines() if line.startswith("4.1 kB")}
     assert rows["dram"][3:5] == ["64", "MiB"]
     assert rows["ssd"][-1] == "none"
