@@ -1,9 +1,13 @@
 """Sizes to choose from."""
 
+from pathlib import Path
+
 import pytest
 
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.errors import InputError
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def test_candidates_are_shares_or_whole_steps() -> None:
@@ -18,6 +22,21 @@ def test_candidates_are_shares_or_whole_steps() -> None:
         (0, 8),
         (0, 10),
     ]
+
+
+def test_the_documents_count_them_alike() -> None:
+    installed = Sizes(512 << 30, 16 * 10**12)
+    default = Candidates.of(installed)
+    stepped = Candidates.of(installed, dram_step_bytes=128 << 30, ssd_step_bytes=10**12)
+    replay, controller, planner = (
+        " ".join((DOCS / f"{name}.md").read_text().split())
+        for name in ("replay", "controller", "planner")
+    )
+    assert f"all of each tier, {len(default.pairs())} pairs" in replay
+    for sizes in (default, stepped):
+        dram, ssd, pairs = len(sizes.dram_bytes), len(sizes.ssd_bytes), len(sizes.pairs())
+        assert f"1 + {dram} + {ssd} caches answer for {pairs} pairs of sizes" in controller
+        assert f"{dram} \N{MULTIPLICATION SIGN} {ssd} = {pairs}" in planner
 
 
 @pytest.mark.parametrize("step", [0, -5, 1])
