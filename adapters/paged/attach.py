@@ -14,7 +14,7 @@ from greencache.adapters.paged.processors import processors
 from greencache.client import Client
 from greencache.client.address import connect
 from greencache.client.pinning import Pinning
-from greencache.errors import UnavailableError
+from greencache.errors import TierError, UnavailableError
 from greencache.settings import Settings
 
 __all__ = ["attach"]
@@ -86,11 +86,11 @@ def attach(
     return client
 
 
-def _tried(client: Client) -> UnavailableError | None:
-    """Why a client's daemon cannot be had, if it cannot."""
+def _tried(client: Client) -> UnavailableError | TierError | None:
+    """Why a client's daemon cannot be had, or not for such blocks: a full disk, say."""
     try:
         client.prefetch([], timeout_s=_START_S)  # nothing, but within the time that a start takes
-    except UnavailableError as fault:
+    except (UnavailableError, TierError) as fault:
         return fault
     return None
 

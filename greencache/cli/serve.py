@@ -57,6 +57,8 @@ def run(options: Options) -> None:
     ------
     ServiceError
         If another daemon listens there.
+    InputError
+        If a setting cannot be had on this machine.
     TierError
         If memory or files cannot be used.
     """

@@ -109,6 +109,8 @@ class Daemon:
         ------
         ServiceError
             If another daemon listens at this socket.
+        InputError
+            If a setting cannot be had on this machine.
         TierError
             If memory or files cannot be used.
         """

@@ -16,11 +16,18 @@ from pathlib import Path
 from typing import Any
 
 from greencache.blocks import KEY_BYTES
-from greencache.errors import InputError, RefusedError, TierError, UnknownNameError
+from greencache.errors import (
+    GreenCacheError,
+    InputError,
+    RefusedError,
+    TierError,
+    UnknownNameError,
+)
 from greencache.quantities import format_bytes
 from greencache.settings import RedisSettings
 from greencache.tiers import DramTier, KeyDirectory, SsdTier, TieredCache
 from greencache.tiers.configured import redis_tier
+from greencache.tiers.files import filesystem_bytes
 from greencache.tiers.memory import available_memory_bytes
 from greencache.tiers.redis import RedisTier
 from greencache.tiers.slots import SlotTier
@@ -143,6 +150,8 @@ class Pools:
         self._pools: dict[int, Pool] = {}
         self._changing = asyncio.Lock()
         self._open = AsyncExitStack()
+        self._refused: set[type[GreenCacheError]] = set()
+        """Why pools could not be had since one could, as far as it was said."""
 
     def __iter__(self) -> Iterator[Pool]:
         return iter(list(self._pools.values()))
@@ -151,12 +160,9 @@ class Pools:
         return len(self._pools)
 
     async def __aenter__(self) -> Pools:
-        dram, available = self._shares(1)[0], available_memory_bytes()
-        if dram > available:
-            raise TierError(
-                f"there is less memory than the {format_bytes(dram)} of DRAM for KV:"
-                f" {format_bytes(available)} is available; choose less"
-            )
+        _check_memory(self._shares(1)[0])
+        if self._options.ssd_dir is not None:
+            await asyncio.to_thread(_check_disk, self._options.ssd_dir, self._options.ssd_bytes)
         self._options.shared_tier(1)  # so that a wrong setting is said before anybody comes
         if self._options.ssd_dir is not None:
             for size in await asyncio.to_thread(_sizes_in, self._options.ssd_dir):
@@ -192,8 +198,19 @@ class Pools:
             return found
         async with self._changing:
             if block_bytes not in self._pools:
-                await self._add(block_bytes)
+                try:
+                    await self._add(block_bytes)
+                except GreenCacheError as fault:
+                    self._say_refused(block_bytes, fault)
+                    raise
+                self._refused.clear()
             return self._pools[block_bytes]
+
+    def _say_refused(self, block_bytes: int, fault: GreenCacheError) -> None:
+        """Say it once: whoever is refused tries again and again."""
+        if type(fault) not in self._refused:
+            self._refused.add(type(fault))
+            _log.warning("no pool for blocks of %d bytes: %s", block_bytes, fault)
 
     async def _add(self, block_bytes: int) -> None:
         count = len(self._pools) + 1
@@ -242,7 +259,7 @@ class Pools:
         Raises
         ------
         InputError
-            If there is no such tier, or a capacity is negative.
+            If there is no such tier, or a capacity is negative or more than the disk has.
         TierError
             If a capacity cannot be had; all are as before.
         """
@@ -253,6 +270,10 @@ class Pools:
                 raise InputError(f"a capacity is 0 bytes or more, not {size}")
         async with self._changing:
             before = self._options
+            if before.ssd_dir is not None and "ssd" in capacity_bytes:
+                await asyncio.to_thread(_check_disk, before.ssd_dir, capacity_bytes["ssd"])
+            if not self._pools:  # which would say it themselves
+                _check_memory(capacity_bytes.get("dram", 0))
             self._options = replace(
                 before,
                 dram_bytes=capacity_bytes.get("dram", before.dram_bytes),
@@ -275,6 +296,24 @@ class Pools:
         """Write what waits, and make it outlast a loss of power."""
         for pool in self:
             await pool.cache.flush()
+
+
+def _check_memory(dram_bytes: int) -> None:
+    available = available_memory_bytes()
+    if dram_bytes > available:
+        raise TierError(
+            f"there is less memory than the {format_bytes(dram_bytes)} of DRAM for KV:"
+            f" {format_bytes(available)} is available; choose less"
+        )
+
+
+def _check_disk(folder: Path, ssd_bytes: int) -> None:
+    whole_bytes = filesystem_bytes(folder)
+    if ssd_bytes > whole_bytes:
+        raise InputError(
+            f"the disk of {folder} is smaller than the {format_bytes(ssd_bytes)} of SSD for KV:"
+            f" it has {format_bytes(whole_bytes)} in all; choose less, or another disk"
+        )
 
 
 def _sizes_in(folder: Path) -> list[int]:

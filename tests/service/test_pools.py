@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,3 +121,46 @@ async def test_a_pool_that_cannot_be_opened_leaves_the_others_as_they_were(tmp_p
             await pools.get(8192)
         assert capacities(pools, "dram") == [8 * MIB]
         await store((await pools.get(4096)).cache, 1)
+
+
+async def test_a_disk_that_is_too_small_is_said_before_anybody_comes(tmp_path: Path) -> None:
+    folder = tmp_path / "ssd"
+    with pytest.raises(InputError, match="in all; choose less, or another disk"):
+        await Pools(options(folder, ssd_bytes=500 << 50)).__aenter__()
+    assert not folder.exists()
+
+
+async def test_before_the_first_pool_a_resize_is_checked_too(tmp_path: Path) -> None:
+    async with Pools(options(tmp_path / "ssd")) as pools:
+        before = pools.capacity_bytes
+        with pytest.raises(TierError, match="is available; choose less"):
+            await pools.resize(dram=1 << 60)
+        with pytest.raises(InputError, match="in all; choose less, or another disk"):
+            await pools.resize(ssd=1 << 60)
+        assert pools.capacity_bytes == before
+        await pools.get(4096)
+        with pytest.raises(InputError, match="in all; choose less, or another disk"):
+            await pools.resize(ssd=1 << 60)
+        assert pools.capacity_bytes == before
+
+
+async def test_the_log_says_once_why_there_is_no_pool(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "ssd"
+    async with Pools(options(folder)) as pools:
+        (folder / "4096").mkdir()
+        (folder / "4096" / "somebody's").touch()
+
+        async def refused() -> list[str]:
+            caplog.clear()
+            for _ in range(3):
+                with pytest.raises(TierError):
+                    await pools.get(4096)
+            return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+        (line,) = await refused()
+        assert line.startswith(f"no pool for blocks of 4096 bytes: cannot use {folder}")
+        assert await refused() == []
+        await pools.get(8192)
+        assert len(await refused()) == 1, "it is said again once a pool could be had"

@@ -14,9 +14,9 @@ import pytest
 
 from greencache.adapters.paged.attach import _runs, attach
 from greencache.client import Client
-from greencache.errors import RefusedError, UnavailableError
+from greencache.errors import RefusedError, TierError, UnavailableError
 from greencache.settings import ServeSettings, Settings, VllmSettings
-from tests.service.daemons import RunningDaemon, settled
+from tests.service.daemons import MIB, RunningDaemon, settled
 
 
 def _attach(settings: Settings, *, shard: int | None = None, group: bytes = b"") -> Client:
@@ -105,7 +105,7 @@ def test_without_a_daemon_the_engine_runs_without_and_finds_one_later(
 def _answers(client: Client) -> bool:
     try:
         client.lookup([])
-    except UnavailableError:
+    except (UnavailableError, TierError):
         return False
     return True
 
@@ -130,6 +130,20 @@ def test_a_daemon_that_refuses_an_engine_says_why(tmp_path: Path) -> None:
             other.lookup([])
             with pytest.raises(RefusedError, match="4 shards, not 2"):
                 _attach(_settings(tmp_path), group=group)
+
+
+def test_a_daemon_whose_disk_fails_is_a_daemon_that_cannot_be_had(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ssd = tmp_path / "ssd"
+    with RunningDaemon(tmp_path / "own", ssd_dir=ssd, ssd=8 * MIB) as daemon:
+        with Client(4096, socket=daemon.socket, timeout_s=60.0) as other:
+            other.lookup([])
+        (ssd / "8192").touch()  # no directory
+        with caplog.at_level(logging.WARNING), _attach(_settings(tmp_path)) as client:
+            assert "runs without a store for now" in caplog.text
+            (ssd / "8192").unlink()
+            assert settled(lambda: _answers(client))
 
 
 def test_a_process_has_ended_though_nobody_has_asked_how() -> None:
