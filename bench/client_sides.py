@@ -22,6 +22,7 @@ from greencache.bench.tier_rounds import Batch, Case, Checked, Side, SideError
 from greencache.blocks import KEY_BYTES
 from greencache.client import AsyncClient, Client
 from greencache.errors import GreenCacheError, UnavailableError
+from greencache.quantities import write_bytes
 
 __all__ = ["AsyncClientSide", "ClientSide", "ServedDaemon", "new_keys"]
 
@@ -57,9 +58,9 @@ class ServedDaemon:
         self._folder = tempfile.TemporaryDirectory(prefix="greencache-bench-")
         folder = Path(self._folder.name)
         self.socket = folder / "daemon.sock"
-        options = ["--socket", str(self.socket), "--dram", str(dram_bytes)]
+        options = ["--socket", str(self.socket), "--dram", write_bytes(dram_bytes)]
         if ssd_bytes is not None:
-            options += ["--ssd-dir", str(folder / "ssd"), "--ssd", str(ssd_bytes)]
+            options += ["--ssd-dir", str(folder / "ssd"), "--ssd", write_bytes(ssd_bytes)]
         self._log = (folder / "log").open("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-m", "greencache", "serve", *options],

@@ -30,6 +30,7 @@ from greencache.bench.vllm_engine import Engine, EngineError, connector, make_mo
 from greencache.client import Client
 from greencache.errors import UnavailableError
 from greencache.output import check_outputs, write_json
+from greencache.quantities import write_bytes
 
 __all__ = ["main"]
 
@@ -138,7 +139,7 @@ def _daemon(stack: ExitStack, folder: Path) -> Path:
             "--socket",
             socket,
             "--dram",
-            str(STORE_BYTES),
+            write_bytes(STORE_BYTES),
         ],
         env={**os.environ, "GREENCACHE_SERVE__METRICS": "false"},
         stderr=subprocess.DEVNULL,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+from decimal import Decimal
 
 from greencache.errors import QuantityError
 
@@ -21,6 +22,8 @@ __all__ = [
     "format_bytes",
     "parse_bytes",
     "parse_s",
+    "write_bytes",
+    "write_s",
 ]
 
 GB = 10**9
@@ -51,6 +54,7 @@ _SECOND_UNITS = {
 _LARGEST_BYTES = 10**18
 """Far above any machine, and still well inside 64 bits with room for sums."""
 
+_SIZES = "64GiB, 1.5TB or 0"
 _NUMBER_AND_UNIT = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?(?:e[0-9]+)?|\.[0-9]+)\s*([a-z]*)\s*", re.I)
 
 
@@ -65,21 +69,26 @@ def _parse(text: str | float, units: dict[str, float], what: str, example: str) 
 
 
 def parse_bytes(text: str | int) -> int:
-    """Read a size: a plain number of bytes, or with a unit (kB, MB, GB, TB; KiB, MiB, GiB, TiB).
+    """Read a size with its unit (B, kB, MB, GB, TB, PB; KiB, MiB, GiB, TiB, PiB).
+
+    A number that is no text is in bytes. Text needs a unit, but for 0: whoever writes ``2`` means
+    2 TB, and a tier that is made so small loses all that it has.
 
     Raises
     ------
     QuantityError
         If it is not a number with a known unit.
     """
-    count = round(_parse(text, _BYTE_UNITS, "size", "64GiB, 1.5TB or 0"))
+    count = round(_parse(text, _BYTE_UNITS, "size", _SIZES))
     if count >= _LARGEST_BYTES:
         raise QuantityError(f"{text!r} is too large a size; the largest is 1000 PB")
+    if count and isinstance(text, str) and text.strip()[-1] in "0123456789.":
+        raise QuantityError(f"{text!r} is a size without a unit; write it like {_SIZES}")
     return count
 
 
 def parse_s(text: str | float) -> float:
-    """Read a duration in seconds: a plain number, or with a unit (ms, s, min, h, d, w, y).
+    """Read a duration: a plain number of seconds, or with a unit (ms, s, min, h, d, w, y).
 
     Raises
     ------
@@ -87,6 +96,26 @@ def parse_s(text: str | float) -> float:
         If it is not a number with a known unit.
     """
     return _parse(text, _SECOND_UNITS, "duration", "30s, 15min or 2h")
+
+
+def write_bytes(count: int) -> str:
+    """Write a size in one word that `parse_bytes` reads as just that: ``512GiB``, ``1.5TB``."""
+    texts = [f"{count}B" if count else "0"]
+    for i, (decimal, binary) in enumerate(zip("kMGTP", "KMGTP", strict=True), 1):
+        if count and count % 2 ** (10 * i) == 0:
+            texts.append(f"{count >> 10 * i}{binary}iB")
+        if count >= 10 ** (3 * i) and count * 1000 % 10 ** (3 * i) == 0:
+            texts.append(f"{Decimal(count).scaleb(-3 * i).normalize():f}{decimal}B")
+    return min(texts, key=len)
+
+
+def write_s(duration_s: float) -> str:
+    """Write a duration in one word that `parse_s` reads as just that: ``100ms``, ``15min``."""
+    for unit in ("d", "h", "min", "s", "ms"):
+        text = f"{duration_s / _SECOND_UNITS[unit]:.1f}".removesuffix(".0") + unit
+        if duration_s >= _SECOND_UNITS[unit] and parse_s(text) == duration_s:
+            return text
+    return f"{Decimal(repr(duration_s)):f}".removesuffix(".0") + "s"
 
 
 def format_bytes(count: float) -> str:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic.fields import FieldInfo
 
 from greencache.errors import QuantityError
-from greencache.quantities import parse_bytes, parse_s
+from greencache.quantities import parse_bytes, parse_s, write_bytes, write_s
 
-__all__ = ["Bytes", "Part", "Seconds", "Url", "Urls"]
+__all__ = ["Bytes", "Part", "Seconds", "Url", "Urls", "written"]
 
 
 def _bytes(text: Any) -> int:  # noqa: ANN401 - whatever the environment or a file holds
@@ -56,3 +57,14 @@ class Part(BaseModel):
     """A part of the tree, which knows its settings and no others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+def written(field: FieldInfo, value: object) -> object:
+    """A setting's value as it is given: sizes and durations with their units, others as is."""
+    # What a type is annotated with goes to the field, but for types that may be None.
+    kinds = {*field.metadata, *get_args(field.annotation)}
+    if isinstance(value, int) and kinds & {BeforeValidator(_bytes), Bytes}:
+        return write_bytes(value)
+    if isinstance(value, float) and kinds & {BeforeValidator(_seconds), Seconds}:
+        return write_s(value)
+    return value

@@ -22,6 +22,7 @@ from pydantic import (
     SecretStr,
     ValidationError,
 )
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -39,7 +40,7 @@ from greencache.daemon_settings import (
 from greencache.errors import SettingsError
 from greencache.factors import FACTOR_NAMES
 from greencache.quantities import DAY_S
-from greencache.setting_types import Bytes, Part, Seconds, Urls
+from greencache.setting_types import Bytes, Part, Seconds, Urls, written
 
 __all__ = [
     "CONFIG_VARIABLE",
@@ -191,11 +192,12 @@ class Settings(BaseSettings):
 class Origin:
     """One setting: its variable, its value now, where that is from, and what it means.
 
-    A password in a URL is not shown.
+    ``written`` is the value as it is given, with its unit. A password in a URL is not shown.
     """
 
     variable: str
     value: object
+    written: object
     origin: str
     description: str
 
@@ -308,10 +310,10 @@ def origins(settings: Settings) -> list[Origin]:
     for path in _leaves(Settings):
         variable = _variable(path)
         value: object = settings
-        description = ""
+        field = FieldInfo()
         for part in path:
             if isinstance(value, BaseModel):
-                description = type(value).model_fields[part].description or ""
+                field = type(value).model_fields[part]
                 value = getattr(value, part)
             elif isinstance(value, Mapping):
                 value = value.get(part)
@@ -322,8 +324,9 @@ def origins(settings: Settings) -> list[Origin]:
             Origin(
                 variable,
                 value,
+                written(field, value),
                 "environment" if variable in in_environment else origin,
-                description,
+                field.description or "",
             )
         )
     return rows

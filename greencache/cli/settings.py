@@ -9,18 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from greencache.output import STDOUT, check_outputs, write_json
-from greencache.quantities import format_bytes
 from greencache.settings import CONFIG_VARIABLE, load_settings, origins
 
 __all__ = ["run"]
-
-_SIZES = {"GREENCACHE_STORAGE__DRAM", "GREENCACHE_STORAGE__SSD", "GREENCACHE_REDIS__CAPACITY"}
-
-
-def _shown(variable: str, value: object) -> str:
-    if isinstance(value, int) and variable in _SIZES:
-        return f"{value} ({format_bytes(value)})"
-    return "-" if value is None else str(value)
 
 
 def run(json: Path | None) -> None:
@@ -46,7 +37,8 @@ def run(json: Path | None) -> None:
         table.add_column(heading, overflow="fold")
     for row in rows:
         style = None if row.origin == "default" else "green"
-        cells = (row.variable, _shown(row.variable, row.value), row.origin, row.description)
+        value = "-" if row.written is None else str(row.written)
+        cells = (row.variable, value, row.origin, row.description)
         table.add_row(*map(Text, cells), style=style)
     console = Console(width=None if Console().is_terminal else 160)
     console.print(table)

@@ -71,7 +71,7 @@ def test_a_store_that_does_otherwise_exits_1_with_all_results(
     ("options", "complaint"),
     [
         (("--plans=hbm-only", "--live"), "--live plays plans with DRAM or SSD"),
-        (("--plans=full", "--live", "--live-block=12"), "multiple of 8 bytes"),
+        (("--plans=full", "--live", "--live-block=12B"), "multiple of 8 bytes"),
         (("--plans=full", "--live", "--live-block=few"), "'few' is not a size"),
         (("--plans=full", "--live", "--live-dir=nowhere"), "nowhere: no such folder"),
         (("--plans=full", "--live", "--replicas=2"), "one engine, not 2 replicas"),

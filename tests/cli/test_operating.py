@@ -142,6 +142,7 @@ def test_resize_says_what_is_still_to_be_given_back(
         (["dram"], "'dram' is no size of a tier; write it like dram=64GiB"),
         (["=5GB"], "'=5GB' is no size of a tier"),
         (["dram=lots"], "'lots' is not a size"),
+        (["ssd=2"], "'2' is a size without a unit; write it like 64GiB, 1.5TB or 0"),
         (["dram=1GB", "dram=2GB"], "dram is given two sizes"),
         (["tape=1TB"], "unknown tier 'tape'"),
     ],

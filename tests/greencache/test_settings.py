@@ -59,6 +59,33 @@ def test_a_wrong_variable_is_named(
     assert variable in str(fault.value)
 
 
+def test_settings_are_listed_with_their_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they would be given, whatever unit they were given in."""
+    monkeypatch.setenv("GREENCACHE_SERVE__SSD", "1500GB")
+    monkeypatch.setenv("GREENCACHE_VLLM__DEADLINE", "0.25")
+    found = {row.variable: (row.value, row.written) for row in origins(load_settings())}
+    assert found["GREENCACHE_SERVE__SSD"] == (15 * 10**11, "1.5TB")
+    assert found["GREENCACHE_SERVE__STAGING"] == (2**28, "256MiB")
+    assert found["GREENCACHE_VLLM__DEADLINE"] == (0.25, "250ms")
+    assert found["GREENCACHE_INTENSITY__STALE"] == (21_600.0, "6h")
+    assert found["GREENCACHE_SERVE__SESSIONS"] == (4096, 4096)
+    assert found["GREENCACHE_SLO__TARGET"] == (0.9, 0.9)
+
+
+def test_a_size_is_text_with_a_unit_or_a_number_of_bytes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "greencache.toml"
+    file.write_text("[serve]\nssd = 4096\n")
+    monkeypatch.setenv("GREENCACHE_CONFIG", str(file))
+    assert load_settings().serve.ssd == 4096
+    monkeypatch.setenv("GREENCACHE_SERVE__SSD", "0")
+    assert load_settings().serve.ssd == 0
+    monkeypatch.setenv("GREENCACHE_SERVE__SSD", "4096")
+    with pytest.raises(SettingsError, match="GREENCACHE_SERVE__SSD: '4096' is a size without a"):
+        load_settings()
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [

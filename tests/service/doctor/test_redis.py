@@ -41,7 +41,7 @@ async def test_rights_room_and_absence_are_warned_of(monkeypatch: pytest.MonkeyP
         assert finding.text.startswith(f"{where} failed: ")
         finding = await found(monkeypatch, f"redis://reader:wrong-s3cret@{where}")
         assert finding.verdict is Verdict.WARN
-        finding = await found(monkeypatch, valkey.url, CAPACITY="100")
+        finding = await found(monkeypatch, valkey.url, CAPACITY="100B")
         assert "no room" in finding.text
     assert (await found(monkeypatch, f"redis://:s3cret@{where}")).verdict is Verdict.WARN
 
