@@ -21,7 +21,9 @@ from greencache.tiers import Policy, TierIndex
 from greencache.tiers.admission import Prices
 from greencache.tiers.learning import Learner
 
-__all__ = ["load_admission", "load_models"]
+__all__ = ["load_admission", "load_models", "named_engine"]
+
+_BLOCK_TOKENS = 16
 
 
 def load_admission() -> None:
@@ -39,6 +41,23 @@ def load_admission() -> None:
         learner.forget(ids)
 
 
+def named_engine(settings: Settings) -> ControlledEngine:
+    """The engine that settings name, with room for a few blocks.
+
+    Raises
+    ------
+    InputError
+        If there is none such.
+    """
+    kv = find_model(settings.engine.model).kv_layout(
+        settings.engine.kv_dtype,
+        block_tokens=_BLOCK_TOKENS,
+        ranks=parse_hardware(settings.engine.hardware)[0],
+    )
+    few_bytes = 8 * kv.block_bytes
+    return ControlledEngine.of(settings, kv.block_bytes, Sizes(few_bytes, few_bytes))
+
+
 def load_models(settings: Settings) -> None:
     """Decide once about nothing much: what is compiled or imported for it is there from then on.
 
@@ -50,15 +69,8 @@ def load_models(settings: Settings) -> None:
         If the settings name no engine that there can be.
     """
     _, load = forecasters(settings.control)
-    kv = find_model(settings.engine.model).kv_layout(
-        settings.engine.kv_dtype,
-        block_tokens=16,
-        ranks=parse_hardware(settings.engine.hardware)[0],
-    )
-    engine = ControlledEngine.of(
-        settings.model_copy(update={"control": ControlSettings(learn=0.0, horizon=2)}),
-        kv.block_bytes,
-        Sizes(8 * kv.block_bytes, 8 * kv.block_bytes),
+    engine = named_engine(
+        settings.model_copy(update={"control": ControlSettings(learn=0.0, horizon=2)})
     )
     intensity = IntensityBook(
         LaggedRegression(), HOUR_S, stale_s=DAY_S, constant_gco2_per_kwh=300.0

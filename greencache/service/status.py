@@ -35,7 +35,7 @@ class ControlStatus:
     state:
         ``off``, ``waiting`` (for an engine that stores something), ``learning`` or ``deciding``.
     because:
-        Why it is off or waits.
+        Why it is off, or what it waits for.
     engine:
         What it takes the engine to be.
     zone, gco2_per_kwh, intensity_fallback:

@@ -114,6 +114,8 @@ class Steering:
         self._off = reason_off(settings)
         self._unfit = ""
         """Why the blocks that are stored are not the engine's."""
+        self._never = ""
+        """Why the loop does not begin, whatever is stored."""
         self._engine: ControlledEngine | None = None
         self._stored = asyncio.Event()
         """Set once there is such an engine."""
@@ -176,7 +178,7 @@ class Steering:
             await asyncio.to_thread(load_models, self._settings)
         except GreenCacheError as fault:
             _log.warning("the tiers keep their sizes: %s", fault)
-            self._unfit = f"{fault}"
+            self._never = f"{fault}"
             return
         await self._stored.wait()
         assert self._engine is not None
@@ -200,7 +202,7 @@ class Steering:
             await control.start()
         except Exception:
             _log.exception("the tiers keep their sizes: the controller cannot begin")
-            self._unfit = "the controller cannot begin; see the log"
+            self._never = "the controller cannot begin; see the log"
             return
         self.control = control
         _log.info("sizing the tiers for %s, every %g s", control.name, engine.control.interval)
@@ -266,8 +268,8 @@ class Steering:
 
     def status(self) -> ControlStatus:
         """How it stands."""
-        if self._off is not None:
-            return ControlStatus("off", self._off)
+        if why := self._off or self._never:
+            return ControlStatus("off", why)
         if self.control is None:
             return ControlStatus("waiting", self._unfit or "no engine has stored anything yet")
         return ControlStatus.of(self.control, **self._grid())

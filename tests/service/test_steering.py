@@ -215,6 +215,17 @@ async def test_tiers_are_left_alone_unless_the_engine_is_known(
         assert daemon.pools.capacity_bytes["ssd"] == 24 * BLOCK_BYTES
 
 
+async def test_control_that_can_never_begin_is_off_and_waits_for_nobody(tmp_path: Path) -> None:
+    wanted = settings(tmp_path).model_copy(
+        update={"engine": EngineSettings(model="foo", hardware="1xH100")}
+    )
+    daemon = Daemon(wanted)
+    steering = Steering(daemon)
+    async with daemon:
+        await until(lambda: steering.status().state == "off")
+        assert "unknown model 'foo'" in steering.status().because
+
+
 async def test_forecasts_that_nobody_can_make_are_refused_at_the_start(tmp_path: Path) -> None:
     perfect = ControlSettings(forecast="perfect")
     daemon = Daemon(settings(tmp_path).model_copy(update={"control": perfect}))

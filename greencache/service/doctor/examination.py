@@ -8,6 +8,7 @@ from typing import Any
 
 from greencache.client.place import default_socket
 from greencache.errors import GreenCacheError
+from greencache.service.doctor.control import check_control, check_metrics_address, check_policy
 from greencache.service.doctor.disk import check_ssd
 from greencache.service.doctor.finding import Finding, Verdict, fail
 from greencache.service.doctor.host import (
@@ -53,6 +54,7 @@ async def examine(socket: Path | None = None) -> list[Finding]:
         found.append(daemon)
     found += _guarded("metrics port", lambda: _metrics(settings, running))
     found += _guarded("sizes", lambda: _sizes(settings, running))
+    found += [check_policy(settings.storage.policy), check_control(settings)]
     found += await check_energy(settings.energy)
     found.append(await check_intensity(settings))
     found += await check_engines(settings.engine)
@@ -73,6 +75,8 @@ def _guarded(name: str, check: Callable[[], Finding | Iterable[Finding]]) -> lis
 
 def _metrics(settings: Settings, running: dict[str, Any] | None) -> Iterator[Finding]:
     wanted = settings.serve
+    if wanted.metrics:
+        yield check_metrics_address(wanted)
     if wanted.metrics and (running is None or running["metrics"]["port"] is None):
         port = PORT if wanted.metrics_port is None else wanted.metrics_port
         yield check_port(wanted.metrics_address, port, needed=wanted.metrics_port is not None)
