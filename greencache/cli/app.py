@@ -441,10 +441,9 @@ def main() -> None:
     except MemoryError:
         print("error: not enough memory; replay less, or in larger --block-tokens", file=sys.stderr)
         sys.exit(1)
-    except BrokenPipeError:
-        _drop_unprintable()
-        sys.exit(1)
     except OSError as fault:
         _drop_unprintable()
-        print(f"error: cannot write standard output: {fault.strerror}", file=sys.stderr)
+        if not isinstance(fault, BrokenPipeError):
+            what = fault.filename or "cannot write standard output"  # which has no name
+            print(f"error: {what}: {fault.strerror}", file=sys.stderr)
         sys.exit(1)

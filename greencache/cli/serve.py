@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from greencache.errors import SettingsError
+from greencache.errors import ServiceError, SettingsError
 from greencache.service.daemon import Daemon
 from greencache.service.lifetime import WhileUsed
 from greencache.service.logs import configure_logs
@@ -56,7 +56,7 @@ def run(options: Options) -> None:
     Raises
     ------
     ServiceError
-        If another daemon listens there.
+        If another daemon listens there, or the system fails it.
     InputError
         If a setting cannot be had on this machine.
     TierError
@@ -64,7 +64,10 @@ def run(options: Options) -> None:
     """
     settings = with_options(load_settings(), options)
     configure_logs(settings.serve.log)
-    asyncio.run(_serve(settings, options.while_used))
+    try:
+        asyncio.run(_serve(settings, options.while_used))
+    except OSError as fault:
+        raise ServiceError(f"the daemon cannot go on: {fault}") from fault
 
 
 async def _serve(settings: Settings, while_used: bool) -> None:

@@ -318,6 +318,12 @@ def _check_disk(folder: Path, ssd_bytes: int) -> None:
 
 def _sizes_in(folder: Path) -> list[int]:
     """Sizes of blocks that an earlier run stored."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = [path.name for path in folder.iterdir()]
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        names = [path.name for path in folder.iterdir()]
+    except OSError as fault:
+        reason = "it is no folder" if isinstance(fault, FileExistsError) else fault.strerror
+        raise TierError(
+            f"cannot use {folder} for SSD: {reason}; name a folder that can be made and written to"
+        ) from None
     return sorted(int(name) for name in names if name.isdecimal() and int(name))

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from greencache.cli import main
-from greencache.settings import load_settings
+from greencache.cli import main, serve
+from greencache.errors import ServiceError
+from greencache.settings import Settings, load_settings
 
 LINE = '{"timestamp": %d, "input_length": 1100, "output_length": 5, "hash_ids": [1, 2, %d]}\n'
 
@@ -281,6 +282,34 @@ def test_a_full_standard_output_exits_1(trace: Path, options: list[str]) -> None
     assert done.returncode == 1
     assert b"error: cannot write" in done.stderr
     assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        (OSError(28, "No space left"), "error: cannot write standard output: No space left\n"),
+        (OSError(2, "No such file", "/a/folder"), "error: /a/folder: No such file\n"),
+    ],
+)
+def test_what_the_system_refuses_is_named(
+    fault: OSError, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(json: Path | None) -> None:
+        raise fault
+
+    monkeypatch.setattr("greencache.cli.settings.run", fails)
+    assert greencache("settings") == 1
+    assert capsys.readouterr().err == said
+
+
+def test_a_daemon_that_the_system_fails_blames_no_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(settings: Settings, while_used: bool) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(serve, "_serve", fails)
+    monkeypatch.setattr(serve, "configure_logs", lambda form: None)
+    with pytest.raises(ServiceError, match=r"the daemon cannot go on: .*Too many open files"):
+        serve.run(serve.Options())
 
 
 def test_an_overloaded_engine_still_gives_its_reports(

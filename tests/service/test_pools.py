@@ -164,3 +164,11 @@ async def test_the_log_says_once_why_there_is_no_pool(
         assert await refused() == []
         await pools.get(8192)
         assert len(await refused()) == 1, "it is said again once a pool could be had"
+
+
+@pytest.mark.parametrize(
+    ("folder", "reason"), [("/proc/x", "No such file"), ("/etc/hostname", "it is no folder")]
+)
+async def test_a_folder_that_cannot_be_made_is_named(folder: str, reason: str) -> None:
+    with pytest.raises(TierError, match=f"cannot use {folder} for SSD: {reason}"):
+        await Pools(options(Path(folder), ssd_bytes=0)).__aenter__()
