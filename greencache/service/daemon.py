@@ -17,6 +17,8 @@ from typing import Any
 
 from greencache.client.place import default_socket
 from greencache.service.connection import ConnectionLimits
+from greencache.service.doctor.disk import check_ssd
+from greencache.service.doctor.finding import Verdict
 from greencache.service.endpoint import Endpoint
 from greencache.service.hbm import EnginePools
 from greencache.service.ledger import Effects, Ledger
@@ -25,7 +27,7 @@ from greencache.service.pinning import Pinned
 from greencache.service.pools import Pools
 from greencache.service.server import Server
 from greencache.service.session import Events, Held, Process, Taken
-from greencache.service.sizes import pool_options
+from greencache.service.sizes import in_words, pool_options
 from greencache.service.warming import warm_up
 from greencache.settings import Settings
 from greencache.version import VERSION
@@ -58,6 +60,11 @@ class Daemon:
     who:
         Tells who connected.
 
+    Raises
+    ------
+    SettingsError
+        If settings of sizes do not go together.
+
     Attributes
     ----------
     pools:
@@ -87,7 +94,8 @@ class Daemon:
     ) -> None:
         self.settings = settings
         self.path = settings.serve.socket or default_socket()
-        self.pools = Pools(pool_options(settings))
+        self._options = pool_options(settings)
+        self.pools = Pools(self._options)
         self.ledger: Ledger[Held, Taken] = Ledger(1 + secrets.randbits(62))
         self.pinned: Pinned[Process] = Pinned()
         self.hbm = EnginePools()
@@ -124,6 +132,7 @@ class Daemon:
             endpoint = Endpoint(self.path)
             stack.callback(endpoint.close)
             await stack.enter_async_context(self.pools)
+            await asyncio.to_thread(self._warn_of_disk)
             for service in self.services:
                 await stack.enter_async_context(service)
             self._server = Server(
@@ -135,7 +144,20 @@ class Daemon:
             )
             self._endpoint = endpoint
             self._open = stack.pop_all()
+        _log.info("%s", in_words(self._options))
         _log.info("listening at %s", self.path)
+
+    def _warn_of_disk(self) -> None:
+        """Log what `greencache doctor` finds amiss with the folder for SSD."""
+        folder = self._options.ssd_dir
+        if folder is None:
+            return
+        try:
+            for each in check_ssd(folder, self._options.ssd_bytes):
+                if each.verdict is not Verdict.OK:
+                    _log.warning("%s: %s; %s", each.check, each.text, each.advice)
+        except OSError as fault:
+            _log.warning("%s could not be looked at: %s", folder, fault)
 
     async def stop(self) -> None:
         """Take no more questions, write what waits, flush, close. Twice does nothing more."""

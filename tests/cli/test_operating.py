@@ -221,12 +221,13 @@ def test_doctor_fails_where_the_daemon_would(
     assert ", 2 fail" in out
 
 
-def test_doctor_fails_what_the_daemon_is_asked_for_by_wrong_names(
+def test_doctor_fails_what_the_daemon_would_not_take(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tmp_path.chmod(0o700)
     for name, value in {
         "STORAGE__POLICY": "foo",
+        "SERVE__SSD": "2TB",
         "SERVE__METRICS_ADDRESS": "0.0.0.0",
         "SERVE__METRICS_PORT": "0",
         "ENGINE__MODEL": "foo",
@@ -235,7 +236,7 @@ def test_doctor_fails_what_the_daemon_is_asked_for_by_wrong_names(
         monkeypatch.setenv(f"GREENCACHE_{name}", value)
     found = findings(capsys, tmp_path / "daemon.sock", 1)
     failed = {name for name, each in found.items() if each["verdict"] == "fail"}
-    assert failed == {"eviction policy", "metrics address", "control"}
+    assert failed == {"sizes", "eviction policy", "metrics address", "control"}
 
 
 def test_doctor_says_which_setting_is_wrong(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,6 +138,37 @@ async def test_more_memory_than_there_is_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TierError, match="is available; choose less"):
         await Daemon(Settings(serve=serve)).start()
     assert list(tmp_path.iterdir()) == []
+
+
+def quiet(folder: Path, **options: Any) -> Settings:
+    folder.chmod(0o700)
+    wanted = {"socket": folder / "daemon.sock", "dram": 2 * MIB, "staging": MIB, **options}
+    return Settings(serve=ServeSettings(**wanted))
+
+
+async def test_the_log_says_which_sizes_are_in_force(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ssd = tmp_path / "ssd"
+    with caplog.at_level(logging.INFO):
+        async with Daemon(quiet(tmp_path, ssd_dir=ssd, ssd=8 * MIB)):
+            assert f"DRAM 2 MiB, SSD 8 MiB in {ssd}, policy lru" in caplog.messages
+        async with Daemon(quiet(tmp_path, dram=0)):
+            assert "DRAM 1 MiB, no SSD, policy lru" in caplog.messages
+
+
+async def test_what_doctor_finds_amiss_with_the_disk_is_in_the_log_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("greencache.service.doctor.disk.filesystem_of", lambda path: "tmpfs")
+    async with Daemon(quiet(tmp_path, ssd_dir=tmp_path / "ssd", ssd=8 * MIB)):
+        assert "SSD filesystem: tmpfs: this is memory, no disk; name a directory" in caplog.text
+
+
+def test_a_size_of_ssd_without_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="2 GB of SSD are for KV, but nothing says where"):
+        Daemon(quiet(tmp_path, ssd=2 * 10**9))
+    Daemon(quiet(tmp_path, ssd=0))
 
 
 def test_options_go_before_settings_and_are_checked() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from greencache.client.place import default_socket
-from greencache.errors import GreenCacheError
+from greencache.errors import GreenCacheError, SettingsError
 from greencache.service.doctor.control import check_control, check_metrics_address, check_policy
 from greencache.service.doctor.disk import check_ssd
 from greencache.service.doctor.finding import Finding, Verdict, fail
@@ -83,7 +83,11 @@ def _metrics(settings: Settings, running: dict[str, Any] | None) -> Iterator[Fin
 
 
 def _sizes(settings: Settings, running: dict[str, Any] | None) -> Iterator[Finding]:
-    options = pool_options(settings)
+    try:
+        options = pool_options(settings)
+    except SettingsError as fault:
+        yield fail("sizes", str(fault), "set both, or neither")
+        return
     held_bytes = 0
     for pool in () if running is None else running["pools"]:
         held_bytes += pool["tiers"]["dram"]["backed_bytes"]
