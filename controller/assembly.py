@@ -8,7 +8,7 @@ and the daemon from settings (`greencache.service.control`): what decides is the
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +34,7 @@ from greencache.controller.storage_prices import (
     StoragePrices,
     block_costs,
     block_prices,
+    g_per_joule,
     load_flops,
     prices_for,
 )
@@ -335,4 +336,9 @@ class Pilot:
             ahead = self._intensity.forecast(now_s, self.engine.control.horizon)
         except InputError:
             return self._usual
-        return self.engine.prices(float(ahead.mean.mean()))
+        gco2_per_kwh = float(ahead.mean.mean())
+        prices = self.engine.prices(gco2_per_kwh)
+        served_g = self.lookout.served_g_per_byte
+        return replace(
+            prices, served_j_per_byte=served_g / g_per_joule(self.engine.factors, gco2_per_kwh)
+        )

@@ -19,6 +19,7 @@ from greencache.controller.planner import Instance
 from greencache.controller.prompts import Prompts
 from greencache.controller.prospects import Expected, Outlook, ProspectsModel
 from greencache.controller.risk import Days, planned_targets
+from greencache.controller.served import needs_storage, served_g_per_byte
 from greencache.controller.shadow import ShadowCaches, StoringRules
 from greencache.controller.sizes import Sizes
 from greencache.controller.telemetry import Telemetry, Window
@@ -137,6 +138,8 @@ class Lookout:
         self._planned = np.full(len(model.choices), np.nan)
         """Share in time that the coming interval should have, by choice."""
         self._chosen = 0
+        self.served_g_per_byte = 0.0
+        """What KV found on SSD saves in DRAM, where the SLO needs one of them; else 0."""
 
     def see(self, window: Window, prompts: Prompts) -> None:
         """Learn from an interval that has passed, and from the prompts that arrived in it."""
@@ -238,6 +241,10 @@ class Lookout:
             attained_before=before[:, 1],
             withstood=prospects.withstood,
         )
+        self.served_g_per_byte = 0.0
+        if needs_storage(instance):
+            requests, gco2_per_kwh = float(load.mean.mean()), float(intensity.mean.mean())
+            self.served_g_per_byte = served_g_per_byte(self._model, profile, requests, gco2_per_kwh)
         first, expected = prospects.attained[0, prospects.start_node], prospects.requests[0]
         # Where no request is expected, no share of them is.
         self._planned = first / expected if expected > 0 else np.full(len(first), np.nan)

@@ -44,6 +44,9 @@ class StoragePrices:
         no wear.
     endurance_per_s:
         Bytes a second, for each byte of capacity, that spend drives evenly over their life.
+    served_j_per_byte:
+        What a byte found on SSD is worth at least, as DRAM would have to serve it otherwise; 0
+        where nothing has to.
     """
 
     host_w_per_gpu: float = 0.0
@@ -51,6 +54,7 @@ class StoragePrices:
     ssd_write_j_per_byte: float = 0.0
     wear_j_per_byte: float = 0.0
     endurance_per_s: float = math.inf
+    served_j_per_byte: float = 0.0
 
 
 def prices_for(
@@ -74,12 +78,17 @@ def prices_for(
     drive_bytes = factors.ssd_drive_bytes.value
     rated_bytes = factors.ssd_rated_write_bytes.value / factors.ssd_write_amplification.value
     wear_g_per_byte = factors.ssd_kg_per_tb.value * G_PER_KG * drive_bytes / TB / rated_bytes
-    g_per_j = max(gco2_per_kwh, _LEAST_GCO2_PER_KWH) * factors.pue.value / J_PER_KWH
+    g_per_j = g_per_joule(factors, gco2_per_kwh)
     return replace(
         energy,
         wear_j_per_byte=_PRICE_STEP ** round(math.log(wear_g_per_byte / g_per_j, _PRICE_STEP)),
         endurance_per_s=rated_bytes / (drive_bytes * factors.ssd_lifetime_years.value * YEAR_S),
     )
+
+
+def g_per_joule(factors: Factors, gco2_per_kwh: float) -> float:
+    """Grams of a joule at the machine, on a grid that is never quite clean."""
+    return max(gco2_per_kwh, _LEAST_GCO2_PER_KWH) * factors.pue.value / J_PER_KWH
 
 
 class BlockCosts(TypedDict):
@@ -115,6 +124,7 @@ def block_prices(hardware: ServingHardware, prices: StoragePrices) -> Prices:
         load_j=prices.ssd_load_j_per_byte * block_bytes,
         write_j=prices.ssd_write_j_per_byte * block_bytes,
         wear_j=prices.wear_j_per_byte * block_bytes,
+        served_j=prices.served_j_per_byte * block_bytes,
     )
 
 

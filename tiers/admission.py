@@ -148,6 +148,8 @@ class Prices(NamedTuple):
     """To write it there."""
     wear_j: float
     """What that takes of a drive's life, where writes and not age will end it."""
+    served_j: float = 0.0
+    """What finding it is worth at least: what else would have to serve it takes as much."""
 
 
 class Storing(NamedTuple):
@@ -324,7 +326,7 @@ def admit_until(
     for i in range(found, len(ids)):
         block = seen[ids[i]]
         gain_j = prices.compute_j + prices.compute_j_per_depth * block.depth - prices.load_j
-        total += _ahead_of(storing, int(block.kind), max(0.0, gain_j) / cost_j) - 1
+        total += _ahead_of(storing, int(block.kind), max(prices.served_j, gain_j) / cost_j) - 1
         if total >= best:
             best, until = total, i + 1
     return until
