@@ -126,6 +126,16 @@ def test_what_costs_nothing_is_written() -> None:
     assert admit(seen, new_storing(1), prices, 1.0, ids, 2) == 2
 
 
+def test_a_hit_is_worth_at_least_what_else_would_serve_it() -> None:
+    seen, ids = np.zeros(5, SEEN), np.arange(5, dtype=np.int32)
+    storing = new_storing(1)
+    storing.ahead[:] = 0.5 * RATIO  # every other block is asked for again
+    dear = Prices(compute_j=1.0, compute_j_per_depth=0.0, load_j=0.0, write_j=1.0, wear_j=9.0)
+    assert admit(seen, storing, dear, 10.0, ids, 0) == 0
+    assert admit(seen, storing, dear._replace(served_j=19.0), 10.0, ids, 0) == 0
+    assert admit(seen, storing, dear._replace(served_j=21.0), 10.0, ids, 0) == 5
+
+
 @pytest.mark.slow
 def test_a_block_is_ahead_by_its_hits_and_by_the_writes_it_saves() -> None:
     """As the fixed point of the definition, found by plain iteration."""
