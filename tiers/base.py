@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 
 from greencache.buffers import Blocks, check_blocks
 from greencache.durations import Durations
-from greencache.errors import BlockStateError
+from greencache.errors import BlockStateError, InputError
 from greencache.tiers.pins import PinHolder
 
 __all__ = [
@@ -41,7 +41,20 @@ __all__ = [
     "TierReservation",
     "TierStats",
     "check_blocks",
+    "check_prompt",
 ]
+
+
+def check_prompt(keys: Sequence[bytes]) -> None:
+    """Refuse what cannot be the blocks of a prompt.
+
+    Raises
+    ------
+    InputError
+        If a block is named twice.
+    """
+    if len(set(keys)) < len(keys):
+        raise InputError("a prompt names no block twice: each key is of all that stands before")
 
 
 @dataclass(slots=True, eq=False)

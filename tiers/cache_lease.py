@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from greencache.errors import BlockStateError
-from greencache.tiers.base import Tier, TierLease, TierReservation
+from greencache.tiers.base import Tier, TierLease, TierReservation, check_prompt
 
 __all__ = ["CacheLease", "CacheReservation", "lease_each"]
 
@@ -94,9 +94,12 @@ async def lease_each(
 
     Raises
     ------
+    InputError
+        If a block is named twice.
     TierError
         What a tier raised.
     """
+    check_prompt(keys)
     lease = CacheLease(keys, {})
     try:
         for name, tier in tiers.items():

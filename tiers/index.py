@@ -19,6 +19,7 @@ from greencache.tiers.state import (
     FRESH,
     HELD,
     NONE,
+    RESERVED,
     USED,
     TierState,
     allocate,
@@ -71,7 +72,8 @@ class TierIndex:
 
     Blocks are named by ids from a `KeyDirectory`; every method takes one request's blocks as the
     array of their ids from the start of the prompt. Content is closed under prefixes: a block is
-    here only if all blocks before it are.
+    here only if all blocks before it are. What is passed ends where a block is here that does not
+    follow the one before it; but `access` takes it that all do.
 
     Parameters
     ----------
@@ -134,7 +136,9 @@ class TierIndex:
         return int(self._state.meta[USED])
 
     def __contains__(self, block_id: int) -> bool:
-        return self.match(np.array([block_id], np.int32)) == 1
+        """Whether a block can be read here, of whatever prompt it is."""
+        slot = self.slot_of(block_id)
+        return slot != NONE and bool(self._state.slots[slot]["leases"] != RESERVED)
 
     @property
     def state(self) -> TierState:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import kernel
+from greencache.compiled import kernel, subroutine
 from greencache.tiers.reuse import Reuse, observe
-from greencache.tiers.state import NONE, TierState, int64
+from greencache.tiers.state import NONE, RESERVED, TierState, int64
 from greencache.tiers.transactions import (
     abort,
     access,
@@ -21,7 +21,6 @@ from greencache.tiers.transactions import (
     end_restoring,
     hold,
     lease,
-    match,
     reserve,
     resize,
     restore,
@@ -49,16 +48,35 @@ __all__ = [
 Ids = NDArray[np.int32]
 
 
+@subroutine
+def _match_chain(state: TierState, ids: Ids, stop: int) -> int:
+    """Length of the longest prefix of ``ids[:stop]`` that is a chain committed here.
+
+    Callers may pass what no prompt is: blocks of several, or one twice. A lease of that would not
+    end as it began, as both go by the block before; so only what is a chain is found.
+    """
+    parent = int64(NONE)
+    for i in range(stop):
+        slot = int64(state.slot_of[ids[i]])
+        if slot == NONE:
+            return i
+        block = state.slots[slot]
+        if block.parent != parent or block.leases == RESERVED:
+            return i
+        parent = slot
+    return stop
+
+
 @kernel
 def match_blocks(state: TierState, ids: Ids, stop: int) -> int:
     """Length of the longest prefix of ``ids[:stop]`` that is committed here."""
-    return match(state, ids, stop)
+    return _match_chain(state, ids, stop)
 
 
 @kernel
 def acquire_blocks(state: TierState, ids: Ids, stop: int, now_s: float) -> int:
     """Find the longest prefix of ``ids[:stop]`` here, note the access and lease it; its length."""
-    return acquire(state, ids, stop, now_s)
+    return acquire(state, ids, _match_chain(state, ids, stop), now_s)
 
 
 @kernel
@@ -79,16 +97,16 @@ def reserve_blocks(
 ) -> tuple[int, int]:
     """Find what is here of ``ids``, lease it, and reserve what follows; the length of each.
 
-    ``slots`` takes where each reserved block is to be written. None is reserved where another
-    writer has reserved the next block. Where none is, nothing is leased either, and what is here
-    counts as used now.
+    ``slots`` takes where each reserved block is to be written. None is reserved from a block on
+    that is here otherwise: another writer's, or one of another prompt. Where none is, nothing is
+    leased either, and what is here counts as used now.
     """
-    found = match(state, ids, len(ids))
+    found = _match_chain(state, ids, len(ids))
     reserved = int64(0)
     if found < len(ids) and state.slot_of[ids[found]] == NONE:
         lease(state, ids, found)
         parent = int64(state.slot_of[ids[found - 1]]) if found > 0 else int64(NONE)
-        while found + reserved < len(ids):
+        while found + reserved < len(ids) and state.slot_of[ids[found + reserved]] == NONE:
             slot = reserve(state, int64(ids[found + reserved]), parent, now_s)
             if slot == NONE:
                 break
@@ -133,7 +151,7 @@ def hold_blocks(state: TierState, blocks: int, now_s: float) -> bool:
 @kernel
 def lease_blocks(state: TierState, ids: Ids, stop: int) -> int:
     """Lease the longest prefix of ``ids[:stop]`` here without an access; its length."""
-    found = match(state, ids, stop)
+    found = _match_chain(state, ids, stop)
     lease(state, ids, found)
     return found
 

@@ -33,6 +33,7 @@ from greencache.tiers.base import (
     TierReservation,
     TierStats,
     check_blocks,
+    check_prompt,
 )
 from greencache.tiers.damage import Damage
 from greencache.tiers.directory import KeyDirectory
@@ -242,8 +243,7 @@ class SlotTier(Tier):
     async def reserve(self, keys: Sequence[bytes]) -> TierReservation:
         """As `Tier.reserve`; raises `InputError` for a prompt that names a block twice."""
         self._check_open()
-        if len(set(keys)) < len(keys):
-            raise InputError("a prompt names no block twice: each key is of all that stands before")
+        check_prompt(keys)
         ids = self.directory.intern(list(keys))
         if len(self._damage.sound(ids)) < len(ids):
             return TierReservation((), 0, None)  # a block that is to go is still in its slot

@@ -351,6 +351,26 @@ class TierConformance:
             await tier.commit(reservation)
             assert await load(tier, prompt("a", "b")) == 2
 
+    @pytest.mark.parametrize("backwards", [True, False])
+    async def test_leases_end_whatever_was_asked_for(self, make: MakeTier, backwards: bool) -> None:
+        """Also what is no prompt: blocks named twice, or of several prompts."""
+        a, b, c = keys = prompt("a", "b", "c")
+        x, y = other = prompt("x", "y")
+        odd = ([a, a], [a, b, a, c], [x, c], [b, c], [a, y, c], [c, b, a], [x, a, y])
+        async with self.tier(make, 6) as tier:
+            await store(tier, keys)
+            await store(tier, other)
+            for asked in odd:
+                leases = [await tier.acquire(each) for each in (keys, asked, other)]
+                leases.append(await tier.hold(asked))
+                for lease in leases[:: -1 if backwards else 1]:
+                    assert await check(tier, lease) == len(lease)
+                    tier.release(lease)
+            assert await tier.match(keys) == 3
+            assert await store(tier, prompt("wide", *range(5))) == 6, "nothing is leased any more"
+            assert await tier.resize(0) == 0
+            assert tier.stats().blocks == 0
+
     # Deleting.
 
     async def test_deleting_takes_a_block_and_what_builds_on_it(self, make: MakeTier) -> None:

@@ -27,9 +27,11 @@ from greencache.client.messages import (
     Acquire,
     Count,
     Delete,
+    Done,
     Failed,
     Fetch,
     Found,
+    Goodbye,
     Hello,
     Leased,
     Lookup,
@@ -150,6 +152,8 @@ def test_what_makes_no_sense_is_answered_so(daemon: RunningDaemon) -> None:
             (Acquire, {"keys": keys, "held": -1}, "input"),
             (Acquire, {"keys": keys, "reusable": 2}, "input"),
             (Reserve, {"keys": keys + keys}, "input"),
+            (Acquire, {"keys": keys + keys}, "input"),
+            (Prefetch, {"keys": keys + keys}, "input"),
             (Fetch, {"lease": 12345}, "state"),
             (Release, {"leases": [0, -1, 2**60]}, "state"),
         ]
@@ -407,6 +411,31 @@ def test_who_leases_most_of_the_memory_finds_nothing_more(tmp_path: Path) -> Non
         leased = [greedy.ask(Acquire, keys=join_keys(keys)).blocks for keys in prompts]
         assert leased == [blocks // 8] * 5 + [0] * 3
         assert client.lookup(prompts[-1]) == {"dram": blocks // 8}
+
+
+@pytest.mark.parametrize("says_goodbye", [True, False])
+def test_who_leases_what_is_no_prompt_keeps_nothing_for_ever(
+    daemon: RunningDaemon, says_goodbye: bool
+) -> None:
+    """Blocks of several prompts, let go in any order, or all at the end."""
+    keys, other = prompt("no", "prompt", "this"), prompt("another")
+    with (
+        Client(BLOCK_BYTES, socket=daemon.socket, timeout_s=10.0) as client,
+        RawClient(daemon.socket) as odd,
+    ):
+        client.store(keys, the_bytes(keys, BLOCK_BYTES))
+        client.store(other, the_bytes(other, BLOCK_BYTES))
+        odd.attach(BLOCK_BYTES)
+        asked = [keys, other + keys[2:], [keys[0], keys[2]], keys[1:]]
+        leased = [odd.ask(Acquire, keys=join_keys(each)) for each in asked]
+        assert [each.blocks for each in leased] == [3, 1, 1, 0]
+        if says_goodbye:
+            assert isinstance(odd.ask(Goodbye), Done)
+        else:
+            assert isinstance(odd.ask(Release, leases=[each.lease for each in leased[:3]]), Done)
+        assert client.status()["transactions"] == 0
+        assert client.resize(dram=0) == {"dram": 0}, "nothing is leased any more"
+        assert client.resize(dram=8 * MIB) == {"dram": 0}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

@@ -141,6 +141,62 @@ def test_unknown_ids_are_misses() -> None:
     assert len(index.acquire(ids(99, 100), now_s=0.0)) == 0
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ([0, 1, 2], 3),
+        ([0, 0], 1),
+        ([0, 1, 0, 2], 2),
+        ([0, 2], 1),
+        ([1, 2], 0),
+        ([5, 2], 1),
+        ([5, 9, 2, 7], 1),
+        ([5, 7], 1),
+    ],
+    ids=str,
+)
+def test_what_is_no_chain_is_found_as_far_as_it_is_one(asked: list[int], found: int) -> None:
+    """Where blocks are present that do not follow one another, or one of them is absent."""
+    index = TierIndex(8)
+    index.access(ids(0, 1, 2), now_s=0.0)
+    index.access(ids(5, 6), now_s=0.0)
+    writing = index.reserve(ids(5, 6, 7), now_s=0.0)
+    assert index.match(ids(*asked)) == found
+    whole = index.acquire(ids(0, 1, 2), now_s=1.0)
+    leases = [index.acquire(ids(*asked), now_s=1.0), index.lease(ids(*asked))]
+    assert [len(lease) for lease in leases] == [found, found]
+    for lease in (whole, *leases):
+        index.release(lease, now_s=2.0)
+    index.abort(writing, now_s=3.0)
+    assert index.state.meta[PINNED] == 0
+    assert index.resize(0, now_s=4.0) == 0
+
+
+def test_what_is_no_chain_is_reserved_as_far_as_it_is_one() -> None:
+    index = TierIndex(8)
+    index.access(ids(0, 1), now_s=0.0)
+    for asked, first, reserved in (
+        ([5, 1], 0, [5]),
+        ([5, 6, 5, 7], 0, [5, 6]),
+        ([1, 5], 0, []),
+        ([0, 5, 1], 1, [5]),
+    ):
+        reservation = index.reserve(ids(*asked), now_s=1.0)
+        assert (reservation.first, reservation.ids.tolist()) == (first, reserved)
+        index.abort(reservation, now_s=2.0)
+    assert len(index) == index.match(ids(0, 1)) == 2
+    assert index.state.meta[PINNED] == 0
+
+
+def test_a_block_is_in_an_index_once_it_is_committed() -> None:
+    index = TierIndex(4)
+    index.access(ids(0, 1), now_s=0.0)
+    reservation = index.reserve(ids(0, 1, 2), now_s=1.0)
+    assert [block in index for block in range(4)] == [True, True, False, False]
+    index.commit(reservation, now_s=2.0)
+    assert 2 in index
+
+
 def chain_of(leaf: int) -> NDArray[np.int32]:
     """The path to a node of the binary tree in which node n has children 2n + 1 and 2n + 2."""
     path = [leaf]
