@@ -22,11 +22,23 @@ class Backlog(Generic[T]):
         self._queue: asyncio.Queue[T] = asyncio.Queue()
         self._put = self._done = 0
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._closed = False
 
-    def put(self, item: T) -> None:
-        """Let it wait for its turn."""
+    def put(self, item: T) -> bool:
+        """Let it wait for its turn; False, and nothing done, if there is no worker any more."""
+        if self._closed:
+            return False
         self._put += 1
         self._queue.put_nowait(item)
+        return True
+
+    def close(self) -> list[T]:
+        """The worker has ended: nobody waits for it from now on. What is left."""
+        self._closed = True
+        left = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        self._done = self._put
+        self._wake()
+        return left
 
     async def get(self) -> T:
         """What comes next."""
@@ -35,6 +47,10 @@ class Backlog(Generic[T]):
     def done(self) -> None:
         """The worker is through with what it got last."""
         self._done += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        """Tell those who waited for what is done by now."""
         while self._waiting and self._waiting[0][0] <= self._done:
             _, waiter = self._waiting.popleft()
             if not waiter.done():  # it may have been cancelled

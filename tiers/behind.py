@@ -200,11 +200,10 @@ class WriteBehind:
             if room is not None:
                 self._ssd.abort(room)
             raise
-        if len(source) < len(keys):
+        if len(source) < len(keys) or not self._backlog.put(_Write(room, source, last)):
             self._dram.release(source)
             return False
         self.waiting_bytes += last * self._ssd.block_bytes
-        self._backlog.put(_Write(room, source, last))
         return True
 
     async def drain(self) -> None:
@@ -212,19 +211,41 @@ class WriteBehind:
         await ended(list(self._later))
         await self._backlog.drained()
 
-    async def run(self) -> None:
-        """Write what waits, for ever."""
+    def start(self) -> asyncio.Task[None]:
+        """The task that writes what waits, until it is cancelled: then what is left is dropped."""
+        worker = asyncio.get_running_loop().create_task(self._run())
+        # Not at the end of what it runs, which a task that is cancelled early never begins.
+        worker.add_done_callback(lambda _: self._drop_left())
+        return worker
+
+    async def _run(self) -> None:
         while True:
             write = await self._backlog.get()
+            unwritten = write.blocks
             try:
                 unwritten = await self._write(write)
-                self.dropped_blocks += unwritten
             except Exception as fault:  # whatever it is, later writes go on
                 _log.warning("a write to %s failed: %r", self._ssd.name, fault)
-                self.dropped_blocks += write.blocks
             finally:
-                self.waiting_bytes -= write.blocks * self._ssd.block_bytes
+                self._ended(write, unwritten)
                 self._backlog.done()
+
+    def _ended(self, write: _Write, unwritten: int) -> None:
+        self.waiting_bytes -= write.blocks * self._ssd.block_bytes
+        self.dropped_blocks += unwritten
+
+    def _drop_left(self) -> None:
+        """Let go of what waits for a worker that has ended."""
+        for write in self._backlog.close():
+            self._let_go(write.reservation, write.source)
+            self._ended(write, write.blocks)
+
+    def _let_go(self, room: TierReservation | None, source: TierLease) -> None:
+        """End what of a write has not ended."""
+        assert self._dram is not None
+        if room is not None and not room.ended:
+            self._ssd.abort(room)
+        self._dram.release(source)
 
     async def _write(self, write: _Write) -> int:
         """Write what waited; how many blocks of it had room and are not written for all that."""
@@ -243,6 +264,4 @@ class WriteBehind:
                 return 0
             return len(room)
         finally:
-            if room is not None and not room.ended:
-                self._ssd.abort(room)
-            self._dram.release(source)
+            self._let_go(room, source)

@@ -156,10 +156,10 @@ class TieredCache:
             for tier in self.tiers.values():
                 await stack.enter_async_context(tier)
             self._open = stack.pop_all()
-        work = [writes.run() for writes in (self._behind, self._sharing) if writes is not None]
+        self._tasks = [each.start() for each in (self._behind, self._sharing) if each is not None]
         if self._flush_s is not None:
-            work.append(self._flush_often(self._flush_s))
-        self._tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+            flushing = self._flush_often(self._flush_s)
+            self._tasks.append(asyncio.get_running_loop().create_task(flushing))
         return self
 
     async def __aexit__(

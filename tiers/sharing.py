@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -68,27 +69,46 @@ class SharedWrites:
             self.dropped_blocks += computed
             return
         source = await self._dram.hold(keys)
+        if not self._backlog.put(_Waiting(source, size_bytes)):
+            self._dram.release(source)
+            self.dropped_blocks += computed
+            return
         self.dropped_blocks += len(keys) - len(source)
         self.waiting_bytes += size_bytes
-        self._backlog.put(_Waiting(source, size_bytes))
 
     async def drain(self) -> None:
         """Wait until all that waits by now is written."""
         await self._backlog.drained()
 
-    async def run(self) -> None:
-        """Write what waits, for ever."""
+    def start(self) -> asyncio.Task[None]:
+        """The task that writes what waits, until it is cancelled: then what is left is dropped."""
+        worker = asyncio.get_running_loop().create_task(self._run())
+        # Not at the end of what it runs, which a task that is cancelled early never begins.
+        worker.add_done_callback(lambda _: self._drop_left())
+        return worker
+
+    async def _run(self) -> None:
         while True:
             waiting = await self._backlog.get()
+            stored = 0
             try:
                 stored = await self._write(waiting.source)
-                self.dropped_blocks += len(waiting.source) - stored
             except Exception as fault:  # whatever it is, later writes go on
                 _log.warning("a write to %s failed: %r", self._shared.name, fault)
-                self.dropped_blocks += len(waiting.source)
             finally:
-                self.waiting_bytes -= waiting.size_bytes
+                self._ended(waiting, stored)
                 self._backlog.done()
+
+    def _ended(self, waiting: _Waiting, stored: int) -> None:
+        self.waiting_bytes -= waiting.size_bytes
+        self.dropped_blocks += len(waiting.source) - stored
+
+    def _drop_left(self) -> None:
+        """Let go of what waits for a worker that has ended."""
+        for waiting in self._backlog.close():
+            assert self._dram is not None
+            self._dram.release(waiting.source)
+            self._ended(waiting, 0)
 
     async def _write(self, source: TierLease) -> int:
         """Write what the tier lacks of a prompt; how many leading blocks it has then."""

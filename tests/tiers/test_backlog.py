@@ -44,3 +44,18 @@ async def test_who_waits_no_longer_harms_nobody() -> None:
     assert not second.done()
     backlog.done()
     await asyncio.wait_for(second, 20)
+
+
+async def test_nobody_waits_for_a_worker_that_has_ended() -> None:
+    backlog = Backlog[str]()
+    for item in ("under way", "left", "left too"):
+        backlog.put(item)
+    assert await backlog.get() == "under way"
+    waiting = asyncio.create_task(backlog.drained())
+    await asyncio.sleep(0)
+    assert backlog.close() == ["left", "left too"]
+    async with asyncio.timeout(20):
+        await waiting
+        await backlog.drained()
+    assert not backlog.put("late")
+    assert backlog.close() == []

@@ -236,6 +236,52 @@ async def test_a_cache_whose_last_flush_fails_is_closed_all_the_same(tmp_path: P
         assert await load(again, keys) == 2
 
 
+class Stuck(MinimalTier):
+    """A tier that never ends a write."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(BLOCK_BYTES, 64 * BLOCK_BYTES)
+        self.name = name
+
+    async def write(self, reservation: TierReservation, blocks: Blocks) -> bool:
+        await asyncio.get_running_loop().create_future()
+        return False
+
+
+@pytest.mark.parametrize("yields", [0, 3])
+async def test_a_cache_whose_worker_was_cancelled_is_closed_and_counts_what_is_lost(
+    yields: int,
+) -> None:
+    """As ``asyncio.run`` cancels all tasks at its end; some may not even have begun."""
+    ssd, shared = Stuck("ssd"), Stuck("shared")
+    dram = DramTier(BLOCK_BYTES, 64 * 4096)
+    mine = asyncio.current_task()
+    async with TieredCache(dram, ssd, shared=shared, flush_s=None) as cache:
+        for number in range(3):
+            await store(cache, prompt(number, 1))
+        waiting = asyncio.ensure_future(cache.drain())
+        for _ in range(yields):
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {mine, waiting}:
+            task.cancel()
+        await soon(waiting)
+        stats = cache.stats()
+        assert (stats.dropped_blocks, stats.unshared_blocks) == (6, 6)
+        assert (stats.waiting_bytes, stats.sharing_bytes) == (0, 0)
+        assert pinned(cache) == {"dram": 0}
+        assert not ssd.held
+        assert not shared.held
+        room = await cache.reserve(prompt("late"))
+        dram.reserved(room.part)
+        await cache.commit(room)
+        await soon(cache.drain())
+        stats = cache.stats()
+        assert (stats.dropped_blocks, stats.unshared_blocks) == (7, 7)
+        assert (stats.waiting_bytes, stats.sharing_bytes) == (0, 0)
+        assert pinned(cache) == {"dram": 0}
+        await soon(cache.close())
+
+
 # Requests that are given up.
 
 
