@@ -83,8 +83,6 @@ class WriteBehind:
         Not written because they were not worth it.
     dropped_blocks:
         Not written because too much waited, there was no room, or the write failed.
-    waiting_bytes:
-        Still to be written.
     """
 
     def __init__(
@@ -105,18 +103,35 @@ class WriteBehind:
         self._backlog: Backlog[_Write] = Backlog()
         self._later: set[asyncio.Task[None]] = set()
         self._turn = asyncio.Lock()
-        self.declined_blocks = self.dropped_blocks = self.waiting_bytes = 0
+        self._queued_bytes = self._later_bytes = 0
+        self.declined_blocks = self.dropped_blocks = 0
 
-    def store_later(self, keys: Sequence[bytes]) -> None:
-        """Store what DRAM has of a prompt, without letting anybody wait for it."""
+    @property
+    def waiting_bytes(self) -> int:
+        """Still to be written, or to be asked whether that is worth it."""
+        return self._queued_bytes + self._later_bytes
+
+    def store_later(self, keys: Sequence[bytes], computed: int) -> None:
+        """Store what DRAM has of a prompt, of which so many blocks are new; nobody waits for it."""
+        size_bytes = computed * self._ssd.block_bytes
+        waiting_bytes = self.waiting_bytes
+        # One that nothing waits before may be larger: admission has not said how much is written.
+        if waiting_bytes and waiting_bytes + size_bytes > self._limit_bytes:
+            self.dropped_blocks += computed
+            return
+        self._later_bytes += size_bytes
         task = asyncio.get_running_loop().create_task(self._store_from_dram(keys))
         self._later.add(task)
-        task.add_done_callback(self._stored)
+        task.add_done_callback(lambda done: self._stored(done, computed))
 
-    def _stored(self, task: asyncio.Task[None]) -> None:
+    def _stored(self, task: asyncio.Task[None], computed: int) -> None:
         self._later.discard(task)
-        if not task.cancelled() and (fault := task.exception()) is not None:
+        self._later_bytes -= computed * self._ssd.block_bytes
+        if task.cancelled():
+            self.dropped_blocks += computed
+        elif (fault := task.exception()) is not None:
             _log.warning("a write to %s failed: %r", self._ssd.name, fault)
+            self.dropped_blocks += computed
 
     async def _store_from_dram(self, keys: Sequence[bytes]) -> None:
         assert self._dram is not None
@@ -145,8 +160,8 @@ class WriteBehind:
         stop = self._admitted(keys, found)
         self.declined_blocks += len(keys) - max(found, stop)
         missing = max(0, stop - found)
-        waiting_bytes = self.waiting_bytes + missing * self._ssd.block_bytes
-        if missing and (drop or waiting_bytes > self._limit_bytes):
+        queued_bytes = self._queued_bytes + missing * self._ssd.block_bytes
+        if missing and (drop or queued_bytes > self._limit_bytes):
             self.dropped_blocks += missing
             return
         room = await self._reserved(keys[:stop])
@@ -163,7 +178,7 @@ class WriteBehind:
         self._ssd.abort(room)
         without = self._without_room(keys[found:stop])
         # Where the block before is still to be written there is no room yet.
-        follows = without > 0 and self.waiting_bytes > 0
+        follows = without > 0 and self._queued_bytes > 0
         if not (follows and await self._queued(None, keys[:stop], without)):
             self.dropped_blocks += without
 
@@ -203,7 +218,7 @@ class WriteBehind:
         if len(source) < len(keys) or not self._backlog.put(_Write(room, source, last)):
             self._dram.release(source)
             return False
-        self.waiting_bytes += last * self._ssd.block_bytes
+        self._queued_bytes += last * self._ssd.block_bytes
         return True
 
     async def drain(self) -> None:
@@ -231,7 +246,7 @@ class WriteBehind:
                 self._backlog.done()
 
     def _ended(self, write: _Write, unwritten: int) -> None:
-        self.waiting_bytes -= write.blocks * self._ssd.block_bytes
+        self._queued_bytes -= write.blocks * self._ssd.block_bytes
         self.dropped_blocks += unwritten
 
     def _drop_left(self) -> None:

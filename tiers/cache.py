@@ -355,7 +355,7 @@ class TieredCache:
         await self.dram.commit(reservation.part)
         keys = reservation.keys[: reservation.end]
         if self._behind is not None and len(reservation):
-            self._behind.store_later(keys)
+            self._behind.store_later(keys, len(reservation))
         if self._sharing is not None and len(reservation):
             await self._sharing.store_later(keys, len(reservation))
 

@@ -282,6 +282,33 @@ async def test_a_cache_whose_worker_was_cancelled_is_closed_and_counts_what_is_l
         await soon(cache.close())
 
 
+@pytest.mark.parametrize("through", [True, False])
+async def test_commits_that_an_ssd_cannot_keep_up_with_are_dropped(through: bool) -> None:
+    """And what waits is told of, also if each waits for its turn to be written at once."""
+    dram = DramTier(BLOCK_BYTES, 64 * 4096)
+    limit_bytes = 4 * BLOCK_BYTES
+    mine = asyncio.current_task()
+    async with TieredCache(
+        dram, Stuck("ssd"), write_queue_bytes=limit_bytes, write_through=through
+    ) as cache:
+        for number in range(10):
+            room = await cache.reserve(prompt(number))
+            dram.reserved(room.part)
+            await cache.commit(room)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            stats = cache.stats()
+            assert stats.waiting_bytes == min(number + 1, 4) * BLOCK_BYTES
+            assert stats.dropped_blocks == max(0, number + 1 - 4)
+        assert pinned(cache) == {"dram": 4}
+        for task in asyncio.all_tasks() - {mine}:
+            task.cancel()
+        await soon(cache.drain())
+        stats = cache.stats()
+        assert (stats.dropped_blocks, stats.waiting_bytes) == (10, 0)
+        assert pinned(cache) == {"dram": 0}
+
+
 # Requests that are given up.
 
 
