@@ -270,7 +270,8 @@ class TieredCache:
     async def fetch(self, lease: CacheLease) -> None:
         """Get leased blocks that are on SSD alone into DRAM, as far as there is room.
 
-        The lease has them there then. What it had in DRAM before stays where it is.
+        The lease has them there then. What it had in DRAM before stays where it is, also for who
+        reads it meanwhile.
         """
         await self._promote(lease)
 
@@ -431,8 +432,7 @@ class TieredCache:
                 # What is read by places stays leased, also if it was deleted since.
                 self.dram.release(found)
                 continue
-            lease.parts[self.dram.name] = found
-            self.dram.release(had)
+            lease.grow(self.dram.name, found)
 
     def _wanted(self, tier: Tier, keys: Sequence[bytes], found: int) -> Sequence[bytes]:
         """What to ask a tier for: the shared one for nothing if those before have all."""

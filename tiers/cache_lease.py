@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from greencache.errors import BlockStateError
 from greencache.tiers.base import Tier, TierLease, TierReservation, check_prompt
@@ -26,6 +26,8 @@ class CacheLease:
     keys: Sequence[bytes]
     parts: dict[str, TierLease]
     released: bool = False
+    _outgrown: list[tuple[str, TierLease]] = field(default_factory=list, repr=False)
+    """Parts that were replaced: somebody may be reading them."""
 
     def __len__(self) -> int:
         """Leading blocks that can be read."""
@@ -39,6 +41,11 @@ class CacheLease:
             held = max(held, len(part))
         return added
 
+    def grow(self, name: str, part: TierLease) -> None:
+        """Let it have in a tier what begins with what it had there, which stays leased as well."""
+        self._outgrown.append((name, self.parts[name]))
+        self.parts[name] = part
+
     def release(self, tiers: Mapping[str, Tier]) -> None:
         """End it in these tiers; `TieredCache.release` is for everybody else.
 
@@ -50,7 +57,7 @@ class CacheLease:
         if self.released:
             raise BlockStateError("this lease was released before")
         self.released = True
-        for name, part in self.parts.items():
+        for name, part in [*self.parts.items(), *self._outgrown]:
             tiers[name].release(part)
 
 

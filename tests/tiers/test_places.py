@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 
 from greencache.errors import BlockStateError
 from greencache.tiers import DramTier, Shareable, TieredCache
-from tests.conformance.prompts import prompt, settled, store as store_in_tier, the_bytes
+from tests.conformance.prompts import (
+    prompt,
+    settled,
+    store as store_in_tier,
+    the_bytes,
+    wrong_blocks,
+)
 from tests.tiers.caches import BLOCK_BYTES, cache_in, load, pinned, store
 
 Places = tuple[NDArray[np.uint32], NDArray[np.uint64]]
@@ -233,6 +239,30 @@ async def test_a_fetch_never_lets_go_what_can_be_read_already(tmp_path: Path) ->
         cache.release(lease)
         await cache.drain()
         assert pinned(cache) == {"dram": 0, "ssd": 0}
+
+
+async def test_a_lease_is_read_while_it_is_fetched(tmp_path: Path) -> None:
+    """Also what DRAM had of it before, which the lease has there as a longer part then."""
+    block_bytes = 400_000  # copied in threads
+    keys = prompt(*range(8))
+    async with cache_in(tmp_path, 8, 16, block_bytes=block_bytes) as cache:
+        await store(cache, keys)
+        await cache.drain()
+        for first in (7, 4, 1):
+            assert cache.dram is not None
+            await cache.dram.delete(keys[: first + 1])
+            lease = await cache.acquire(keys)
+            fetching = asyncio.ensure_future(cache.fetch(lease))
+            into = np.zeros((first, block_bytes), np.uint8)
+            reads = [asyncio.ensure_future(cache.read(lease, into))]
+            while not fetching.done():
+                reads.append(asyncio.ensure_future(cache.read(lease, into)))
+                await asyncio.sleep(0)
+            assert set(await asyncio.gather(*reads)) == {first}
+            assert wrong_blocks(keys[:first], into) == 0
+            assert len(lease.parts["dram"]) == 8
+            cache.release(lease)
+            assert pinned(cache) == {"dram": 0, "ssd": 0}
 
 
 async def test_a_lease_that_ends_while_it_is_fetched_leaves_nothing(tmp_path: Path) -> None:
