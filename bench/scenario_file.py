@@ -9,9 +9,11 @@ from typing import Any
 
 from greencache.bench.scenario import Scenario
 from greencache.errors import InputError, UnknownNameError
+from greencache.quantities import write_bytes
 
 __all__ = ["scenario_from"]
 
+_SIZES = ("dram", "ssd", "dram_step", "ssd_step")
 _LARGEST_NUMBER = 2.0**63
 """Above all that an option can mean."""
 _KINDS = {
@@ -48,7 +50,8 @@ def _converted(name: str, kind: str, given: Any) -> Any:  # noqa: ANN401 - whate
     number = isinstance(given, int | float) and not isinstance(given, bool)
     number = number and abs(given) < _LARGEST_NUMBER  # not so if it is NaN
     if kind.startswith("str") and (number or isinstance(given, str)):
-        return str(given)
+        is_size = number and name in _SIZES and float(given).is_integer() and given >= 0
+        return write_bytes(int(given)) if is_size else str(given)
     if kind.startswith("Path") and isinstance(given, str):
         return Path(given)
     if kind.startswith("bool") and isinstance(given, bool):

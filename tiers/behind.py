@@ -101,15 +101,16 @@ class WriteBehind:
         self._limit_bytes, self._clock = limit_bytes, clock
         self._through = through
         self._backlog: Backlog[_Write] = Backlog()
-        self._later: set[asyncio.Task[None]] = set()
+        self._later: dict[asyncio.Task[None], int] = {}
+        """Bytes of commits that wait for their turn."""
         self._turn = asyncio.Lock()
-        self._queued_bytes = self._later_bytes = 0
+        self._queued_bytes = 0
         self.declined_blocks = self.dropped_blocks = 0
 
     @property
     def waiting_bytes(self) -> int:
         """Still to be written, or to be asked whether that is worth it."""
-        return self._queued_bytes + self._later_bytes
+        return self._queued_bytes + sum(self._later.values())
 
     def store_later(self, keys: Sequence[bytes], computed: int) -> None:
         """Store what DRAM has of a prompt, of which so many blocks are new; nobody waits for it."""
@@ -119,14 +120,12 @@ class WriteBehind:
         if waiting_bytes and waiting_bytes + size_bytes > self._limit_bytes:
             self.dropped_blocks += computed
             return
-        self._later_bytes += size_bytes
         task = asyncio.get_running_loop().create_task(self._store_from_dram(keys))
-        self._later.add(task)
+        self._later[task] = size_bytes
         task.add_done_callback(lambda done: self._stored(done, computed))
 
     def _stored(self, task: asyncio.Task[None], computed: int) -> None:
-        self._later.discard(task)
-        self._later_bytes -= computed * self._ssd.block_bytes
+        self._later.pop(task, None)
         if task.cancelled():
             self.dropped_blocks += computed
         elif (fault := task.exception()) is not None:
@@ -144,6 +143,8 @@ class WriteBehind:
                     if blocks is None:
                         return
                 await self.store(source.keys, blocks, 0)
+                if (this := asyncio.current_task()) is not None:
+                    self._later.pop(this, None)  # it is queued by now, or written
         finally:
             self._dram.release(source)
 
@@ -263,20 +264,20 @@ class WriteBehind:
         self._dram.release(source)
 
     async def _write(self, write: _Write) -> int:
-        """Write what waited; how many blocks of it had room and are not written for all that."""
+        """Write what waited; how many blocks of it are not written for all that."""
         assert self._dram is not None
-        room, source = write.reservation, write.source
+        room, source, without = write.reservation, write.source, 0
         try:
             if room is None:
                 room = await self._reserved(source.keys)
                 end = max(room.first + len(room), len(source) - write.blocks)
-                self.dropped_blocks += self._without_room(source.keys[end:])
+                without = self._without_room(source.keys[end:])
             if len(room) == 0:
-                return 0
+                return without
             blocks = await bytes_of(self._dram, source, room.first, len(room))
             if blocks is not None and await self._ssd.write(room, blocks):
                 await self._ssd.commit(room)
-                return 0
-            return len(room)
+                return without
+            return without + len(room)
         finally:
             self._let_go(room, source)

@@ -31,6 +31,7 @@ from greencache.tiers.base import (
     TierReservation,
     TierStats,
     check_blocks,
+    check_prompt,
 )
 from greencache.tiers.breaker import Breaker
 from greencache.tiers.departures import Departures
@@ -274,6 +275,7 @@ class RedisTier(Tier):
     async def reserve(self, keys: Sequence[bytes]) -> TierReservation:
         """As `Tier.reserve`; another host may be writing the same blocks, with the same bytes."""
         self._check_open()
+        check_prompt(keys)
         found, sure = await self._find(keys)
         if not sure or not self._remote.writes.would_allow:
             return TierReservation((), found, _Writing([], [], b""))

@@ -79,11 +79,18 @@ class RedisUrl:
 
         try:
             scheme = urlsplit(url).scheme
-            if scheme not in SCHEMES:
-                raise InputError(f"a Redis URL begins with {', '.join(SCHEMES)}://, not {scheme!r}")
-            if scheme.startswith("valkey"):
-                url = url.replace("valkey", "redis", 1)
-            found: dict[str, Any] = parse_url(url)  # type: ignore[no-untyped-call]
+            redis_url = url.replace("valkey", "redis", 1) if scheme.startswith("valkey") else url
+            found: dict[str, Any] = (
+                parse_url(redis_url) if scheme in SCHEMES else {}  # type: ignore[no-untyped-call]
+            )
+        except ValueError:  # whose text may show a part of the password
+            raise InputError(
+                "not a Redis URL: write it like redis://USER:PASSWORD@HOST:6379/0, with #, / and @"
+                " of a password as %23, %2F and %40"
+            ) from None
+        if scheme not in SCHEMES:
+            raise InputError(f"a Redis URL begins with {', '.join(SCHEMES)}://")
+        try:
             address = ServerAddress(path=found.pop("path", ""))
             if not address.path:
                 address = ServerAddress(found.pop("host", "localhost"), found.pop("port", 6379))

@@ -97,7 +97,7 @@ class SlotTier(Tier):
         self._threads = threads
         self._opened = False
         self._pool: ThreadPoolExecutor | None = None
-        self._space = asyncio.Lock()
+        self._space, self._resizing = asyncio.Lock(), asyncio.Lock()
         self._backing = Backing()
         self._writing: set[TierReservation] = set()
         self._damage = Damage(self.index)
@@ -314,9 +314,13 @@ class SlotTier(Tier):
         self._check_open()
         if capacity_bytes < 0:
             raise InputError(f"a tier's capacity is 0 bytes or more, not {capacity_bytes}")
-        if capacity_bytes > self._capacity_bytes:
-            await self._check_capacity(capacity_bytes)
-        return await uninterrupted(self._resize(capacity_bytes))
+        return await uninterrupted(self._resize_in_turn(capacity_bytes))
+
+    async def _resize_in_turn(self, capacity_bytes: int) -> int:
+        async with self._resizing:  # whoever asks last has the last word
+            if capacity_bytes > self._capacity_bytes:
+                await self._check_capacity(capacity_bytes)
+            return await self._resize(capacity_bytes)
 
     async def _resize(self, capacity_bytes: int) -> int:
         """Change the capacity, to the end or not at all; bytes still to be given back."""

@@ -91,11 +91,10 @@ class _Parts:
         self.manifest.sync()
 
     def close(self) -> None:
-        """Close all; another process may have the directory then."""
-        self.transfers.close()
-        self.manifest.close()
-        self.extents.close()
-        self.files.close()
+        """Close all, whatever closing one of them says; another process may have the directory."""
+        with ExitStack() as last:
+            for part in (self.files, self.extents, self.manifest, self.transfers):
+                last.callback(part.close)
 
 
 class SsdTier(SlotTier):
@@ -161,7 +160,6 @@ class SsdTier(SlotTier):
         slots_per_extent = max(1, extent_bytes // self.stride_bytes)
         self._geometry = Geometry(block_bytes, self.stride_bytes, slots_per_extent, namespace)
         self._parts: _Parts | None = None
-        self._resizing = asyncio.Lock()
 
     def _slots_in(self, capacity_bytes: int) -> int:
         per_slot = self.stride_bytes * (1 + 1 / _MAPPED_SHARE) + 4 * RECORD.itemsize
@@ -243,9 +241,10 @@ class SsdTier(SlotTier):
         return sound[self.index.occupied_slots()[slots]]
 
     async def _stop(self) -> None:
-        if self._parts is not None:
-            self._parts.close()
-            self._parts = None
+        parts, self._parts = self._parts, None
+        if parts is not None:
+            with reported(f"close {self.path}"):
+                parts.close()
 
     @property
     def _in_use(self) -> _Parts:
@@ -273,18 +272,17 @@ class SsdTier(SlotTier):
 
     async def _resize(self, capacity_bytes: int) -> int:
         """As `SlotTier._resize`; the manifest's size follows."""
-        async with self._resizing:
-            slots = self._slots_in(capacity_bytes)
-            make_room = partial(self._in_use.manifest.resize, slots)
-            if slots > self.index.capacity_blocks:
-                await self._run(make_room)  # if there is none, the tier is as before
-                return await super()._resize(capacity_bytes)
-            left_bytes = await super()._resize(capacity_bytes)
-            try:
-                await self._run(make_room)
-            except StorageError as fault:
-                self._failed("manifest", fault)  # it takes more than its share for now
-            return left_bytes
+        slots = self._slots_in(capacity_bytes)
+        make_room = partial(self._in_use.manifest.resize, slots)
+        if slots > self.index.capacity_blocks:
+            await self._run(make_room)  # if there is none, the tier is as before
+            return await super()._resize(capacity_bytes)
+        left_bytes = await super()._resize(capacity_bytes)
+        try:
+            await self._run(make_room)
+        except StorageError as fault:
+            self._failed("manifest", fault)  # it takes more than its share for now
+        return left_bytes
 
     # Slots.
 

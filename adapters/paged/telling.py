@@ -59,11 +59,11 @@ class Telling:
     def _send(self) -> None:
         if self._counts.failing:
             if self._closed.is_set():  # nobody waits for it any more
-                self._counts.add("untold_requests", self._queue.qsize())
+                self._counts.add("untold_requests", len(self._taken()))
                 return
             if not self._regained():
                 return
-        seen = [self._queue.get_nowait() for _ in range(self._queue.qsize())]
+        seen = self._taken()
         hbm = None if self.mirror is None else self.mirror.take()
         if not seen and hbm is None:
             return
@@ -71,6 +71,9 @@ class Telling:
             self._client.observe(seen, hbm=hbm)
         except GreenCacheError as fault:
             self._counts.failed("untold_requests", fault, len(seen))
+
+    def _taken(self) -> list[Seen]:
+        return [self._queue.get_nowait() for _ in range(self._queue.qsize())]
 
     def _regained(self) -> bool:
         """Get to the daemon again: it may need longer than the engine's scheduler waits."""

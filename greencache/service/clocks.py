@@ -7,6 +7,7 @@ import heapq
 import itertools
 import logging
 import math
+import threading
 import time
 from typing import Protocol
 
@@ -78,14 +79,16 @@ class WallClock:
         first. What was before a move stays where it was."""
         self._follows = starts_s is None and speed == 1.0
         self._said_behind = False
+        self._reading = threading.Lock()
 
     def __call__(self) -> float:
-        """What time it is."""
-        monotonic_s = time.monotonic()
-        if self._follows:
-            self._follow(monotonic_s)
-        self._read_s = monotonic_s
-        return self.of_monotonic(monotonic_s)
+        """What time it is; any thread may ask."""
+        with self._reading:
+            monotonic_s = time.monotonic()
+            if self._follows:
+                self._follow(monotonic_s)
+            self._read_s = monotonic_s
+            return self.of_monotonic(monotonic_s)
 
     def of_monotonic(self, monotonic_s: float) -> float:
         """What time it was when the host's monotonic clock said so."""

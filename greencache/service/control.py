@@ -165,7 +165,8 @@ class LiveControl:
             self.pilot.lookout.calibration = kept.calibration
         self.names = BlockNames(self.pilot.lookout.shadow, parts.named_blocks)
         self._settled = settled
-        self._skipped_s, self._minute_began_s = self._clock.skipped_s, self._clock()
+        self._minute_began_s = self._clock()  # which may find that it was moved
+        self._skipped_s = self._clock.skipped_s
         self.schedule = Schedule(engine.control, self._minute_began_s)
         self._gpu_j: float | None = 0.0
         """Of this interval so far; None if some of it was not measured."""
@@ -329,6 +330,7 @@ class LiveControl:
         window, prompts = await self._observe(until_s)
         self._earlier = [*self._earlier[-1:], prompts]  # of one before, at the most
         if not self.schedule.is_whole(until_s):
+            _log.info("sizes hold: what was seen of the last interval is not the whole of it")
             return
         await self._follow(await asyncio.to_thread(self._steer, window, self._earlier))
 

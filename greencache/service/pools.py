@@ -308,12 +308,22 @@ def _check_memory(dram_bytes: int) -> None:
 
 
 def _check_disk(folder: Path, ssd_bytes: int) -> None:
-    whole_bytes = filesystem_bytes(folder)
-    if ssd_bytes > whole_bytes:
+    try:
+        whole_bytes = filesystem_bytes(folder)
+    except OSError as fault:
+        raise _unusable(folder, fault) from None
+    if ssd_bytes > whole_bytes > 0:  # some that are mounted by FUSE do not say
         raise InputError(
             f"the disk of {folder} is smaller than the {format_bytes(ssd_bytes)} of SSD for KV:"
             f" it has {format_bytes(whole_bytes)} in all; choose less, or another disk"
         )
+
+
+def _unusable(folder: Path, fault: OSError) -> TierError:
+    reason = "it is no folder" if isinstance(fault, FileExistsError) else fault.strerror
+    return TierError(
+        f"cannot use {folder} for SSD: {reason}; name a folder that can be made and written to"
+    )
 
 
 def _sizes_in(folder: Path) -> list[int]:
@@ -322,8 +332,5 @@ def _sizes_in(folder: Path) -> list[int]:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         names = [path.name for path in folder.iterdir()]
     except OSError as fault:
-        reason = "it is no folder" if isinstance(fault, FileExistsError) else fault.strerror
-        raise TierError(
-            f"cannot use {folder} for SSD: {reason}; name a folder that can be made and written to"
-        ) from None
+        raise _unusable(folder, fault) from None
     return sorted(int(name) for name in names if name.isdecimal() and int(name))

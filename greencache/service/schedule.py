@@ -10,7 +10,9 @@ from greencache.settings import ControlSettings
 __all__ = ["Schedule"]
 
 _LATE = 0.1
-"""Share of an interval by which its end may be missed; later it was slept through."""
+_LATE_S = 30.0
+"""By what share of an interval, or by how long, its end may be missed; later it was slept through.
+A meter that does not answer is waited for 10 s."""
 
 
 class Schedule:
@@ -52,7 +54,7 @@ class Schedule:
 
         Counters and meters that are read now are of a longer time than the interval, then.
         """
-        return now_s > self.ends_s + _LATE * self._control.interval
+        return now_s > self.ends_s + max(_LATE * self._control.interval, _LATE_S)
 
     def is_whole(self, until_s: float) -> bool:
         """Whether what was seen until then is the whole interval, and no more."""

@@ -163,7 +163,7 @@ def test_names_that_are_not_known_are_refused() -> None:
 
 def test_a_file_may_say_numbers_where_options_are_texts() -> None:
     scenario = scenario_from({"mean_rate": 2, "ssd": 10**12, "trace": "a.jsonl", "skip_bad": True})
-    assert (scenario.mean_rate, scenario.ssd, scenario.skip_bad) == (2.0, "1000000000000", True)
+    assert (scenario.mean_rate, scenario.ssd, scenario.skip_bad) == (2.0, "1TB", True)
     assert scenario.trace == Path("a.jsonl")
     for options in ({"replicas": 1.5}, {"skip_bad": 1}, {"mean_rate": "2"}, {"plans": ["full"]}):
         with pytest.raises(

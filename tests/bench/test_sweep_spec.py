@@ -44,13 +44,13 @@ def test_cells_are_all_combinations_with_the_last_axis_fastest(tmp_path: Path) -
     assert spec.axes == {
         "hardware": ("2xH100", "L4"),
         "replicas": (1, 2),
-        "ssd": ("4TB", "16000000000000"),
+        "ssd": ("4TB", "16TB"),
         "factors.ssd_kg_per_tb": (3.9, 160.0),
     }, "values of an axis are all of one type, in the file's order"
     assert [type(each) for each in cells[0].values] == [str, int, str, float]
     assert [cell.values for cell in cells] == list(itertools.product(*spec.axes.values()))
     last = cells[-1].scenario
-    assert (last.hardware, last.replicas, last.ssd) == ("L4", 2, "16000000000000")
+    assert (last.hardware, last.replicas, last.ssd) == ("L4", 2, "16TB")
     assert last.factors == {"pue": 1.2, "ssd_kg_per_tb": 160.0}
     assert (last.plans, last.skip_bad, last.trace) == ("hbm-only", True, Path("some.jsonl"))
 
@@ -142,4 +142,4 @@ def test_a_scenario_refuses_what_it_does_not_know() -> None:
         scenario_from({"polcy": "lru"})
     with pytest.raises(InputError, match="replicas = 'two' is not a whole number"):
         scenario_from({"replicas": "two"})
-    assert scenario_from({"ssd": 4_000_000, "replicas": 2.0}).ssd == "4000000"
+    assert scenario_from({"ssd": 4_000_000, "replicas": 2.0}).ssd == "4MB"

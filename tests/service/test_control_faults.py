@@ -435,6 +435,24 @@ async def test_hours_that_were_slept_through_are_missing_not_empty(
         assert control.failures == {}
 
 
+async def test_a_clock_that_was_moved_before_the_loop_began_moves_nothing_of_it(
+    engine: ControlledEngine, tmp_path: Path
+) -> None:
+    class Moved(VirtualClock):
+        """Finds that when it is read first."""
+
+        def __call__(self) -> float:
+            if not self.skipped_s:
+                self.skipped_s = 7200.0
+                self.now_s += self.skipped_s
+            return self.now_s
+
+    running = Running(engine, tmp_path)
+    running.parts = replace(running.parts, clock=Moved())
+    async with running as control:
+        assert control._now() == control.schedule.began_s == 7200.0
+
+
 async def test_work_after_an_idle_time_was_not_expected_to_be_late(
     engine: ControlledEngine, tmp_path: Path
 ) -> None:

@@ -74,6 +74,12 @@ def test_a_whole_interval_is_one_that_was_seen_from_end_to_end() -> None:
     assert not schedule.is_whole(schedule.ends_s)
 
 
+def test_in_a_short_interval_a_meter_may_take_its_time_too() -> None:
+    schedule = Schedule(ControlSettings(interval=60.0), EPOCH_S)
+    assert not schedule.slept(schedule.ends_s + 10.0)
+    assert schedule.slept(schedule.ends_s + 60.0)
+
+
 @given(st.floats(60, 7200), st.integers(1, 60), st.floats(0, 1e6))
 def test_looks_are_even_however_long_an_interval_is(
     interval_s: float, looks: int, since_s: float

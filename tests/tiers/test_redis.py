@@ -308,6 +308,22 @@ def test_urls_are_read_and_passwords_not_shown() -> None:
 @pytest.mark.parametrize(
     "url",
     [
+        "redis://alice:hunter2#x@host",
+        "redis://alice:hunter2/x@host",
+        "redis://alice:hunter2\u2100@host",
+        "redis://:hunter2@host:port",
+        "redis://:hunter2@cache..internal",
+    ],
+)
+def test_no_password_is_in_what_is_said_of_a_wrong_url(url: str) -> None:
+    with pytest.raises(InputError, match="not a Redis URL") as refused:
+        RedisUrl.parse(url)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
         "",
         "localhost:6379",
         "http://host",

@@ -826,6 +826,31 @@ def test_a_shrink_asked_for_while_a_tier_grows_has_the_last_word(tmp_path: Path)
     asyncio.run(run())
 
 
+def test_a_shrink_asked_for_right_after_a_growth_has_the_last_word(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with tier_in(tmp_path / "tier") as tier:
+            growth = asyncio.create_task(tier.resize(64 * CAPACITY_BYTES))
+            await asyncio.sleep(0)
+            await asyncio.gather(growth, asyncio.create_task(tier.resize(2**17)))
+            assert tier.stats().capacity_bytes == 2**17
+
+    asyncio.run(run())
+
+
+def test_a_directory_is_free_whatever_closing_its_files_says(tmp_path: Path) -> None:
+    async def run() -> None:
+        disks = Disks()
+        tier = tier_in(tmp_path / "tier", disks=disks)
+        await tier.open()
+        disks.disk.fault = failing("close", "manifest")
+        with pytest.raises(StorageError, match="cannot close"):
+            await tier.close()
+        async with tier_in(tmp_path / "tier"):
+            pass
+
+    asyncio.run(run())
+
+
 def test_a_reader_that_is_cancelled_has_its_buffers_back_when_it_ends(tmp_path: Path) -> None:
     async def run() -> None:
         disks = Disks()
