@@ -1,12 +1,14 @@
-"""Waiting for what must not be left while it goes on."""
+"""Waiting for what must not be left while it goes on, and leaving what may hang."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from threading import Thread
 from typing import TypeVar
 
-__all__ = ["ended", "stopped"]
+__all__ = ["aside", "ended", "stopped"]
 
 T = TypeVar("T")
 
@@ -30,3 +32,26 @@ async def stopped(*tasks: asyncio.Task[T]) -> None:
     for task in tasks:
         task.cancel()
     await ended(tasks)
+
+
+def aside(call: Callable[[], T], name: str) -> Future[T]:
+    """Call what may hang for ever in a thread of its own, which a process's end does not wait for.
+
+    Who waits for it may cease to: it goes on.
+
+    Raises
+    ------
+    RuntimeError
+        If there is no thread to be had.
+    """
+    made: Future[T] = Future()
+    made.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            made.set_result(call())
+        except BaseException as fault:  # whatever it is, it is raised where it is waited for
+            made.set_exception(fault)
+
+    Thread(target=run, name=name, daemon=True).start()
+    return made

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Generic, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 __all__ = ["Backlog"]
 
@@ -31,6 +32,19 @@ class Backlog(Generic[T]):
         self._put += 1
         self._queue.put_nowait(item)
         return True
+
+    def start(
+        self, work: Coroutine[Any, Any, None], drop: Callable[[T], None]
+    ) -> asyncio.Task[None]:
+        """The task of its worker; once that ends, mostly as it is cancelled, what is left goes."""
+        worker = asyncio.get_running_loop().create_task(work)
+        # Not at the end of what it runs, which a task that is cancelled early never begins.
+        worker.add_done_callback(lambda _: self._drop_left(drop))
+        return worker
+
+    def _drop_left(self, drop: Callable[[T], None]) -> None:
+        for item in self.close():
+            drop(item)
 
     def close(self) -> list[T]:
         """The worker has ended: nobody waits for it from now on. What is left."""

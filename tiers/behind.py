@@ -229,10 +229,7 @@ class WriteBehind:
 
     def start(self) -> asyncio.Task[None]:
         """The task that writes what waits, until it is cancelled: then what is left is dropped."""
-        worker = asyncio.get_running_loop().create_task(self._run())
-        # Not at the end of what it runs, which a task that is cancelled early never begins.
-        worker.add_done_callback(lambda _: self._drop_left())
-        return worker
+        return self._backlog.start(self._run(), self._drop)
 
     async def _run(self) -> None:
         while True:
@@ -250,11 +247,10 @@ class WriteBehind:
         self._queued_bytes -= write.blocks * self._ssd.block_bytes
         self.dropped_blocks += unwritten
 
-    def _drop_left(self) -> None:
+    def _drop(self, write: _Write) -> None:
         """Let go of what waits for a worker that has ended."""
-        for write in self._backlog.close():
-            self._let_go(write.reservation, write.source)
-            self._ended(write, write.blocks)
+        self._let_go(write.reservation, write.source)
+        self._ended(write, write.blocks)
 
     def _let_go(self, room: TierReservation | None, source: TierLease) -> None:
         """End what of a write has not ended."""

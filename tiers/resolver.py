@@ -15,6 +15,8 @@ from concurrent.futures import Future
 from ipaddress import ip_address
 from typing import Any, TypeAlias
 
+from greencache.waiting import aside
+
 __all__ = ["Address", "Resolver"]
 
 KEPT_S = 30.0
@@ -75,26 +77,22 @@ class Resolver:
 
     def _ask(self, place: tuple[str, int]) -> Future[list[Address]]:
         """Begin to ask the system's resolver; called under the lock."""
-        asked: Future[list[Address]] = Future()
 
-        def ask() -> None:
+        def ask() -> list[Address]:
+            found: list[Address] = []
             try:
                 found = _resolved(*place)
-            except BaseException as fault:  # whatever it is, it is raised where it is waited for
+                return found
+            finally:
                 with self._lock:
                     del self._asked[place]
-                asked.set_exception(fault)
-            else:
-                with self._lock:
-                    del self._asked[place]
-                    self._known[place] = (found, self._clock() + KEPT_S)
-                asked.set_result(found)
+                    if found:
+                        self._known[place] = (found, self._clock() + KEPT_S)
 
         try:
-            threading.Thread(target=ask, name="greencache-resolver", daemon=True).start()
+            asked = self._asked[place] = aside(ask, "greencache-resolver")
         except RuntimeError as fault:
             raise OSError(f"{place[0]} cannot be looked up: {fault}") from fault
-        self._asked[place] = asked
         return asked
 
 

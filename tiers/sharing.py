@@ -82,10 +82,7 @@ class SharedWrites:
 
     def start(self) -> asyncio.Task[None]:
         """The task that writes what waits, until it is cancelled: then what is left is dropped."""
-        worker = asyncio.get_running_loop().create_task(self._run())
-        # Not at the end of what it runs, which a task that is cancelled early never begins.
-        worker.add_done_callback(lambda _: self._drop_left())
-        return worker
+        return self._backlog.start(self._run(), self._drop)
 
     async def _run(self) -> None:
         while True:
@@ -103,12 +100,11 @@ class SharedWrites:
         self.waiting_bytes -= waiting.size_bytes
         self.dropped_blocks += len(waiting.source) - stored
 
-    def _drop_left(self) -> None:
+    def _drop(self, waiting: _Waiting) -> None:
         """Let go of what waits for a worker that has ended."""
-        for waiting in self._backlog.close():
-            assert self._dram is not None
-            self._dram.release(waiting.source)
-            self._ended(waiting, 0)
+        assert self._dram is not None
+        self._dram.release(waiting.source)
+        self._ended(waiting, 0)
 
     async def _write(self, source: TierLease) -> int:
         """Write what the tier lacks of a prompt; how many leading blocks it has then."""

@@ -13,13 +13,12 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from importlib import import_module
-from threading import Thread
 from typing import Any, TypeVar
 
 from greencache.adapters.counters import Counters
 from greencache.errors import SourceError
+from greencache.waiting import aside
 
 __all__ = ["NvmlMeter"]
 
@@ -30,25 +29,16 @@ _ANSWER_S = 10.0
 T = TypeVar("T")
 
 
-async def _aside(call: Callable[[], T]) -> T:
-    """Call in a thread that a process does not wait for at its end: a driver may hang for ever.
+async def _asked(call: Callable[[], T]) -> T:
+    """What a call says, in a thread that may be left behind: a driver may hang for ever.
 
     Raises
     ------
     SourceError
         If there is no thread to be had, and what the call raises.
     """
-    made: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            made.set_result(call())
-        except BaseException as fault:  # whatever it is, it is raised where it is waited for
-            made.set_exception(fault)
-
-    made.set_running_or_notify_cancel()  # who waits for it may cease to, it goes on
     try:
-        Thread(target=run, name="greencache-nvml", daemon=True).start()
+        made = aside(call, "greencache-nvml")
     except RuntimeError as fault:
         raise SourceError("busy", f"NVML cannot be asked: {fault}") from fault
     return await asyncio.wrap_future(made)
@@ -86,7 +76,7 @@ class NvmlMeter:
         """As `Meter.open`; takes up to a second."""
         try:
             async with asyncio.timeout(_ANSWER_S):
-                await _aside(self._find)
+                await _asked(self._find)
         except TimeoutError:
             raise SourceError("absent", f"NVML does not answer in {_ANSWER_S:g} s") from None
 
@@ -123,7 +113,7 @@ class NvmlMeter:
 
     async def read(self, now_s: float) -> Mapping[str, float]:
         """As `Meter.read`."""
-        return await _aside(lambda: self._read(now_s))
+        return await _asked(lambda: self._read(now_s))
 
     def _read(self, now_s: float) -> Mapping[str, float]:
         nvml = self._library
@@ -148,7 +138,7 @@ class NvmlMeter:
         """As `Meter.close`; a driver that hangs is left as it is."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_ANSWER_S):
-                await _aside(self._shut)
+                await _asked(self._shut)
 
     def _shut(self) -> None:
         self._counted, self._integrated = {}, {}
