@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.controller.planner import Instance, most_attained, plan
+from greencache.controller.planner import Instance, affordable, plan
 
 __all__ = ["scattered", "serving_days", "tightened"]
 
@@ -16,6 +16,9 @@ SSD_TB = np.arange(17.0)
 DRAM_TB = np.array([0.0, 0.064, 0.128, 0.256, 0.512])
 BACKLOGS = np.array([0.0, 0.05, 0.2])
 """Work that waits when an interval begins, in intervals of a saturated engine."""
+
+_ANY_PRICE = 1e6
+"""gCO2e for a request within the SLO: more than all of a day costs."""
 
 _LEVELS = int(SSD_TB[-1]) * LEVELS_PER_TB + 1
 
@@ -26,7 +29,7 @@ def tightened(instance: Instance, share: float) -> Instance:
     They lie at ``share`` of the way from what the cheapest plan attains to the most that can be.
     """
     least = plan(replace(instance, target=0.0)).day_attained
-    most = most_attained(instance).day_attained
+    most = affordable(instance, _ANY_PRICE).day_attained
     wanted = np.minimum(least + share * (most - least), most)
     return replace(instance, target=wanted / instance.day_requests)
 

@@ -11,7 +11,8 @@ Fallbacks, each said once and counted:
     Nothing is known at first: the largest sizes hold until enough intervals have passed; after a
     restart those that were decided before it.
 ``infeasible``
-    No sizes keep the SLO: the plan asks for as much of it as can be had, and for least carbon then.
+    No sizes keep the SLO: the plan asks for as much of it as is worth its carbon, and for least
+    carbon then.
 ``decomposition``
     The integer program's solver is missing, failed or ran out of time: the planner's own
     decomposition, which gives the same plan.
@@ -32,7 +33,7 @@ from numpy.typing import NDArray
 
 from greencache.controller.explain import Facts, explain, explain_growth
 from greencache.controller.lookout import View
-from greencache.controller.planner import Instance, Plan, plan, plan_ilp, relaxed
+from greencache.controller.planner import Instance, Plan, affordable, plan, plan_ilp, relaxed
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.telemetry import Telemetry, Window
 from greencache.errors import InfeasibleError, PlanningError, SolverError
@@ -235,16 +236,9 @@ class Controller:
         try:
             return self._solve(instance)
         except InfeasibleError:
-            # The last tenths of a point cost the most, and are below what models can tell apart.
-            most = relaxed(instance)
-            # Of this interval's requests, not of the day's: the next plan lets as much go again.
-            of_day = _NEARLY * most.requests[0] / np.maximum(most.day_requests, 1.0)
-            nearly = replace(
-                most,
-                target=np.maximum(most.target - of_day, 0.0),
-                floor=np.maximum(most.floor - _NEARLY, 0.0),
-            )
-            return plan(nearly, gap=_GAP), "infeasible", None
+            least = affordable(instance, 0.0).grams / max(float(instance.requests.sum()), 1.0)
+            affordably = relaxed(instance, self._settings.late_price * least)
+            return plan(affordably, gap=_GAP), "infeasible", None
 
     def _solve(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         if self._settings.solver == "ilp":
@@ -303,9 +297,6 @@ class Controller:
             now_s, before, self.sizes, advised, reason, fallback, grams, attained, tuple(new)
         )
 
-
-_NEARLY = 0.005
-"""Share of an interval's requests in time that is let go where the SLO cannot be kept anyway."""
 
 _GAP = 1e-5
 """By how much of its grams a plan may be above the best: less than any figure in it is known by."""

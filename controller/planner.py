@@ -2,7 +2,7 @@
 
 `plan` finds the best plan, or says by how much the one that it found may be off; `plan_ilp` solves
 the same as an integer program. Both raise `InfeasibleError` where no plan keeps the SLO: then
-`most_attained` comes as close as can be, and `relaxed` asks for no more than that, so that the
+`affordable` comes as close as is worth it, and `relaxed` asks for no more than that, so that the
 hours that can be planned still are. The formulation is in ``docs/planner.md``.
 """
 
@@ -13,7 +13,6 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from greencache.compiled import kernel
 from greencache.controller.plan_ilp import plan_ilp
 from greencache.controller.plan_labels import close_gap
 from greencache.controller.plan_network import lay_out
@@ -21,14 +20,11 @@ from greencache.controller.plan_prices import search_prices
 from greencache.controller.plan_problem import Instance, Plan
 from greencache.errors import InputError
 
-__all__ = ["Instance", "Plan", "most_attained", "plan", "plan_ilp", "relaxed"]
+__all__ = ["Instance", "Plan", "affordable", "plan", "plan_ilp", "relaxed"]
 
 MOST_LABELS = 10_000
 """Partial plans kept an interval. Days of serving need a few hundred (`planner_speed`); where grams
 and attainment are drawn at random, more keep a plan from being proven the best."""
-
-MISSED, ATTAINED, GRAMS = range(3)
-"""What `most_attained` compares plans by: requests short of floors, in time, and gCO2e."""
 
 
 def plan(instance: Instance, *, gap: float = 0.0, most_labels: int = MOST_LABELS) -> Plan:
@@ -63,11 +59,18 @@ def plan(instance: Instance, *, gap: float = 0.0, most_labels: int = MOST_LABELS
     )
 
 
-def most_attained(instance: Instance) -> Plan:
-    """The plan that misses floors by the least, then attains the most, then has the fewest grams.
+def affordable(instance: Instance, g_per_request: float) -> Plan:
+    """The plan that serves in time what is worth it, whatever floors and targets say.
 
-    It exists whether or not the SLO can be kept, and its lower bound is its grams: nothing was
-    traded. Targets are not looked at.
+    It has the fewest grams, less ``g_per_request`` for each request within the SLO, and more by as
+    much for each that a floor lacks. It exists whether or not the SLO can be kept.
+
+    Parameters
+    ----------
+    instance:
+        What is planned.
+    g_per_request:
+        Grams that one request more within the SLO may cost; with 0 the plan is the cheapest.
 
     Raises
     ------
@@ -75,34 +78,30 @@ def most_attained(instance: Instance) -> Plan:
         If in some interval no choice can be taken.
     """
     intervals, nodes, _ = instance.shape
-    choice = np.zeros((intervals, nodes), np.int64)
-    ahead = np.zeros((intervals + 1, nodes, 3))
-    _serve_most(
-        np.ascontiguousarray(instance.grams, np.float64),
-        np.ascontiguousarray(instance.attained, np.float64),
-        np.ascontiguousarray(instance.floored, np.float64),
-        np.ascontiguousarray(instance.next_node, np.int32),
-        instance.floor_needs,
-        ahead,
-        choice,
-    )
-    if ahead[0, instance.start_node, MISSED] == np.inf:
+    lacking = np.maximum(instance.floor_needs[:, None, None] - instance.floored, 0.0)
+    values = instance.grams + g_per_request * (lacking - instance.attained)
+    best = np.empty((intervals, nodes), np.int64)
+    ahead = np.zeros(nodes)
+    for t in range(intervals - 1, -1, -1):
+        following = values[t] + ahead[instance.next_node[t]]
+        best[t] = following.argmin(axis=1)
+        ahead = following.min(axis=1)
+    if ahead[instance.start_node] == np.inf:
         raise InputError("no choice can be taken: grams are infinite for all of an interval")
     taken = np.empty(intervals, np.int64)
     node = instance.start_node
     for t in range(intervals):
-        taken[t] = choice[t, node]
+        taken[t] = best[t, node]
         node = instance.next_node[t, node, taken[t]]
-    grams = float(ahead[0, instance.start_node, GRAMS])
-    return Plan.of(instance, taken, "most attained", lower_bound=grams)
+    return Plan.of(instance, taken, "affordable", lower_bound=-np.inf)
 
 
-def relaxed(instance: Instance) -> Instance:
-    """``instance`` with floors and targets that `most_attained` misses lowered to what it has.
+def relaxed(instance: Instance, g_per_request: float) -> Instance:
+    """``instance`` with floors and targets that `affordable` misses lowered to what it has.
 
-    Always feasible, and the same where `most_attained` misses nothing.
+    Always feasible. What is let go would cost more than ``g_per_request`` for each request.
     """
-    best = most_attained(instance)
+    best = affordable(instance, g_per_request)
     wanted = np.broadcast_to(instance.target, len(instance.days))
     target = np.minimum(wanted, _share(best.day_attained, instance.day_requests))
     floor = np.minimum(
@@ -116,36 +115,3 @@ def _share(attained: NDArray[np.float64], requests: NDArray[np.float64]) -> NDAr
     """Share attained; of no requests, all."""
     share = np.divide(attained, requests, out=np.ones_like(requests), where=requests > 0)
     return np.clip(share, 0.0, 1.0)
-
-
-@kernel
-def _serve_most(
-    grams: NDArray[np.float64],
-    attained: NDArray[np.float64],
-    floored: NDArray[np.float64],
-    next_node: NDArray[np.int32],
-    floors: NDArray[np.float64],
-    ahead: NDArray[np.float64],
-    choice: NDArray[np.int64],
-) -> None:
-    """Fill, for each interval and node, the best choice and what is ahead with it."""
-    intervals, nodes, choices = grams.shape
-    for t in range(intervals - 1, -1, -1):
-        for n in range(nodes):
-            best = ahead[t, n]
-            best[MISSED] = np.inf
-            for k in range(choices):
-                if grams[t, n, k] == np.inf:
-                    continue
-                after = ahead[t + 1, next_node[t, n, k]]
-                missed = after[MISSED] + max(floors[t] - floored[t, n, k], 0.0)
-                if missed > best[MISSED] or missed == np.inf:
-                    continue
-                has = after[ATTAINED] + attained[t, n, k]
-                costs = after[GRAMS] + grams[t, n, k]
-                if missed == best[MISSED] and (
-                    has < best[ATTAINED] or (has == best[ATTAINED] and costs >= best[GRAMS])
-                ):
-                    continue
-                best[MISSED], best[ATTAINED], best[GRAMS] = missed, has, costs
-                choice[t, n] = k

@@ -135,6 +135,13 @@ class ControlSettings(Part):
     certainty: float = Field(
         0.99, gt=0, lt=1, description="probability with which a day is planned to keep the SLO"
     )
+    late_price: float = Field(
+        5.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="most carbon for one request less late where the SLO cannot be kept, "
+        "over what a request costs",
+    )
     forecast: Literal["model", "naive", "perfect"] = Field(
         "model", description="what the controller expects: model, naive or (in a replay) perfect"
     )

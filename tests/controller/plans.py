@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from greencache.controller.planner import Instance
 
-__all__ = ["Best", "brute_force", "instances"]
+__all__ = ["brute_force", "instances", "least_value"]
 
 
-@dataclass
-class Best:
-    """What trying every sequence of choices finds; infinite grams where none keeps the SLO."""
+class Tried(NamedTuple):
+    """A sequence of choices that can be taken."""
 
-    grams: float = np.inf
-    most_attained: float = -np.inf
-    """Of sequences that hold all floors."""
+    grams: float
+    attained: NDArray[np.float64]
 
 
-def brute_force(instance: Instance) -> Best:
-    best = Best()
+def sequences(instance: Instance) -> Iterator[Tried]:
+    """All of them."""
     intervals, _, choices = instance.shape
     for taken in itertools.product(range(choices), repeat=intervals):
         node, grams = instance.start_node, 0.0
@@ -32,23 +32,41 @@ def brute_force(instance: Instance) -> Best:
             grams += instance.grams[t, node, k]
             attained.append(instance.attained[t, node, k])
             node = instance.next_node[t, node, k]
-        floors = np.array(attained) >= instance.floor * instance.requests - 1e-6
-        if not np.isfinite(grams) or not floors.all():
-            continue
-        best.most_attained = max(best.most_attained, sum(attained))
-        met = True
-        for place, day in enumerate(sorted(set(instance.day.tolist()))):
+        if np.isfinite(grams):
+            yield Tried(grams, np.array(attained))
 
-            def of(given: object, place: int = place) -> float:
-                values = np.atleast_1d(np.asarray(given, np.float64))
-                return float(values[place if len(values) > 1 else 0])
 
-            asked = instance.requests[instance.day == day].sum() + of(instance.requests_before)
-            had = np.array(attained)[instance.day == day].sum() + of(instance.attained_before)
-            met = met and had >= of(instance.target) * asked - 1e-6
-        if met:
-            best.grams = min(best.grams, grams)
-    return best
+def least_value(instance: Instance, g_per_request: float) -> float:
+    """Fewest grams, with requests in time and what floors lack at a price."""
+    floors = instance.floor * instance.requests
+    return min(
+        grams + g_per_request * float((np.maximum(floors - attained, 0.0) - attained).sum())
+        for grams, attained in sequences(instance)
+    )
+
+
+def brute_force(instance: Instance) -> float:
+    """Fewest grams that keep the SLO; infinite where none does."""
+    return min(
+        (grams for grams, attained in sequences(instance) if _kept(instance, attained)),
+        default=np.inf,
+    )
+
+
+def _kept(instance: Instance, attained: NDArray[np.float64]) -> bool:
+    if (attained < instance.floor * instance.requests - 1e-6).any():
+        return False
+    for place, day in enumerate(sorted(set(instance.day.tolist()))):
+
+        def of(given: object, place: int = place) -> float:
+            values = np.atleast_1d(np.asarray(given, np.float64))
+            return float(values[place if len(values) > 1 else 0])
+
+        asked = instance.requests[instance.day == day].sum() + of(instance.requests_before)
+        had = attained[instance.day == day].sum() + of(instance.attained_before)
+        if had < of(instance.target) * asked - 1e-6:
+            return False
+    return True
 
 
 @st.composite

@@ -145,16 +145,17 @@ def test_nothing_seen_yet_is_learning_too() -> None:
     assert (decision.fallback, decision.sizes) == ("learning", LARGEST)
 
 
-def test_an_slo_that_cannot_be_kept_is_kept_as_far_as_can_be() -> None:
-    never = [[5.0, 8.0, 6.0], [5.0, 8.0, 6.0]]
-    controller, (decision, again) = decisions(
-        view_of([[1, 9, 8]] * 2, never, floor=0.9), view_of([[1, 9, 8]] * 2, never, floor=0.9)
-    )
+def test_an_slo_that_cannot_be_kept_is_kept_as_far_as_is_worth_it() -> None:
+    """A request costs 0.1 g, so one in time may cost 0.5: 3 for a gram, but no half for 7 more."""
+    view = view_of([[1, 2, 9]] * 2, [[5.0, 8.0, 8.5]] * 2, floor=0.9)
+    controller, (decision, again) = decisions(view, view)
     assert decision.fallback == "infeasible"
     assert decision.sizes == Sizes(0, TB)
     assert len(decision.notices) == 1, "said the first time"
     assert again.notices == ()
     assert controller.fallbacks["infeasible"] == 2
+    at_any_price = PROMPT.model_copy(update={"late_price": 1e3})
+    assert decisions(view, settings=at_any_price)[1][0].sizes == LARGEST
 
 
 def test_without_a_plan_the_last_one_holds_and_then_the_largest_size() -> None:
