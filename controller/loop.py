@@ -236,9 +236,10 @@ class Controller:
         try:
             return self._solve(instance)
         except InfeasibleError:
-            least = affordable(instance, 0.0).grams / max(float(instance.requests.sum()), 1.0)
-            affordably = relaxed(instance, self._settings.late_price * least)
-            return plan(affordably, gap=_GAP), "infeasible", None
+            requests = max(float(instance.requests.sum()), 1.0)
+            g_per_request = affordable(instance, 0.0).grams / requests
+            eased = relaxed(instance, self._settings.late_price * g_per_request)
+            return plan(eased, gap=_GAP), "infeasible", None
 
     def _solve(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         if self._settings.solver == "ilp":

@@ -18,7 +18,7 @@ from greencache.controller.plan_labels import close_gap
 from greencache.controller.plan_network import lay_out
 from greencache.controller.plan_prices import search_prices
 from greencache.controller.plan_problem import Instance, Plan
-from greencache.errors import InputError
+from greencache.errors import InfeasibleError, InputError
 
 __all__ = ["Instance", "Plan", "affordable", "plan", "plan_ilp", "relaxed"]
 
@@ -77,23 +77,15 @@ def affordable(instance: Instance, g_per_request: float) -> Plan:
     InputError
         If in some interval no choice can be taken.
     """
-    intervals, nodes, _ = instance.shape
     lacking = np.maximum(instance.floor_needs[:, None, None] - instance.floored, 0.0)
-    values = instance.grams + g_per_request * (lacking - instance.attained)
-    best = np.empty((intervals, nodes), np.int64)
-    ahead = np.zeros(nodes)
-    for t in range(intervals - 1, -1, -1):
-        following = values[t] + ahead[instance.next_node[t]]
-        best[t] = following.argmin(axis=1)
-        ahead = following.min(axis=1)
-    if ahead[instance.start_node] == np.inf:
-        raise InputError("no choice can be taken: grams are infinite for all of an interval")
-    taken = np.empty(intervals, np.int64)
-    node = instance.start_node
-    for t in range(intervals):
-        taken[t] = best[t, node]
-        node = instance.next_node[t, node, taken[t]]
-    return Plan.of(instance, taken, "affordable", lower_bound=-np.inf)
+    grams = instance.grams + g_per_request * (lacking - instance.attained)
+    try:
+        best = plan(replace(instance, grams=grams, target=0.0, floor=0.0))
+    except InfeasibleError:
+        raise InputError(
+            "no choice can be taken: grams are infinite for all of an interval"
+        ) from None
+    return Plan.of(instance, best.choices, "affordable", lower_bound=-np.inf)
 
 
 def relaxed(instance: Instance, g_per_request: float) -> Instance:
