@@ -28,10 +28,11 @@ _CLUMPING_BELIEF = 200.0
 _CLUMPING_GAIN = 0.01
 """Bursts are rare: they are counted over days."""
 
-_BELIEF = 200.0
+_BELIEF = 50.0
 """Requests that would have to be seen for the measured attainment to count as much as the model,
-if each were late by itself: so many have a standard error of about 3 points. As they are late
-together, it takes `Calibration.clumping` times as many."""
+if each were late by itself: so many have a standard error of 5 points at 85 %, and the model is off
+by more where documents run at a high load (docs/results.md). As they are late together, it takes
+`Calibration.clumping` times as many."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def test_the_shift_takes_the_prediction_to_what_is_measured() -> None:
     for _ in range(500):
         seen = generator.binomial(6000, 0.85) / 6000
         learned = learned.with_attainment(0.92, seen, 6000).with_misses(0.85, seen, 6000)
-    # About 120,000 requests count, against 200 for the model, and so many more as they clump.
+    # About 120,000 requests count, against 50 for the model, and so many more as they clump.
     assert learned.shifted(np.array(0.92)) == pytest.approx(0.85, abs=0.01)
 
 
