@@ -39,8 +39,9 @@ NO_WEAR_BYTES = 1e19
 _MANY = 10**6
 """Intervals of a run that is too long to try every sequence of sizes."""
 
-_MOST_KEPT = 512
-"""Outcomes of fixed sizes that are kept, some 0.5 MB each; the least recently used goes first."""
+_MOST_KEPT = 1280
+"""Outcomes of fixed sizes that are kept, some 0.5 MB each; the least recently used goes first. All
+zones and factors of the main experiment have eleven prices of wear, of 85 sizes each."""
 
 
 def base_setup(
