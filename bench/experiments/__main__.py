@@ -84,7 +84,7 @@ def main(
     ] = None,
     jobs: Annotated[int | None, typer.Option(min=1, help="Tasks side by side.")] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="AXIS=VALUE[,VALUE]: cells and runs to take.")
+        list[str] | None, typer.Option(help="AXIS=VALUE[,VALUE]: cells and runs to run now.")
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Also write the results to this file.")] = None,
     docs: Annotated[Path, typer.Option(help="With 'report': folder of results.md.")] = Path("docs"),

@@ -13,7 +13,7 @@ from typing import Any
 from greencache.bench.experiments.checks import Check, checks_of
 from greencache.bench.experiments.rows import Row
 from greencache.bench.experiments.spec import Cell, ExperimentSpec
-from greencache.bench.experiments.tasks import Task, limits_of, run_task, tasks_of
+from greencache.bench.experiments.tasks import Task, has_part, limits_of, run_task, tasks_of
 from greencache.bench.sweep_runners import worker_pool
 from greencache.controller.slo import Slo
 from greencache.errors import InputError, OutputError, SweepError
@@ -166,18 +166,25 @@ def _run_all(tasks: Sequence[Task], jobs: int, on_progress: Progress) -> None:
         raise SweepError("interrupted; the same command again goes on from what is kept") from None
 
 
-def _limits(
-    spec: ExperimentSpec, settings: Settings, workloads: Sequence[str]
-) -> dict[str, Slo | str | None]:
-    return {workload: limits_of(spec, settings, workload) for workload in workloads}
-
-
 def _limits_as_json(limits: Mapping[str, Slo | str | None]) -> dict[str, dict[str, float] | str]:
     return {
         workload: slo if isinstance(slo, str) else asdict(slo)
         for workload, slo in limits.items()
         if slo is not None
     }
+
+
+def _finished(cells: Mapping[Cell, Sequence[str]], tasks: Sequence[Task]) -> list[Row]:
+    """The rows of cells that are done, in the order of the cells."""
+    found = {
+        (cell, name): row
+        for task in tasks
+        for done in [task.part.rows()]
+        for key, cell, name in task.wanted()
+        if (row := done.get(key)) is not None
+    }
+    wanted = [(cell, name) for cell, runs in cells.items() for name in runs]
+    return [found[each] for each in wanted if each in found]
 
 
 def run_experiment(
@@ -189,7 +196,7 @@ def run_experiment(
     only: Sequence[str] = (),
     on_progress: Progress = lambda done, rows: None,
 ) -> Results:
-    """Run what of an experiment was not run before.
+    """Run what of an experiment was not run before, and give all that the folder has of it.
 
     Parameters
     ----------
@@ -200,7 +207,7 @@ def run_experiment(
     jobs:
         How many tasks to run side by side; with 1, in this process.
     only:
-        As for `selected`.
+        What to run, as for `selected`; rows that are there already are given beside it.
     on_progress:
         Called now and then with the number of rows that are done and of all.
 
@@ -213,28 +220,27 @@ def run_experiment(
     OutputError
         If the folder cannot be written.
     """
-    cells = selected(spec, only)
+    cells, parts = selected(spec, only), folder / _PARTS
     try:
-        (folder / _PARTS).mkdir(parents=True, exist_ok=True)
+        parts.mkdir(parents=True, exist_ok=True)
     except OSError as fault:
         raise OutputError(f"cannot write to {folder}: {fault.strerror}") from None
-    limits = _limits(spec, settings, list(dict.fromkeys(cell.workload for cell in cells)))
-    tasks = tasks_of(spec, settings, cells, limits, folder / _PARTS)
+    workloads = [
+        workload
+        for workload in spec.workloads
+        if any(cell.workload == workload for cell in cells) or has_part(parts, workload)
+    ]
+    limits = {workload: limits_of(spec, settings, workload) for workload in workloads}
+    tasks = tasks_of(spec, settings, cells, limits, parts)
     if jobs == 1:
         for i, task in enumerate(tasks):
             run_task(task)
             on_progress(i + 1, len(tasks))
     else:
         _run_all(tasks, jobs, on_progress)
-    found = {
-        (cell, name): row
-        for task in tasks
-        for done in [task.part.rows()]
-        for key, cell, name in task.wanted()
-        if (row := done.get(key)) is not None
-    }
+    whole = {cell: runs for cell, runs in spec.cells().items() if cell.workload in limits}
     rows = _with_savings(
-        [found[cell, name] for cell, runs in cells.items() for name in runs],
+        _finished(whole, tasks_of(spec, settings, whole, limits, parts)),
         spec.experiment.references,
     )
     return Results(

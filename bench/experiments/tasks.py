@@ -6,6 +6,7 @@ each row as it comes.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +26,7 @@ from greencache.controller.slo import Slo
 from greencache.errors import InputError
 from greencache.settings import Settings
 
-__all__ = ["Task", "limits_of", "run_task", "tasks_of"]
+__all__ = ["Task", "has_part", "limits_of", "run_task", "tasks_of"]
 
 _COMPUTING = ("cells", "parts", "rows", "slo", "spec", "tasks")
 """Modules of this package that results depend on; the others only show them."""
@@ -92,6 +93,11 @@ def _part(
     }
     name = f"{cell.workload}-{cell.load_fraction:g}-{cell.seed}-{digest_of(shared)}.jsonl"
     return Part(folder / name)
+
+
+def has_part(folder: Path, workload: str) -> bool:
+    """Whether anything of a workload was begun in a folder of parts."""
+    return any(folder.glob(f"{glob.escape(workload)}-*.jsonl"))
 
 
 def tasks_of(

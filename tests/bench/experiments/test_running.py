@@ -196,6 +196,17 @@ def test_an_experiment_that_was_cut_short_goes_on_and_gives_the_same(
     assert run(spec, only=["load_fraction=0.5"]) == whole
 
 
+def test_parts_add_up_in_their_folder(spec: ExperimentSpec) -> None:
+    axes = ["load_fraction=0.5", "zone=NO", "scope=attributable", "wear=true", "ssd_kg_per_tb=3000"]
+    alone = run(spec, only=[*axes, "run=best-static"])
+    assert alone.rows[0]["saving_vs"]["full"] is None
+    both = run(spec, only=[*axes, "run=full"])
+    full, best = both.rows
+    assert (full["run"], best["run"]) == ("full", "best-static")
+    grams = "sci_g_per_1k_output_tokens"
+    assert best["saving_vs"]["full"] == pytest.approx(1 - best[grams] / full[grams])
+
+
 @pytest.mark.slow
 def test_processes_give_what_one_process_gives(spec: ExperimentSpec) -> None:
     said: list[tuple[int, int]] = []
