@@ -17,7 +17,8 @@ the prefix that is there, as much is stored as makes ``sum(A - cost)`` greatest.
 What the tiers above hold is counted, by the age at which a block is asked for again (`note_held`):
 one age at which they drop it would be far off, as a busy hour fills HBM in minutes and a quiet one
 does not, and most reuse is early. What SSD holds is not counted by age, as it declines most blocks;
-`kept_s` says how long it would keep one.
+`kept_s` says how long it would keep one. When DRAM is resized the counts begin anew, from the age
+at which its new size will drop blocks.
 
 All is in joules of one grid and hour: grams of wear are converted by whoever knows the intensity.
 
@@ -59,6 +60,7 @@ __all__ = [
     "draw",
     "earn",
     "foresee",
+    "forget_held",
     "kept_s",
     "new_storing",
     "note_computed",
@@ -268,6 +270,13 @@ def note_held(storing: Storing, seen: NDArray[np.void], ids: Ids, held: int, now
         storing.above[bucket, ASKED] += 1
         if i < held or block.stored == 0:
             storing.above[bucket, HELD_ABOVE] += 1
+
+
+@subroutine
+def forget_held(storing: Storing) -> None:
+    """Forget what tiers above held, as they will hold more or less from now on."""
+    for bucket in range(BUCKETS):
+        storing.above[bucket, ASKED] = storing.above[bucket, HELD_ABOVE] = 0.0
 
 
 @subroutine

@@ -19,6 +19,7 @@ from greencache.tiers.admission import (
     admit,
     draw,
     foresee,
+    forget_held,
     kept_s,
     new_storing,
     note_computed,
@@ -58,9 +59,12 @@ def learn_from(
     """
     note_held(storing, model.seen, ids, held, now_s)
     observe(model, ids, 0, len(ids), now_s)
-    # A tier that was nothing until now keeps blocks from now on: admission has to know at once.
-    changed = resized(dram, storing.flow[DRAM]) or resized(ssd, storing.flow[SSD])
-    if not (changed or is_due(model, now_s)):
+    # A tier that was nothing until now keeps blocks from now on: admission has to know at once. And
+    # what DRAM of another size held says nothing of what this one will.
+    other_dram = resized(dram, storing.flow[DRAM])
+    if other_dram:
+        forget_held(storing)
+    if not (other_dram or resized(ssd, storing.flow[SSD]) or is_due(model, now_s)):
         return
     seconds = now_s - model.clock[LEARNED_S]
     learn(model, now_s)

@@ -208,6 +208,24 @@ def test_a_tier_that_grows_is_thought_of_at_once() -> None:
     assert ask_and_admit(10 * 3600.0) == 3
 
 
+def test_what_a_larger_dram_held_is_no_reason_to_decline() -> None:
+    """DRAM that served all has gone: SSD would serve it now, and knows at once."""
+    learner = Learner(Prices(1e6, 0.0, 0.0, 1.0, 0.0))
+    dram, ssd, nothing = TierIndex(1000), TierIndex(1000), TierIndex(0).state
+    ids = np.arange(100, dtype=np.int32)
+
+    def ask_and_see(held: int, now_s: float) -> float:
+        learner.learn(ids, held, now_s, hbm=nothing, dram=dram.state, ssd=ssd.state)
+        learner.admit(ids, 0, ssd.capacity_blocks, now_s)
+        return float(learner.storing.odds[int(learner.model.seen["kind"][0]), MIDDLE])
+
+    for now_s in np.arange(0.0, 10 * 3600.0, 300.0):
+        under_dram = ask_and_see(len(ids), now_s)
+    assert under_dram < 0.05
+    dram.resize(0, 10 * 3600.0)
+    assert ask_and_see(0, 10 * 3600.0) > 0.9
+
+
 def test_what_is_still_computed_is_no_reason_to_write() -> None:
     """Asked for again before it could be stored: SSD would not have had it either."""
     model, storing = new_reuse(4), new_storing(1)
