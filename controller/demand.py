@@ -158,18 +158,9 @@ class ServiceModel:
         prefill_s = work * np.stack([each.seconds for each in prefills])
         decode_s = self._decode_s(profile, prefill_s.mean(axis=1), rates)
         sample = profile.sample
-        # What is found in an HBM that is full is held by those who are being answered.
-        shared, _, _ = profile.prefix_tokens(0, 0)
         chunks = np.stack([each.chunks for each in prefills])
         demand = Demand(
-            sample.gaps,
-            sample.output_tokens,
-            prefill_s,
-            np.stack(loads),
-            chunks,
-            decode_s,
-            np.maximum(sample.input_tokens - shared, 0.0) + sample.output_tokens,
-            self.hardware.kv_bytes / self.hardware.layout.bytes_per_token,
+            sample.gaps, sample.output_tokens, prefill_s, np.stack(loads), chunks, decode_s
         )
         limits = self.limits
         return attainment(

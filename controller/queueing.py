@@ -15,10 +15,6 @@ prompts they get one every ``decode_s``. With ``G(t)`` the tokens that an answer
 time would have had by ``t``, one of ``n`` tokens that begins at ``F'`` ends where
 ``G = G(F') + n - 1``, and TPOT is that time over ``n - 1``.
 
-A prompt is begun when HBM has room for it, beside what was begun before and is not answered yet.
-Where long prompts fill HBM it waits for an answer to end, and answers run at ``decode_s``
-meanwhile: prompts are later than the engine's speed alone would have them, and answers sooner.
-
 ``S`` and ``chunks`` come from what each tier held of a sampled request's prefix; ``a`` from the
 sampled gaps, scaled to the load asked for. Nothing is assumed of the distributions. That matters:
 with the mean and variance of ``S`` alone, Pollaczek and Khinchine's formula falls well
@@ -38,7 +34,6 @@ from greencache.compiled import kernel, subroutine
 __all__ = ["Attained", "Demand", "attainment"]
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class Demand(NamedTuple):
@@ -57,10 +52,6 @@ class Demand(NamedTuple):
         Choices by requests: steps that the prompt takes part in.
     decode_s:
         Loads by choices: seconds of a step without prompts.
-    held:
-        Tokens that a request alone keeps in HBM while it is computed and answered.
-    room:
-        Tokens that HBM can hold.
     """
 
     gaps: Floats
@@ -69,8 +60,6 @@ class Demand(NamedTuple):
     load_s: Floats
     chunks: Floats
     decode_s: Floats
-    held: Floats
-    room: float
 
 
 class Attained(NamedTuple):
@@ -92,37 +81,14 @@ class Attained(NamedTuple):
 
 
 class _Course(NamedTuple):
-    """One run of the queue: when each prompt begins and is done, `G` then and when its answer ends.
-
-    And who holds HBM, in no order.
-    """
+    """One run of the queue, by request: prompt begun and done, `G` at both, first token."""
 
     arrival_s: Floats
     begin_s: Floats
     done_s: Floats
     tokens_begin: Floats
     tokens_done: Floats
-    tokens_out: Floats
     first_s: Floats
-    holding: Ints
-
-
-@subroutine
-def _stay(demand: Demand, course: _Course, holders: int, tokens: float) -> tuple[int, float, float]:
-    """Let those leave HBM whose answers are out.
-
-    How many stay, what they hold, and at how many tokens the first of them is out.
-    """
-    stay, used, next_out = 0, 0.0, np.inf
-    for at in range(holders):
-        r = course.holding[at]
-        out = course.tokens_out[r]
-        course.holding[stay] = r
-        if out > tokens:
-            stay += 1
-            used += demand.held[r]
-            next_out = min(next_out, out)
-    return stay, used, next_out
 
 
 @subroutine
@@ -142,17 +108,11 @@ def _queue(
     rate_at, choice = at
     decode_s = demand.decode_s[rate_at, choice]
     now_s, done_s, tokens = 0.0, left_s, 0.0
-    holders, used, next_out = 0, 0.0, np.inf
     for r in range(begin, end):
         now_s += demand.gaps[r] / rate
         if now_s > done_s:
             tokens += (now_s - done_s) / decode_s
             done_s = now_s
-        while holders > 0 and used + demand.held[r] > demand.room:
-            if next_out > tokens:
-                done_s += (next_out - tokens) * decode_s
-                tokens = next_out
-            holders, used, next_out = _stay(demand, course, holders, tokens)
         work_s = demand.prefill_s[choice, r]
         course.arrival_s[r] = now_s
         course.begin_s[r] = done_s
@@ -162,19 +122,14 @@ def _queue(
         tokens += demand.chunks[choice, r]
         course.done_s[r] = done_s
         course.tokens_done[r] = tokens
-        course.tokens_out[r] = tokens + demand.answers[r] - 1.0
-        course.holding[holders] = r
-        holders += 1
-        used += demand.held[r]
-        next_out = min(next_out, course.tokens_out[r])
 
 
 @subroutine
 def _answered_s(demand: Demand, course: _Course, r: int, end: int, decode_s: float) -> float:
     """When the answer of ``r`` ends; ``end - 1`` is the last request that is known to come."""
-    tokens = course.tokens_out[r]
+    tokens = course.tokens_done[r] + demand.answers[r] - 1.0
     at = r
-    while at + 1 < end and course.tokens_begin[at + 1] < tokens:
+    while at + 1 < end and course.tokens_begin[at + 1] <= tokens:
         at += 1
     if tokens >= course.tokens_done[at]:
         return float(course.done_s[at] + (tokens - course.tokens_done[at]) * decode_s)
@@ -267,8 +222,7 @@ def attainment(
         says more about the coming interval than its load does.
     """
     count, shape = len(demand.gaps), (len(starts_s), len(rates), len(demand.prefill_s))
-    floats = [np.zeros(count) for _ in _Course._fields[:-1]]
-    course = _Course._make([*floats, np.zeros(count, np.int64)])
+    course = _Course(*(np.zeros(count) for _ in _Course._fields))
     result = Attained(np.zeros(shape), np.zeros(shape), np.zeros(shape))
     limits = ttft_limit_s, tpot_limit_s
     rates, starts_s = np.asarray(rates, np.float64), np.asarray(starts_s, np.float64)

@@ -26,7 +26,6 @@ def queued(
     decode_s: float = 0.01,
     interval_s: float = np.inf,
     start_s: float = 0.0,
-    room: float = np.inf,
 ) -> Attained:
     count = len(prefill_s)
     demand = Demand(
@@ -36,8 +35,6 @@ def queued(
         np.full((1, count), load_s),
         np.full((1, count), chunks),
         np.full((1, 1), decode_s),
-        np.ones(count),
-        room,
     )
     return attainment(
         demand,
@@ -151,27 +148,3 @@ def test_answers_slow_down_while_prompts_are_computed() -> None:
             tpot_limit_s=tpot_limit_s,
         )
         assert result.share[0, 0, 0] == pytest.approx(met)
-
-
-def test_with_room_for_one_a_request_is_computed_and_answered_before_the_next() -> None:
-    """M/D/1 of prompt and answer together, and answers that no prompt slows down."""
-    prefill_s, answer = np.full(COUNT, 0.4), np.full(COUNT, 61.0)
-    result = queued(prefill_s, answers=answer, room=1.0, chunks=0.0, tpot_limit_s=0.0101)
-    exact = pollaczek_khinchine_s(RATE, 1.0, 1.0)
-    assert result.ttft_s[0, 0, 0] - 0.4 == pytest.approx(exact, rel=0.03)
-    assert result.share[0, 0, 0] == 1
-    slowed = queued(prefill_s, answers=answer, chunks=0.0, tpot_limit_s=0.0101)
-    assert slowed.share[0, 0, 0] < 0.9
-
-
-def test_prompts_wait_until_an_answer_leaves_room() -> None:
-    """Four at once of which three have room; the second's answer is the first that is out."""
-    prefill_s, answers = np.ones(4), np.array([31.0, 11.0, 101.0, 1.0])
-    result = queued(prefill_s, gaps=np.zeros(4), rate=1.0, answers=answers, decode_s=0.1, room=3.0)
-    # Three prompts are computed by 3 s, in which the second's answer had one of its ten tokens.
-    assert result.ttft_s[0, 0, 0] == pytest.approx((1 + 2 + 3 + (3 + 0.9 + 1)) / 4)
-
-
-def test_a_prompt_larger_than_hbm_waits_for_all_others_only() -> None:
-    result = queued(np.ones(3), gaps=np.zeros(3), rate=1.0, room=0.5)
-    assert result.ttft_s[0, 0, 0] == pytest.approx(2.0)
