@@ -275,8 +275,7 @@ def note_held(storing: Storing, seen: NDArray[np.void], ids: Ids, held: int, now
 @subroutine
 def forget_held(storing: Storing) -> None:
     """Forget what tiers above held, as they will hold more or less from now on."""
-    for bucket in range(BUCKETS):
-        storing.above[bucket, ASKED] = storing.above[bucket, HELD_ABOVE] = 0.0
+    storing.above[:] = 0.0
 
 
 @subroutine
