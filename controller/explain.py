@@ -37,6 +37,8 @@ class Facts:
     saved, of_grams:
         Grams that the plan saves over the horizon against keeping the present size, and grams of
         keeping it; None if that is not sure enough to keep the SLO.
+    less_late:
+        Requests of the horizon that are in time beyond those with the present size.
     """
 
     gco2_per_kwh: NDArray[np.float64]
@@ -47,6 +49,7 @@ class Facts:
     target: float
     saved: float | None
     of_grams: float | None
+    less_late: float = 0.0
 
 
 def _size(size: int) -> str:
@@ -110,8 +113,11 @@ def explain(facts: Facts, before: Sizes, after: Sizes, kept_because: str | None 
     if before != after:
         if facts.saved is None or not facts.of_grams:
             parts.append("with the present sizes the SLO is not sure enough")
-        else:
+        elif facts.saved >= 0:
             parts.append(f"saves {facts.saved / facts.of_grams:.2%} against no change")
+        else:
+            cost = f"costs {-facts.saved / facts.of_grams:.2%} against no change"
+            parts.append(f"{cost} for {facts.less_late:.0f} requests less late")
     return f"{what}: {', '.join(parts)}"
 
 

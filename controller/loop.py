@@ -33,7 +33,15 @@ from numpy.typing import NDArray
 
 from greencache.controller.explain import Facts, explain, explain_growth
 from greencache.controller.lookout import View
-from greencache.controller.planner import Instance, Plan, affordable, plan, plan_ilp, relaxed
+from greencache.controller.planner import (
+    Instance,
+    Plan,
+    affordable,
+    plan,
+    plan_ilp,
+    relaxed,
+    with_lateness,
+)
 from greencache.controller.sizes import Candidates, Sizes
 from greencache.controller.telemetry import Telemetry, Window
 from greencache.errors import InfeasibleError, PlanningError, SolverError
@@ -164,8 +172,7 @@ class Controller:
         self._last_plan = planned[1:]
         kept = self._keeping(view.instance)
         sizes, because = planned[0], None
-        too_little = kept is not None and kept - made.grams < self._settings.hysteresis * kept
-        if too_little and sizes != self.sizes:
+        if kept is not None and sizes != self.sizes and self._alike(view.instance, kept, made):
             sizes, because = self.sizes, "the present sizes: a change would save too little"
         requests = float(view.instance.requests.sum())
         attained = float(made.attained.sum()) / requests if requests else 1.0
@@ -176,8 +183,9 @@ class Controller:
             view.hit_rates[self._candidates.dram_bytes.index(sizes.dram_bytes)],
             attained,
             view.target,
-            None if kept is None else kept - made.grams,
-            kept,
+            None if kept is None else kept.grams - made.grams,
+            None if kept is None else kept.grams,
+            0.0 if kept is None else float((made.attained - kept.attained).sum()),
         )
         reason = explain(facts, self.sizes, sizes, because)
         return self._decided(
@@ -233,13 +241,15 @@ class Controller:
 
     def _plan(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         """A plan, the fallback it took, and what there is to say of that beside its reason."""
+        g_per_request = _least_g_per_request(instance)
+        priced = with_lateness(instance, self._settings.spare_price * g_per_request)
         try:
-            return self._solve(instance)
+            made, fallback, fault = self._solve(priced)
         except InfeasibleError:
-            requests = max(float(instance.requests.sum()), 1.0)
-            g_per_request = affordable(instance, 0.0).grams / requests
             eased = relaxed(instance, self._settings.late_price * g_per_request)
-            return plan(eased, gap=_GAP), "infeasible", None
+            made = plan(replace(priced, target=eased.target, floor=eased.floor), gap=_GAP)
+            fallback, fault = "infeasible", None
+        return Plan.of(instance, made.choices, made.solver, -np.inf), fallback, fault
 
     def _solve(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
         if self._settings.solver == "ilp":
@@ -250,13 +260,19 @@ class Controller:
                 return plan(instance, gap=_GAP), "decomposition", str(fault)
         return plan(instance, gap=_GAP), None, None
 
-    def _keeping(self, instance: Instance) -> float | None:
-        """Grams of the present sizes over the horizon; None if they would miss the SLO."""
+    def _keeping(self, instance: Instance) -> Plan | None:
+        """The present sizes over the horizon; None if they would miss the SLO."""
         if self.sizes not in self._choices:
             return None
         choices = np.full(len(instance.requests), self._choices.index(self.sizes))
         kept = Plan.of(instance, choices, "kept", -np.inf)
-        return kept.grams if instance.met_by(kept) else None
+        return kept if instance.met_by(kept) else None
+
+    def _alike(self, instance: Instance, kept: Plan, made: Plan) -> bool:
+        """Whether a change saves too little, requests less late counted as what they are worth."""
+        less_late = float((made.attained - kept.attained).sum())
+        worth = self._settings.spare_price * _least_g_per_request(instance) * less_late
+        return kept.grams - made.grams + worth < self._settings.hysteresis * kept.grams
 
     def _without_plan(
         self, now_s: float, fault: PlanningError, notices: tuple[str, ...]
@@ -297,6 +313,11 @@ class Controller:
         return Decision(
             now_s, before, self.sizes, advised, reason, fallback, grams, attained, tuple(new)
         )
+
+
+def _least_g_per_request(instance: Instance) -> float:
+    """Grams of the cheapest sizes, whatever they serve in time, over requests."""
+    return affordable(instance, 0.0).grams / max(float(instance.requests.sum()), 1.0)
 
 
 _GAP = 1e-5

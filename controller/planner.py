@@ -20,7 +20,7 @@ from greencache.controller.plan_prices import search_prices
 from greencache.controller.plan_problem import Instance, Plan
 from greencache.errors import InfeasibleError, InputError
 
-__all__ = ["Instance", "Plan", "affordable", "plan", "plan_ilp", "relaxed"]
+__all__ = ["Instance", "Plan", "affordable", "plan", "plan_ilp", "relaxed", "with_lateness"]
 
 MOST_LABELS = 10_000
 """Partial plans kept an interval. Days of serving need a few hundred (`planner_speed`); where grams
@@ -59,11 +59,17 @@ def plan(instance: Instance, *, gap: float = 0.0, most_labels: int = MOST_LABELS
     )
 
 
+def with_lateness(instance: Instance, g_per_request: float) -> Instance:
+    """``instance`` with ``g_per_request`` more grams for each request that is expected late."""
+    late = instance.requests[:, None, None] - instance.attained
+    return replace(instance, grams=instance.grams + g_per_request * late)
+
+
 def affordable(instance: Instance, g_per_request: float) -> Plan:
     """The plan that serves in time what is worth it, whatever floors and targets say.
 
-    It has the fewest grams, less ``g_per_request`` for each request within the SLO, and more by as
-    much for each that a floor lacks. It exists whether or not the SLO can be kept.
+    It has the fewest grams, with ``g_per_request`` more for each late request and for each that a
+    floor lacks. It exists whether or not the SLO can be kept.
 
     Parameters
     ----------
@@ -78,7 +84,7 @@ def affordable(instance: Instance, g_per_request: float) -> Plan:
         If in some interval no choice can be taken.
     """
     lacking = np.maximum(instance.floor_needs[:, None, None] - instance.floored, 0.0)
-    grams = instance.grams + g_per_request * (lacking - instance.attained)
+    grams = with_lateness(instance, g_per_request).grams + g_per_request * lacking
     try:
         best = plan(replace(instance, grams=grams, target=0.0, floor=0.0))
     except InfeasibleError:

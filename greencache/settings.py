@@ -135,6 +135,13 @@ class ControlSettings(Part):
     certainty: float = Field(
         0.99, gt=0, lt=1, description="probability with which a day is planned to keep the SLO"
     )
+    spare_price: float = Field(
+        0.5,
+        ge=0,
+        allow_inf_nan=False,
+        description="carbon that one request less late is worth where the SLO is kept anyway, "
+        "over what a request costs",
+    )
     late_price: float = Field(
         5.0,
         ge=0,

@@ -158,6 +158,25 @@ def test_an_slo_that_cannot_be_kept_is_kept_as_far_as_is_worth_it() -> None:
     assert decisions(view, settings=at_any_price)[1][0].sizes == LARGEST
 
 
+def test_what_keeps_the_slo_anyway_is_still_worth_something() -> None:
+    """A request costs 0.3 g, so one less late is worth 0.15: that pays for 0.1 g, not for 1."""
+    worth_it = view_of([[3.0, 3.1, 9.0]] * 2, [[9.2, 9.95, 10.0]] * 2)
+    _, (decision,) = decisions(worth_it)
+    assert (decision.sizes, decision.grams) == (Sizes(0, TB), 6.2)
+    dearer = view_of([[3.0, 4.0, 9.0]] * 2, [[9.2, 9.95, 10.0]] * 2)
+    assert decisions(dearer)[1][0].sizes == Sizes(0, 0)
+    carbon_alone = PROMPT.model_copy(update={"spare_price": 0.0})
+    assert decisions(worth_it, settings=carbon_alone)[1][0].sizes == Sizes(0, 0)
+
+
+def test_a_change_that_costs_carbon_says_what_for() -> None:
+    small = view_of([[2.0, 3.0, 9.0]] * 2)
+    better = view_of([[2.0, 2.05, 9.0]] * 2, [[9.1, 10.0, 10.0]] * 2)
+    _, made = decisions(small, better)
+    assert [each.sizes for each in made] == [Sizes(0, 0), Sizes(0, TB)]
+    assert made[1].reason.endswith("costs 2.50% against no change for 2 requests less late")
+
+
 def test_without_a_plan_the_last_one_holds_and_then_the_largest_size() -> None:
     fault = PlanningError("the solver is gone")
     controller, made = decisions(view_of([[5, 3, 4], [1, 3, 4]]), fault, fault)
