@@ -49,7 +49,7 @@ class Facts:
     target: float
     saved: float | None
     of_grams: float | None
-    less_late: float = 0.0
+    less_late: float
 
 
 def _size(size: int) -> str:

@@ -95,7 +95,8 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
     except BrokenPipeError:
         raise
     except OSError as fault:
-        raise OutputError(f"cannot write {path}: {fault.strerror or fault}") from None
+        what = "standard output" if path == STDOUT else path
+        raise OutputError(f"cannot write {what}: {fault.strerror or fault}") from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

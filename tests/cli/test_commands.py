@@ -280,7 +280,7 @@ def test_a_full_standard_output_exits_1(trace: Path, options: list[str]) -> None
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False)
     assert done.returncode == 1
-    assert b"error: cannot write" in done.stderr
+    assert b"error: cannot write standard output: " in done.stderr
     assert b"Traceback" not in done.stderr
 
 
