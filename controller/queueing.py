@@ -138,61 +138,88 @@ def _answered_s(demand: Demand, course: _Course, r: int, end: int, decode_s: flo
 
 
 @subroutine
-def _count_met(
+def _in_time(
     demand: Demand,
     course: _Course,
-    begin: int,
+    r: int,
     end: int,
     decode_s: float,
     limits: tuple[float, float],
-) -> int:
-    """How many of the requests from ``begin`` to ``end`` meet the limits on TTFT and TPOT."""
+) -> bool:
+    """Whether a request meets the limits on TTFT and TPOT."""
     ttft_limit_s, tpot_limit_s = limits
-    met = 0
+    if course.first_s[r] - course.arrival_s[r] > ttft_limit_s:
+        return False
+    later = demand.answers[r] - 1.0
+    if later <= 0:
+        return True
+    answered_s = _answered_s(demand, course, r, end, decode_s)
+    return bool(answered_s - course.first_s[r] <= tpot_limit_s * later)
+
+
+@subroutine
+def _alike_from(course: _Course, other: _Course, begin: int, end: int) -> int:
+    """From which request on two courses are the same: once as much is left in both, they are."""
     for r in range(begin, end):
-        if course.first_s[r] - course.arrival_s[r] > ttft_limit_s:
-            continue
-        later = demand.answers[r] - 1.0
-        if later > 0:
-            answered_s = _answered_s(demand, course, r, end, decode_s)
-            if answered_s - course.first_s[r] > tpot_limit_s * later:
-                continue
-        met += 1
-    return met
+        if course.begin_s[r] == other.begin_s[r]:
+            return r
+    return end
 
 
 @kernel
 def _run(
     demand: Demand,
+    first: _Course,
     course: _Course,
+    in_time_from: NDArray[np.int64],
     rates: Floats,
     limits: tuple[float, float],
     starts_s: Floats,
     interval_s: float,
     result: Attained,
 ) -> None:
-    """Queue the sample behind each amount of work left over, at each rate, under each choice."""
+    """Queue the sample behind each amount of work left over, at each rate, under each choice.
+
+    What is left over is soon worked off, and what comes then fares alike whatever it was: whether
+    those are in time is looked up in the ``first`` course, that of the first amount.
+    """
     count = len(demand.gaps)
     for rate_at in range(len(rates)):
         rate = rates[rate_at]
         stretch = min(count, max(1, int(rate * interval_s)))
         for choice in range(len(demand.prefill_s)):
             decode_s = demand.decode_s[rate_at, choice]
-            for start_at in range(len(starts_s)):
-                met, ended, left_s, ttft_s = 0, 0, 0.0, 0.0
-                for begin in range(0, count, stretch):
-                    end = min(begin + stretch, count)
-                    at = rate_at, choice
-                    _queue(demand, course, begin, end, at, rate, starts_s[start_at])
-                    met += _count_met(demand, course, begin, end, decode_s, limits)
+            at = rate_at, choice
+            ended = 0
+            for begin in range(0, count, stretch):
+                end = min(begin + stretch, count)
+                whole = end - begin == stretch
+                ended += whole
+                for start_at in range(len(starts_s)):
+                    now = first if start_at == 0 else course
+                    _queue(demand, now, begin, end, at, rate, starts_s[start_at])
+                    if start_at == 0:
+                        alike_from = end
+                        in_time_from[end] = 0
+                    else:
+                        alike_from = _alike_from(now, first, begin, end)
+                    met = in_time_from[alike_from]
+                    for r in range(alike_from - 1, begin - 1, -1):
+                        met += _in_time(demand, now, r, end, decode_s, limits)
+                        if start_at == 0:
+                            in_time_from[r] = met
+                    ttft_s = 0.0
                     for r in range(begin, end):
-                        ttft_s += course.first_s[r] - course.arrival_s[r]
-                    if end - begin == stretch:
-                        left_s += course.begin_s[end - 1] - course.arrival_s[end - 1]
-                        ended += 1
-                result.share[start_at, rate_at, choice] = met / count
-                result.ttft_s[start_at, rate_at, choice] = ttft_s / count
-                result.backlog_s[start_at, rate_at, choice] = left_s / ended
+                        ttft_s += now.first_s[r] - now.arrival_s[r]
+                    result.share[start_at, rate_at, choice] += met
+                    result.ttft_s[start_at, rate_at, choice] += ttft_s
+                    if whole:
+                        left_s = now.begin_s[end - 1] - now.arrival_s[end - 1]
+                        result.backlog_s[start_at, rate_at, choice] += left_s
+            for start_at in range(len(starts_s)):
+                result.share[start_at, rate_at, choice] /= count
+                result.ttft_s[start_at, rate_at, choice] /= count
+                result.backlog_s[start_at, rate_at, choice] /= ended
 
 
 def attainment(
@@ -222,9 +249,10 @@ def attainment(
         says more about the coming interval than its load does.
     """
     count, shape = len(demand.gaps), (len(starts_s), len(rates), len(demand.prefill_s))
-    course = _Course(*(np.zeros(count) for _ in _Course._fields))
+    first, course = (_Course(*(np.zeros(count) for _ in _Course._fields)) for _ in range(2))
     result = Attained(np.zeros(shape), np.zeros(shape), np.zeros(shape))
     limits = ttft_limit_s, tpot_limit_s
     rates, starts_s = np.asarray(rates, np.float64), np.asarray(starts_s, np.float64)
-    _run(demand, course, rates, limits, starts_s, interval_s, result)
+    in_time_from = np.zeros(count + 1, np.int64)
+    _run(demand, first, course, in_time_from, rates, limits, starts_s, interval_s, result)
     return result

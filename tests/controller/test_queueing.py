@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings, strategies as st
 from numpy.typing import NDArray
 
 from greencache.bench.prospects_error import pollaczek_khinchine_s
@@ -121,6 +122,31 @@ def test_more_work_left_over_is_never_better() -> None:
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] < 0.05 < 0.5 < shares[0]
     assert left_s == sorted(left_s)
+
+
+@given(st.integers(0, 2**32 - 1), st.floats(0.2, 1.5), st.integers(1, 60))
+@settings(max_examples=50)
+def test_amounts_left_over_are_queued_as_if_each_were_alone(
+    seed: int, load: float, stretch: int
+) -> None:
+    """Who comes when it is worked off is counted once for all of them."""
+    generator = np.random.default_rng(seed)
+    count = 200
+    demand = Demand(
+        generator.exponential(1.0, count),
+        generator.integers(1, 50, count).astype(np.float64),
+        generator.exponential(1.0, (2, count)),
+        generator.exponential(0.5, (2, count)),
+        np.ceil(generator.exponential(3.0, (2, count))),
+        np.full((1, 2), 0.05),
+    )
+    starts_s = np.array([3.0, 0.0, 1.0, 10.0, 300.0])
+    limits = {"ttft_limit_s": 4.0, "tpot_limit_s": 0.4, "interval_s": stretch / load}
+    together = attainment(demand, np.array([load]), starts_s=starts_s, **limits)
+    for at, start_s in enumerate(starts_s):
+        alone = attainment(demand, np.array([load]), starts_s=np.array([start_s]), **limits)
+        for one, all_ in zip(alone, together, strict=True):
+            np.testing.assert_array_equal(one[0], all_[at])
 
 
 def test_loading_delays_a_prompt_that_would_not_wait_longer() -> None:
