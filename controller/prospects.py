@@ -50,9 +50,6 @@ _SOON_S = 1800.0
 _LOADS = 12
 """Loads between the lowest and the highest forecast at which requests are queued."""
 
-_BACKLOGS = 5
-"""Levels of work left over above none."""
-
 _NO_LOAD = 1e-3
 """Requests in an interval that stand for none: latency of no request is asked at some load."""
 
@@ -153,7 +150,7 @@ class ProspectsModel:
         Levels of SSD content, from 0 up to the largest size; by default four to each candidate
         size, at equal distances.
     backlog_s:
-        Levels of work left over, from 0 up; by default close around the limit on TTFT.
+        Levels of work left over, from 0 up.
     selective:
         Whether only what is worth it is written to SSD.
     fill:
@@ -184,7 +181,8 @@ class ProspectsModel:
         if content_bytes is None:
             content_bytes = np.linspace(0, self.ssd_bytes[-1], 4 * (len(self.ssd_bytes) - 1) + 1)
         if backlog_s is None:
-            backlog_s = _backlogs(service.limits.ttft_s, service.limits.interval_s)
+            interval_s = service.limits.interval_s
+            backlog_s = np.array([0.0, 1 / 64, 1 / 16, 1 / 4]) * interval_s
         self.content_bytes = np.unique(np.asarray(content_bytes, np.float64))
         self.backlog_s = np.asarray(backlog_s, np.float64)
         for levels in (self.content_bytes, self.backlog_s):
@@ -419,16 +417,6 @@ class ProspectsModel:
             written_bytes,
             float(grams[0]),
         )
-
-
-def _backlogs(ttft_s: float, interval_s: float) -> Floats:
-    """Levels of work left over: none, and from a quarter of the limit to a quarter of an interval.
-
-    Who waits for longer than the limit is late, and who waits for less is not: nowhere does it
-    matter more how much is left over than there.
-    """
-    most_s = interval_s / 4
-    return np.append(0.0, np.geomspace(min(ttft_s / 4, most_s / 4), most_s, _BACKLOGS))
 
 
 def _at(rates: Floats, loads: Floats, table: Floats) -> Floats:

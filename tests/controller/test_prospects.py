@@ -91,7 +91,7 @@ def choice(dram: int, ssd: int) -> int:
 
 def test_shapes_are_those_of_intervals_states_and_choices(model: ProspectsModel) -> None:
     made = instance(model, [100.0, 200.0, 300.0])
-    shape = (3, 13 * 6, 8)
+    shape = (3, 13 * 4, 8)
     assert made.grams.shape == made.attained.shape == made.next_node.shape == shape
     assert model.states == shape[1]
     assert made.choices.tolist() == [[d, s] for d in range(2) for s in range(4)]
@@ -162,27 +162,17 @@ def test_what_is_written_fills_a_tier_level_by_level(model: ProspectsModel) -> N
 
 
 def test_an_hour_that_begins_late_stays_late_for_a_while(model: ProspectsModel) -> None:
+    """Also if less is left over than the limit allows: whoever comes then waits for it."""
     made = instance(model, [200.0])
     levels = range(len(model.backlog_s))
     in_time = [made.attained[0, level, choice(0, 0)] for level in levels]
     assert in_time == sorted(in_time, reverse=True)
-    above = np.searchsorted(model.backlog_s, model.service.limits.ttft_s)
-    assert in_time[above] < 0.99 * in_time[0]
+    assert in_time[1] < 0.99 * in_time[0]
     late = instance(model, [200.0], backlog_s=model.backlog_s[2])
     assert late.start_node == 2
     # A larger tier helps the more, the more waits.
     gains = [made.attained[0, level, choice(1, 0)] / in_time[level] for level in levels]
     assert gains[2] > gains[0]
-
-
-def test_what_waits_is_told_apart_where_the_limit_lies(model: ProspectsModel) -> None:
-    """Behind 150 s of work others are still in time for 300 s, behind 290 s hardly, then not."""
-    limits = EngineLimits(300.0, 0.2, 2048, HOUR_S)
-    service = ServiceModel(model.service.hardware, limits, np.full(4, 7e9))
-    patient = ProspectsModel(service, model.prices, model.dram_bytes, model.ssd_bytes)
-    nodes = [patient.node(0.0, waits_s) for waits_s in (0.0, 150.0, 290.0, 450.0, 900.0)]
-    assert len(set(nodes)) == 5
-    assert patient.backlog_s[-1] == HOUR_S / 4
 
 
 def test_a_selective_tier_has_most_of_its_hits_after_an_hour(model: ProspectsModel) -> None:
