@@ -246,9 +246,9 @@ class Controller:
         try:
             made, fallback, fault = self._solve(priced)
         except InfeasibleError:
-            eased = relaxed(instance, self._settings.late_price * g_per_request)
-            made = plan(replace(priced, target=eased.target, floor=eased.floor), gap=_GAP)
-            fallback, fault = "infeasible", None
+            let_go = relaxed(instance, self._settings.late_price * g_per_request)
+            eased = replace(priced, target=let_go.target, floor=let_go.floor)
+            made, fallback, fault = plan(eased, gap=_GAP), "infeasible", None
         return Plan.of(instance, made.choices, made.solver, -np.inf), fallback, fault
 
     def _solve(self, instance: Instance) -> tuple[Plan, str | None, str | None]:
