@@ -48,7 +48,8 @@ class Work:
             begin_s = loop.time()
             try:
                 if random.random() < 0.4:
-                    self.done["stored"] += await self.client.store(keys, blocks)
+                    stored = await self.client.store(keys, blocks)
+                    self.done["stored"] += stored  # after the wait, in which others added theirs
                 elif random.random() < 0.6:
                     into = np.zeros_like(blocks)
                     good = await self.client.load(keys, into)
